@@ -1,0 +1,28 @@
+//! Encrypted, deduplicated backups as a library.
+//!
+//! Start here: [`repository::Repository`] opens a repository in a [`store::Store`]; the verbs are functions over it.
+//! The format is specified in `FORMAT.md` beside this crate. Layers, each using only those before it:
+//!
+//! 1. words: [`ids`], [`limits`], [`secret`], [`keys`]
+//! 2. bytes: [`seal`] (age), [`record`] (signatures), [`records`] (bodies), [`envelope`], [`pack`], [`chunker`], [`list`], [`manifest`]
+//! 3. places: [`store`], [`lookup`] (the local index), [`repository`], [`snapshots`], [`chunks`]
+//! 4. verbs: [`backup`], [`restore`], [`browse`], [`verify`], [`forget`], [`prune`], [`repair`]
+
+pub mod chunker;
+pub mod chunks;
+pub mod envelope;
+pub mod ids;
+pub mod keys;
+pub mod limits;
+pub mod list;
+pub mod lookup;
+pub mod manifest;
+pub mod object;
+pub mod pack;
+pub mod record;
+pub mod records;
+pub mod repository;
+pub mod seal;
+pub mod secret;
+pub mod snapshots;
+pub mod store;

@@ -1,0 +1,303 @@
+//! The bodies of signed records, as CBOR maps with integer keys (FORMAT.md, sections 3, 5, 6, 8). Unknown keys are skipped, so that a later version may add some.
+
+use keepwatch_model::time::Moment;
+use minicbor::{Decode, Encode};
+
+use crate::ids::{ChunkId, ObjectId, OwnerKey, WriterId};
+
+/// The newest format that this program reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Body of `config`.
+#[derive(Encode, Decode, Clone, Debug)]
+#[cbor(map)]
+pub struct Config {
+    /// Format version.
+    #[n(0)]
+    pub version: u32,
+    /// Repository recipient, `age1…`.
+    #[n(1)]
+    pub recipient: String,
+    /// Who signs `config` and `writers/`.
+    #[n(2)]
+    pub owner: OwnerKey,
+    /// Seconds since 1970.
+    #[n(3)]
+    pub created: i64,
+    /// Minimum, average, maximum length of chunks.
+    #[n(4)]
+    pub chunker: [u32; 3],
+    /// age file to the repository recipient, see [`SealedSecrets`].
+    #[cbor(n(5), with = "minicbor::bytes")]
+    pub secrets: Vec<u8>,
+}
+
+/// What is sealed inside `config` for readers. No `Debug`.
+#[derive(Encode, Decode, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
+#[cbor(map)]
+pub struct SealedSecrets {
+    /// The hash secret.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub hash_secret: [u8; 32],
+    /// The host identity.
+    #[n(1)]
+    pub host_identity: String,
+}
+
+/// Body of `writers/<id>`.
+#[derive(Encode, Decode, Clone, Debug)]
+#[cbor(map)]
+pub struct WriterRecord {
+    /// Its id.
+    #[n(0)]
+    pub id: WriterId,
+    /// Ed25519.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub public: [u8; 32],
+    /// A name for people, usually of the host.
+    #[n(2)]
+    pub label: String,
+    /// Seconds since 1970.
+    #[n(3)]
+    pub created: i64,
+    /// May forget snapshots of other writers, and prune.
+    #[n(4)]
+    pub maintain: bool,
+    /// No longer believed.
+    #[n(5)]
+    pub revoked: bool,
+}
+
+/// Body of `index/<hash>`.
+#[derive(Encode, Decode, Clone, Debug, Default)]
+#[cbor(map)]
+pub struct Index {
+    /// The packs it describes.
+    #[n(0)]
+    pub packs: Vec<IndexedPack>,
+}
+
+/// A pack in an index.
+#[derive(Encode, Decode, Clone, Debug)]
+#[cbor(map)]
+pub struct IndexedPack {
+    /// Its name.
+    #[n(0)]
+    pub id: ObjectId,
+    /// [`crate::ids::PackClass`]
+    #[n(1)]
+    pub class: u8,
+    /// Bytes, footer included.
+    #[n(2)]
+    pub size: u64,
+    /// In their order in the pack.
+    #[n(3)]
+    pub envelopes: Vec<IndexedEnvelope>,
+}
+
+/// An envelope in an index.
+#[derive(Encode, Decode, Clone, Debug)]
+#[cbor(array)]
+pub struct IndexedEnvelope {
+    /// Bytes of the age file.
+    #[n(0)]
+    pub length: u32,
+    /// [`crate::ids::ChunkKind`]
+    #[n(1)]
+    pub kind: u8,
+    /// 32 bytes per chunk.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub ids: Vec<u8>,
+    /// Plaintext lengths.
+    #[n(3)]
+    pub lengths: Vec<u32>,
+}
+
+impl IndexedEnvelope {
+    /// The chunk ids in order.
+    pub fn chunk_ids(&self) -> impl Iterator<Item = ChunkId> + '_ {
+        self.ids.chunks_exact(32).map(|c| ChunkId(c.try_into().expect("32 bytes")))
+    }
+}
+
+/// An instant with the offset from UTC that the host had.
+#[derive(Encode, Decode, Clone, Copy, Debug, PartialEq, Eq)]
+#[cbor(array)]
+pub struct Stamp {
+    /// Seconds since 1970, UTC.
+    #[n(0)]
+    pub seconds: i64,
+    /// 0 to 999,999,999.
+    #[n(1)]
+    pub nanoseconds: u32,
+    /// Seconds east of UTC.
+    #[n(2)]
+    pub offset: i32,
+}
+
+impl From<Moment> for Stamp {
+    fn from(m: Moment) -> Self {
+        Stamp { seconds: m.unix_seconds(), nanoseconds: m.subsec_nanos(), offset: m.offset_seconds() }
+    }
+}
+
+impl Stamp {
+    /// As a moment; `None` when out of range.
+    pub fn moment(&self) -> Option<Moment> {
+        Moment::from_parts(self.seconds, self.nanoseconds, self.offset).ok()
+    }
+}
+
+/// A sequence of items stored as a tree of chunks, see `list`.
+#[derive(Encode, Decode, Clone, Debug, Default, PartialEq, Eq)]
+#[cbor(map)]
+pub struct ListRoot {
+    /// Levels of chunks below.
+    #[n(0)]
+    pub depth: u8,
+    /// Items: leaf items at depth 0, else nodes.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub items: Vec<u8>,
+    /// Leaf items in all.
+    #[n(2)]
+    pub count: u64,
+}
+
+/// How a run ended, as far as a snapshot can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Outcome {
+    /// Everything that was asked for is in it.
+    Succeeded = 0,
+    /// Some files could not be read, or changed meanwhile.
+    Partial = 1,
+}
+
+/// Sums over a snapshot, and what the run that made it did.
+#[derive(Encode, Decode, Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[cbor(map)]
+pub struct Totals {
+    /// Regular files.
+    #[n(0)]
+    pub files: u64,
+    /// Directories.
+    #[n(1)]
+    pub directories: u64,
+    /// Symlinks, devices, fifos, sockets.
+    #[n(2)]
+    pub others: u64,
+    /// Sum of file sizes, holes included.
+    #[n(3)]
+    pub bytes: u64,
+    /// Files that the previous snapshot did not have.
+    #[n(4)]
+    pub files_new: u64,
+    /// Files read again.
+    #[n(5)]
+    pub files_changed: u64,
+    /// Files taken over without reading.
+    #[n(6)]
+    pub files_unmodified: u64,
+    /// Bytes read from files.
+    #[n(7)]
+    pub bytes_read: u64,
+    /// Bytes of packs written, after deduplication, compression and encryption.
+    #[n(8)]
+    pub bytes_added: u64,
+    /// Chunks that the repository did not have.
+    #[n(9)]
+    pub chunks_new: u64,
+    /// Files unreadable, vanished, or changed while they were read.
+    #[n(10)]
+    pub problems: u64,
+}
+
+/// Body of `snapshots/<hash>`: what the writing host may read of a snapshot.
+#[derive(Encode, Decode, Clone, Debug)]
+#[cbor(map)]
+pub struct Snapshot {
+    /// Of this writer, from 1.
+    #[n(0)]
+    pub sequence: u64,
+    /// This writer's previous snapshot.
+    #[n(1)]
+    pub previous: Option<ObjectId>,
+    /// When the run began.
+    #[n(2)]
+    pub start: Stamp,
+    /// When it was about to commit.
+    #[n(3)]
+    pub end: Stamp,
+    /// Name of the host.
+    #[n(4)]
+    pub host: String,
+    /// Who ran it.
+    #[n(5)]
+    pub user: String,
+    /// Configured job, if any.
+    #[n(6)]
+    pub job: Option<String>,
+    /// Labels.
+    #[n(7)]
+    pub tags: Vec<String>,
+    /// What was asked to be backed up: absolute paths, or the name of a stream.
+    #[n(8)]
+    pub paths: Vec<minicbor::bytes::ByteVec>,
+    /// [`Outcome`]
+    #[n(9)]
+    pub outcome: u8,
+    /// Sums.
+    #[n(10)]
+    pub totals: Totals,
+    /// List of manifest parts.
+    #[n(11)]
+    pub manifest: ListRoot,
+    /// List of refs.
+    #[n(12)]
+    pub refs: ListRoot,
+    /// What wrote it.
+    #[n(13)]
+    pub program: String,
+    /// 0 files, 1 stream.
+    #[n(14)]
+    pub source: u8,
+}
+
+/// Body of `tombstones/<hash>`.
+#[derive(Encode, Decode, Clone, Debug)]
+#[cbor(map)]
+pub struct Tombstone {
+    /// Seconds since 1970.
+    #[n(0)]
+    pub time: i64,
+    /// The snapshots it hides.
+    #[n(1)]
+    pub snapshots: Vec<Forgotten>,
+}
+
+/// A forgotten snapshot.
+#[derive(Encode, Decode, Clone, Copy, Debug, PartialEq, Eq)]
+#[cbor(array)]
+pub struct Forgotten {
+    /// Its id.
+    #[n(0)]
+    pub id: ObjectId,
+    /// Its writer.
+    #[n(1)]
+    pub writer: WriterId,
+    /// Its number.
+    #[n(2)]
+    pub sequence: u64,
+}
+
+/// Body of `marks/<hash>`.
+#[derive(Encode, Decode, Clone, Debug)]
+#[cbor(map)]
+pub struct Marks {
+    /// Seconds since 1970.
+    #[n(0)]
+    pub time: i64,
+    /// Packs that the next prune but one deletes.
+    #[n(1)]
+    pub packs: Vec<ObjectId>,
+}

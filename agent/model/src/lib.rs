@@ -1,0 +1,22 @@
+//! The words of Keepwatch that every other crate shares: times, durations, sizes and the retention policy.
+//!
+//! The crate is pure. It does no input or output, starts no thread, and reads neither the clock nor the time zone of the
+//! machine: where the present matters, `now` is an argument. So every rule here can be tested with any date, and a decision
+//! to drop a snapshot can be repeated from its inputs.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`time`] | [`time::Moment`]: an instant with the host's UTC offset, and times as people write them |
+//! | [`duration`] | `90s`, `2h30m`; calendar spans such as `1y5m7d2h` |
+//! | [`size`] | `10M`, `1.5GiB` |
+//! | [`retention`] | which snapshots a policy keeps, and why |
+//!
+//! All parsers take untrusted text: they return a [`ParseError`] of one sentence, never panic, and never overflow.
+
+pub mod duration;
+mod error;
+pub mod retention;
+pub mod size;
+pub mod time;
+
+pub use error::ParseError;
