@@ -19,6 +19,8 @@ pub mod lookup;
 pub mod manifest;
 pub mod object;
 pub mod pack;
+pub mod patterns;
+pub mod progress;
 pub mod record;
 pub mod records;
 pub mod repository;
