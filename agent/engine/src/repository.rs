@@ -682,7 +682,8 @@ impl Repository {
         let Some(writer) = self.writers.get(&signer) else {
             return refuse(RecordError::UnknownSigner(signer));
         };
-        if writer.revoked {
+        // What a revoked writer stored stays usable: chunks prove themselves, and its snapshots are set apart by `snapshots`.
+        if writer.revoked && matches!(area, Area::Tombstones | Area::Marks) {
             return refuse(RecordError::RevokedSigner(signer));
         }
         let Some(key) = keys::verifying_key(&writer.public) else {

@@ -18,6 +18,8 @@ pub struct SnapshotRecord {
     pub id: ObjectId,
     /// Who signed it.
     pub writer: WriterId,
+    /// The writer's key was taken back: it may have been signed by a thief.
+    pub revoked: bool,
     /// What it says.
     pub body: Snapshot,
     /// As moments, checked.
@@ -193,12 +195,14 @@ impl Repository {
         let (Some(start), Some(end)) = (body.start.moment(), body.end.moment()) else {
             return Err(bad("impossible time"));
         };
+        let revoked = self.writers().get(&writer).is_none_or(|w| w.revoked);
         if body.outcome > Outcome::Partial as u8 || body.source > 1 {
             return Err(bad("unknown outcome or source"));
         }
         Ok(SnapshotRecord {
             id,
             writer,
+            revoked,
             body,
             start,
             end,
@@ -220,7 +224,7 @@ impl SnapshotSet {
             return self
                 .live
                 .iter()
-                .filter(|s| filter.matches(s))
+                .filter(|s| !s.revoked && filter.matches(s))
                 .max_by_key(|s| (s.start.unix_seconds() <= horizon, s.start, s.id))
                 .ok_or_else(|| {
                     SelectError::None(if self.live.is_empty() {
