@@ -10,7 +10,7 @@ The limits on age headers and scrypt are those of the installed age. Snapshots o
 Exit: 0 all restored (skipped devices and sockets are only reported), 1 nothing was done, 2 usage, 3 something is damaged or missing.
 """
 import argparse, bisect, collections, concurrent.futures, contextlib, datetime, glob, os, resource, shutil, stat, struct, subprocess, sys, tempfile
-from itertools import accumulate, islice, repeat, takewhile
+from itertools import accumulate, islice, takewhile
 MIB, KINDS, B3SUM, KEYGEN = 1 << 20, ("data", "manifest", "list"), shutil.which("b3sum"), shutil.which("age-keygen")
 ROOT, OPEN, OPENDIR = os.geteuid() == 0, os.O_NOFOLLOW | os.O_CLOEXEC, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error)  # what damaged input can raise
@@ -153,32 +153,32 @@ class Repository:
                         todo.difference_update(i for i, _, _ in plan[key])
                         for i, start, end in plan[key]: sink(i, content[start:end])
     def leaves(self, lst, form):
-        """The leaf items of a list, None for those that are lost."""
-        size, cells = (40 if form else 32), [lst[1]]  # items (bytes), or the number of leaf items that are lost here
+        """The leaf items of a list; for those that are lost a number each: the refs that they stand for."""
+        size, cells = (40 if form else 32), [lst[1]]  # items (bytes), or what is lost here: numbers of leaf items and of refs
         need(lst[0] <= 8, "list too deep")
         for level in range(lst[0], 0, -1):
-            nodes, cells, got = [n for c in cells for n in ([c] if isinstance(c, int) else split(c, 40))], [], {}
-            self.fetch((n[:32] for n in nodes if not isinstance(n, int)), 2, got.__setitem__)
+            nodes, cells, got = [n for c in cells for n in ([c] if isinstance(c, tuple) else split(c, 48))], [], {}
+            self.fetch((n[:32] for n in nodes if not isinstance(n, tuple)), 2, got.__setitem__)
             for n in nodes:
-                b, n = (b"", n) if isinstance(n, int) else (got.get(n[:32], b""), int.from_bytes(n[32:], "little"))
-                cells.append(b[2:] if b[:2] == bytes([level, form]) and (level > 1 or len(b) == 2 + n * size) else n)
-        need(sum(c if isinstance(c, int) else len(c) // size for c in cells) == lst[2], "the list has another length")
-        return [i for c in cells for i in (repeat(None, c) if isinstance(c, int) else split(c, size))]
+                b, n = (b"", n) if isinstance(n, tuple) else (got.get(n[:32], b""), struct.unpack("<QQ", n[32:]))
+                cells.append(b[2:] if b[:2] == bytes([level, form]) and (level > 1 or len(b) == 2 + n[0] * size) else n)
+        need(sum(c[0] if isinstance(c, tuple) else len(c) // size for c in cells) == lst[2], "the list has another length")
+        return [i for c in cells for i in ([c[1]] + [0] * (c[0] - 1) if isinstance(c, tuple) else split(c, size))]
     def entries(self, snapshot):
         """(entry, ids of its content) in order; None for an id that is lost."""
         parts, refs, got, last = self.leaves(snapshot[11], 1), self.leaves(snapshot[12], 0), {}, b"the beginning"
-        self.fetch((p[:32] for p in parts if p), 1, got.__setitem__)
-        count = [struct.unpack("<II", p[32:]) if p else None for p in parts]  # (refs, entries) of each part
-        front, back = (list(accumulate((c[0] for c in takewhile(bool, cs)), initial=0)) for cs in (count, count[::-1]))
-        for k, p in enumerate(parts):  # refs are counted from the front up to a lost piece of the list, and from the end back to one
-            at = front[k] if k < len(front) else len(refs) - back[len(parts) - k] if len(parts) - k < len(back) else None
-            b, i, out, n = got.get(p[:32], b"") if p else b"", 0, [], 0
-            with guard("manifest part %d of %d: %s entries after %s" % (k + 1, len(parts), count[k][1] if p else "unknown", show(last))):
+        refs = [r if isinstance(r, bytes) else None for r in refs]
+        self.fetch((p[:32] for p in parts if isinstance(p, bytes)), 1, got.__setitem__)
+        count = [struct.unpack("<II", p[32:]) if isinstance(p, bytes) else (p, None) for p in parts]  # (refs, entries) of each part
+        front = list(accumulate((c[0] for c in count), initial=0))
+        for k, p in enumerate(parts):
+            at, b, i, out, n = front[k], got.get(p[:32], b"") if isinstance(p, bytes) else b"", 0, [], 0
+            with guard("manifest part %d of %d: %s entries after %s" % (k + 1, len(parts), count[k][1] or "unknown", show(last))):
                 need(b, "lost")
                 while i < len(b):
                     e, i = cbor(b, i)
                     c = e.get(9, 0)
-                    out.append((e, [None] * c if at is None else refs[at + n:at + n + c]))
+                    out.append((e, refs[at + n:at + n + c]))
                     n += c
                 need((n, len(out)) == count[k], "its numbers do not fit")
                 last = out[-1][0][0]

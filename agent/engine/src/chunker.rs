@@ -108,13 +108,19 @@ mod tests {
 
     fn chunker(seed: u64) -> Chunker {
         let mut table = [0u8; 2048];
-        blake3::Hasher::new_derive_key("test").update(&seed.to_le_bytes()).finalize_xof().fill(&mut table);
+        blake3::Hasher::new_derive_key("test")
+            .update(&seed.to_le_bytes())
+            .finalize_xof()
+            .fill(&mut table);
         Chunker::new(&table, [1024, 4096, 16384]).unwrap()
     }
 
     fn noise(n: usize, seed: u64) -> Vec<u8> {
         let mut out = vec![0; n];
-        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+        blake3::Hasher::new()
+            .update(&seed.to_le_bytes())
+            .finalize_xof()
+            .fill(&mut out);
         out
     }
 

@@ -19,18 +19,27 @@ const KEEP: usize = 8;
 
 /// Opens the envelope at a location. Content needs a reader; lists do not.
 pub fn open_envelope(repository: &Repository, at: &Location) -> Result<Opened, ObjectError> {
-    let sealed = repository.store().get_range(&Name::Pack(at.pack), at.envelope_offset as u64, at.envelope_length as u64)?;
+    let sealed = repository.store().get_range(
+        &Name::Pack(at.pack),
+        at.envelope_offset as u64,
+        at.envelope_length as u64,
+    )?;
     open_sealed(repository, at.pack, at.kind, &sealed)
 }
 
 /// Opens an envelope that was fetched already.
-pub fn open_sealed(repository: &Repository, pack: ObjectId, kind: ChunkKind, sealed: &[u8]) -> Result<Opened, ObjectError> {
+pub fn open_sealed(
+    repository: &Repository,
+    pack: ObjectId,
+    kind: ChunkKind,
+    sealed: &[u8],
+) -> Result<Opened, ObjectError> {
     let name = Name::Pack(pack);
     let identity = match kind {
         ChunkKind::List => repository.host(),
-        ChunkKind::Data | ChunkKind::Manifest => {
-            repository.reader().ok_or_else(|| ObjectError::content(&name, ContentError::NeedsIdentity))?
-        }
+        ChunkKind::Data | ChunkKind::Manifest => repository
+            .reader()
+            .ok_or_else(|| ObjectError::content(&name, ContentError::NeedsIdentity))?,
     };
     let opened = envelope::open(sealed, identity).map_err(|e| ObjectError::content(&name, e))?;
     if opened.kind != kind {
@@ -40,7 +49,12 @@ pub fn open_sealed(repository: &Repository, pack: ObjectId, kind: ChunkKind, sea
 }
 
 /// The chunk within an opened envelope, its id checked.
-pub fn chunk_of<'a>(repository: &Repository, opened: &'a Opened, at: &Location, id: &ChunkId) -> Result<&'a [u8], ObjectError> {
+pub fn chunk_of<'a>(
+    repository: &Repository,
+    opened: &'a Opened,
+    at: &Location,
+    id: &ChunkId,
+) -> Result<&'a [u8], ObjectError> {
     let plain = opened
         .content
         .get(at.offset as usize..at.offset as usize + at.length as usize)
@@ -62,7 +76,12 @@ pub struct ChunkReader<'a> {
 impl<'a> ChunkReader<'a> {
     /// Over a loaded index.
     pub fn new(repository: &'a Repository, lookup: &'a Lookup) -> Self {
-        ChunkReader { repository, lookup, window: Window::default(), kept: VecDeque::new() }
+        ChunkReader {
+            repository,
+            lookup,
+            window: Window::default(),
+            kept: VecDeque::new(),
+        }
     }
 
     /// A chunk of a kind. Every copy is tried before it is given up.
@@ -82,7 +101,11 @@ impl<'a> ChunkReader<'a> {
     }
 
     fn read_at(&mut self, at: &Location, id: &ChunkId) -> Result<Vec<u8>, ObjectError> {
-        if let Some(i) = self.kept.iter().position(|(p, o, _)| *p == at.pack && *o == at.envelope_offset) {
+        if let Some(i) = self
+            .kept
+            .iter()
+            .position(|(p, o, _)| *p == at.pack && *o == at.envelope_offset)
+        {
             return Ok(chunk_of(self.repository, &self.kept[i].2, at, id)?.to_vec());
         }
         let opened = open_envelope(self.repository, at)?;
@@ -112,7 +135,11 @@ impl<'a> ChunkReader<'a> {
     }
 
     /// All manifest parts of a snapshot in order, each with the position of its first ref. Memory: 48 bytes each, 1 MB for ten million files.
-    pub fn parts(&mut self, snapshot: &Snapshot, lost: &mut dyn FnMut(ChunkId)) -> Result<Vec<(Part, u64)>, ObjectError> {
+    pub fn parts(
+        &mut self,
+        snapshot: &Snapshot,
+        lost: &mut dyn FnMut(ChunkId),
+    ) -> Result<Vec<(Part, u64)>, ObjectError> {
         let mut parts = Vec::new();
         let mut at = 0u64;
         let mut fetch = |id: &ChunkId| self.read(ChunkKind::List, id);
@@ -148,9 +175,13 @@ impl<'a> ChunkReader<'a> {
         let plain = self.read(ChunkKind::Manifest, &part.id)?;
         let mut at = first_ref;
         let mut entries = Vec::new();
-        let counts = manifest::decode_chunk(&plain, after, &mut |e| entries.push(e)).map_err(|e| ObjectError::chunk(&part.id, e))?;
+        let counts = manifest::decode_chunk(&plain, after, &mut |e| entries.push(e))
+            .map_err(|e| ObjectError::chunk(&part.id, e))?;
         if counts != (part.entries, part.refs) {
-            return Err(ObjectError::chunk(&part.id, ContentError::List("a manifest part does not hold what its list says")));
+            return Err(ObjectError::chunk(
+                &part.id,
+                ContentError::List("a manifest part does not hold what its list says"),
+            ));
         }
         for e in entries {
             let n = e.refs() as u64;
@@ -170,7 +201,10 @@ impl<'a> ChunkReader<'a> {
         let mut missing = Vec::new();
         let parts = self.parts(snapshot, &mut |id| missing.push(id))?;
         for id in missing {
-            lost(ObjectError::chunk(&id, ContentError::List("a list of the manifest is lost")));
+            lost(ObjectError::chunk(
+                &id,
+                ContentError::List("a list of the manifest is lost"),
+            ));
         }
         let mut after = Vec::new();
         for (part, first_ref) in &parts {

@@ -31,12 +31,18 @@ pub struct Draft {
 impl Draft {
     /// An empty one.
     pub fn new(kind: ChunkKind) -> Self {
-        Draft { kind, ids: Vec::new(), lengths: Vec::new(), content: Vec::new() }
+        Draft {
+            kind,
+            ids: Vec::new(),
+            lengths: Vec::new(),
+            content: Vec::new(),
+        }
     }
     /// Adds a chunk.
     pub fn push(&mut self, id: ChunkId, plain: &[u8]) {
         self.ids.push(id);
-        self.lengths.push(u32::try_from(plain.len()).expect("chunks are at most 8 MiB"));
+        self.lengths
+            .push(u32::try_from(plain.len()).expect("chunks are at most 8 MiB"));
         self.content.extend_from_slice(plain);
     }
     /// True when nothing was added.
@@ -82,7 +88,11 @@ impl Sealer {
         // Readers refuse larger windows.
         zstd.set_parameter(zstd::zstd_safe::CParameter::WindowLog(zstd_window(level)))?;
         let raw = zstd::bulk::Compressor::new(RAW_LEVEL)?;
-        Ok(Sealer { zstd, raw, plain: Vec::new() })
+        Ok(Sealer {
+            zstd,
+            raw,
+            plain: Vec::new(),
+        })
     }
 
     /// Seals a draft.
@@ -94,22 +104,36 @@ impl Sealer {
         self.plain.extend_from_slice(&SKIPPABLE.to_le_bytes());
         self.plain.extend_from_slice(&(table as u32).to_le_bytes());
         self.plain.extend_from_slice(&[draft.kind as u8, 0, 0, 0]);
-        self.plain.extend_from_slice(&(draft.lengths.len() as u32).to_le_bytes());
+        self.plain
+            .extend_from_slice(&(draft.lengths.len() as u32).to_le_bytes());
         for n in &draft.lengths {
             self.plain.extend_from_slice(&n.to_le_bytes());
         }
         let at = self.plain.len();
         self.plain.resize(at + bound, 0);
-        let compressor = if looks_random(&mut self.raw, &draft.content) { &mut self.raw } else { &mut self.zstd };
+        let compressor = if looks_random(&mut self.raw, &draft.content) {
+            &mut self.raw
+        } else {
+            &mut self.zstd
+        };
         let n = compressor.compress_to_buffer(&draft.content, &mut self.plain[at..])?;
         self.plain.truncate(at + n);
-        Ok(Sealed { kind: draft.kind, ids: draft.ids.clone(), lengths: draft.lengths.clone(), bytes: to.seal(&self.plain) })
+        Ok(Sealed {
+            kind: draft.kind,
+            ids: draft.ids.clone(),
+            lengths: draft.lengths.clone(),
+            bytes: to.seal(&self.plain),
+        })
     }
 }
 
 fn zstd_window(level: i32) -> u32 {
     // Level 3 uses 2^21 by itself; higher levels would go beyond what an envelope can use.
-    if level <= 3 { 21 } else { limits::ZSTD_WINDOW_LOG }
+    if level <= 3 {
+        21
+    } else {
+        limits::ZSTD_WINDOW_LOG
+    }
 }
 
 /// Compresses two samples at the fastest level: content that gives up less than 3 % there (media, archives, ciphertext) is not worth more time.
@@ -118,10 +142,15 @@ fn looks_random(fast: &mut zstd::bulk::Compressor<'_>, content: &[u8]) -> bool {
         return false;
     }
     let mut out = [0u8; SAMPLE + 512];
-    [content.len() / 5, content.len() / 5 * 3].iter().all(|&at| {
-        let sample = &content[at..at + SAMPLE];
-        byte_entropy(sample) > 7.9 && fast.compress_to_buffer(sample, &mut out[..]).is_ok_and(|n| n > SAMPLE - SAMPLE / 32)
-    })
+    [content.len() / 5, content.len() / 5 * 3]
+        .iter()
+        .all(|&at| {
+            let sample = &content[at..at + SAMPLE];
+            byte_entropy(sample) > 7.9
+                && fast
+                    .compress_to_buffer(sample, &mut out[..])
+                    .is_ok_and(|n| n > SAMPLE - SAMPLE / 32)
+        })
 }
 
 /// Shannon entropy in bits per byte.
@@ -131,7 +160,11 @@ fn byte_entropy(sample: &[u8]) -> f32 {
         counts[b as usize] += 1;
     }
     let total = sample.len() as f32;
-    counts.iter().filter(|&&c| c > 0).map(|&c| -(c as f32 / total) * (c as f32 / total).log2()).sum()
+    counts
+        .iter()
+        .filter(|&&c| c > 0)
+        .map(|&c| -(c as f32 / total) * (c as f32 / total).log2())
+        .sum()
 }
 
 /// An opened envelope.
@@ -159,7 +192,9 @@ impl Opened {
 /// Opens an envelope. Memory: its ciphertext, compressed and plain content, each within `limits`.
 pub fn open(sealed: &[u8], identity: &Identity) -> Result<Opened, EnvelopeError> {
     if sealed.len() > limits::ENVELOPE_BYTES {
-        return Err(EnvelopeError::Content("it is longer than an envelope may be"));
+        return Err(EnvelopeError::Content(
+            "it is longer than an envelope may be",
+        ));
     }
     let plain = identity.open(sealed, limits::ENVELOPE_BYTES)?;
     open_plain(&plain)
@@ -168,7 +203,9 @@ pub fn open(sealed: &[u8], identity: &Identity) -> Result<Opened, EnvelopeError>
 /// The part after decryption; a fuzz target.
 pub fn open_plain(plain: &[u8]) -> Result<Opened, EnvelopeError> {
     let bad = EnvelopeError::Content;
-    let word = |at: usize| -> Option<u32> { Some(u32::from_le_bytes(plain.get(at..at + 4)?.try_into().ok()?)) };
+    let word = |at: usize| -> Option<u32> {
+        Some(u32::from_le_bytes(plain.get(at..at + 4)?.try_into().ok()?))
+    };
     if word(0) != Some(SKIPPABLE) {
         return Err(bad("it does not begin with the table of its chunks"));
     }
@@ -177,14 +214,21 @@ pub fn open_plain(plain: &[u8]) -> Result<Opened, EnvelopeError> {
     if count == 0 || count > limits::ENVELOPE_CHUNKS || table != 8 + count * 4 {
         return Err(bad("its table has an impossible length"));
     }
-    let kind = plain.get(8).copied().and_then(ChunkKind::from_u8).ok_or(bad("it holds an unknown kind of chunk"))?;
+    let kind = plain
+        .get(8)
+        .copied()
+        .and_then(ChunkKind::from_u8)
+        .ok_or(bad("it holds an unknown kind of chunk"))?;
     let lengths: Vec<u32> = plain
         .get(16..8 + table)
         .ok_or(bad("its table is cut short"))?
         .chunks_exact(4)
         .map(|b| u32::from_le_bytes(b.try_into().expect("four bytes")))
         .collect();
-    if lengths.iter().any(|&n| n == 0 || n as usize > limits::CHUNK_BYTES) {
+    if lengths
+        .iter()
+        .any(|&n| n == 0 || n as usize > limits::CHUNK_BYTES)
+    {
         return Err(bad("a chunk has an impossible length"));
     }
     let total: u64 = lengths.iter().map(|&n| n as u64).sum();
@@ -197,11 +241,16 @@ pub fn open_plain(plain: &[u8]) -> Result<Opened, EnvelopeError> {
         Ok(n) if n == frame.len() => {}
         _ => return Err(bad("it is not one zstd frame")),
     }
-    let content = zstd::bulk::decompress(frame, total as usize).map_err(|_| bad("zstd refuses it"))?;
+    let content =
+        zstd::bulk::decompress(frame, total as usize).map_err(|_| bad("zstd refuses it"))?;
     if content.len() as u64 != total {
         return Err(bad("its content is shorter than its table says"));
     }
-    Ok(Opened { kind, lengths, content })
+    Ok(Opened {
+        kind,
+        lengths,
+        content,
+    })
 }
 
 /// Compresses a record's body.
@@ -214,11 +263,16 @@ pub fn decompress_body(frame: &[u8], limit: usize) -> Result<Cow<'static, [u8]>,
     let size = zstd::zstd_safe::get_frame_content_size(frame)
         .ok()
         .flatten()
-        .ok_or(EnvelopeError::Content("its zstd frame does not say how long it is"))?;
+        .ok_or(EnvelopeError::Content(
+            "its zstd frame does not say how long it is",
+        ))?;
     if size > limit as u64 {
-        return Err(EnvelopeError::Content("its content is longer than allowed for it"));
+        return Err(EnvelopeError::Content(
+            "its content is longer than allowed for it",
+        ));
     }
-    let plain = zstd::bulk::decompress(frame, size as usize).map_err(|_| EnvelopeError::Content("zstd refuses it"))?;
+    let plain = zstd::bulk::decompress(frame, size as usize)
+        .map_err(|_| EnvelopeError::Content("zstd refuses it"))?;
     Ok(Cow::Owned(plain))
 }
 
@@ -233,7 +287,11 @@ mod tests {
         let mut noise = vec![0; 3 << 20];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let text = b"the quick brown fox ".repeat(50_000);
-        for chunks in [vec![&noise[..]], vec![&text[..], &noise[..100], b"x"], vec![&b"a"[..]; 1000]] {
+        for chunks in [
+            vec![&noise[..]],
+            vec![&text[..], &noise[..100], b"x"],
+            vec![&b"a"[..]; 1000],
+        ] {
             let mut draft = Draft::new(ChunkKind::Data);
             for c in &chunks {
                 draft.push(ChunkId([0; 32]), c);
@@ -241,7 +299,10 @@ mod tests {
             let sealed = sealer.seal(&draft, &id.recipient()).unwrap();
             let opened = open(&sealed.bytes, &id).unwrap();
             assert_eq!(opened.chunks().collect::<Vec<_>>(), chunks);
-            assert!(sealed.bytes.len() < draft.content.len() + draft.content.len() / 2000 + 1200 + chunks.len() * 4);
+            assert!(
+                sealed.bytes.len()
+                    < draft.content.len() + draft.content.len() / 2000 + 1200 + chunks.len() * 4
+            );
         }
         assert!(looks_random(&mut sealer.raw, &noise));
         assert!(!looks_random(&mut sealer.raw, &text));

@@ -49,7 +49,11 @@ impl HashKeys {
     }
     /// A key for one purpose of the local cache.
     pub fn local(&self, purpose: &[u8]) -> [u8; 32] {
-        *blake3::keyed_hash(self.secret.derive("keepwatch v1 local cache").expose(), purpose).as_bytes()
+        *blake3::keyed_hash(
+            self.secret.derive("keepwatch v1 local cache").expose(),
+            purpose,
+        )
+        .as_bytes()
     }
     /// The hash secret itself, to hand it to another writer.
     pub fn secret(&self) -> &Secret32 {
@@ -68,7 +72,9 @@ pub fn owner_signing_key(repository: &Identity) -> SigningKey {
 
 /// A public key from stored bytes.
 pub fn verifying_key(bytes: &[u8; 32]) -> Option<VerifyingKey> {
-    VerifyingKey::from_bytes(bytes).ok().filter(|k| !k.is_weak())
+    VerifyingKey::from_bytes(bytes)
+        .ok()
+        .filter(|k| !k.is_weak())
 }
 
 /// What a writing host holds. No `Debug`.
@@ -144,15 +150,22 @@ impl WriterKey {
 
     /// Reads the file's text; `what` names the file in errors, which never repeat its content.
     pub fn parse(text: &SecretText, what: &str) -> Result<Self, KeyTextError> {
-        let bad = |why: &str| KeyTextError::Invalid { what: format!("writer key {what}"), why: why.to_owned() };
+        let bad = |why: &str| KeyTextError::Invalid {
+            what: format!("writer key {what}"),
+            why: why.to_owned(),
+        };
         let line = text
             .expose()
             .lines()
             .map(str::trim)
             .find(|l| !l.is_empty() && !l.starts_with('#'))
             .ok_or_else(|| bad("it holds no key"))?;
-        let digits = line.strip_prefix(PREFIX).ok_or_else(|| bad("it is not a Keepwatch writer key (version 1)"))?;
-        let mut bytes = unhex_vec(digits).filter(|b| b.len() > 4).ok_or_else(|| bad("its key line is damaged"))?;
+        let digits = line
+            .strip_prefix(PREFIX)
+            .ok_or_else(|| bad("it is not a Keepwatch writer key (version 1)"))?;
+        let mut bytes = unhex_vec(digits)
+            .filter(|b| b.len() > 4)
+            .ok_or_else(|| bad("its key line is damaged"))?;
         let check = bytes.split_off(bytes.len() - 4);
         if blake3::hash(&bytes).as_bytes()[..4] != check[..] {
             bytes.zeroize();
@@ -166,10 +179,14 @@ impl WriterKey {
         }
         Ok(WriterKey {
             repository: RepositoryId(body.repository),
-            recipient: body.recipient.parse().map_err(|_| bad("its recipient is damaged"))?,
+            recipient: body
+                .recipient
+                .parse()
+                .map_err(|_| bad("its recipient is damaged"))?,
             owner: OwnerKey(body.owner),
             hash_secret: Secret32::new(body.hash_secret),
-            host: Identity::parse(&SecretText::new(body.host.clone()), what).map_err(|_| bad("its host identity is damaged"))?,
+            host: Identity::parse(&SecretText::new(body.host.clone()), what)
+                .map_err(|_| bad("its host identity is damaged"))?,
             id: WriterId(body.id),
             signing: SigningKey::from_bytes(&body.seed),
         })
@@ -210,9 +227,17 @@ mod tests {
         assert_eq!(back.repository, key.repository);
         assert_eq!(back.host.text().expose(), host.text().expose());
         let damaged = SecretText::new(text.expose().replacen("-1-a", "-1-b", 1));
-        let Err(e) = WriterKey::parse(&damaged, "f") else { panic!("taken") };
+        let Err(e) = WriterKey::parse(&damaged, "f") else {
+            panic!("taken")
+        };
         assert!(e.to_string().contains("writer key f"), "{e}");
-        for junk in ["", "# only\n", "KEEPWATCH-WRITER-KEY-1-", "KEEPWATCH-WRITER-KEY-1-zz", "AGE-SECRET-KEY-1"] {
+        for junk in [
+            "",
+            "# only\n",
+            "KEEPWATCH-WRITER-KEY-1-",
+            "KEEPWATCH-WRITER-KEY-1-zz",
+            "AGE-SECRET-KEY-1",
+        ] {
             assert!(WriterKey::parse(&SecretText::new(junk.into()), "f").is_err());
         }
     }
@@ -221,6 +246,9 @@ mod tests {
     fn kinds_have_separate_ids() {
         let k = HashKeys::new(Secret32::new([1; 32]));
         assert_ne!(k.id(ChunkKind::Data, b"x"), k.id(ChunkKind::List, b"x"));
-        assert_ne!(k.id(ChunkKind::Data, b"x"), HashKeys::new(Secret32::new([2; 32])).id(ChunkKind::Data, b"x"));
+        assert_ne!(
+            k.id(ChunkKind::Data, b"x"),
+            HashKeys::new(Secret32::new([2; 32])).id(ChunkKind::Data, b"x")
+        );
     }
 }

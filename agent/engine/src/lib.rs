@@ -8,6 +8,7 @@
 //! 3. places: [`store`], [`lookup`] (the local index), [`repository`], [`snapshots`], [`chunks`]
 //! 4. verbs: [`backup`], [`restore`], [`browse`], [`verify`], [`forget`], [`prune`], [`repair`]
 
+pub mod backup;
 pub mod chunker;
 pub mod chunks;
 pub mod envelope;
@@ -17,6 +18,7 @@ pub mod limits;
 pub mod list;
 pub mod lookup;
 pub mod manifest;
+pub mod marks;
 pub mod object;
 pub mod pack;
 pub mod patterns;

@@ -85,7 +85,12 @@ struct Level {
 
 impl Level {
     fn new() -> Self {
-        Level { run: Vec::new(), items: 0, leaves: 0, refs: 0 }
+        Level {
+            run: Vec::new(),
+            items: 0,
+            leaves: 0,
+            refs: 0,
+        }
     }
 }
 
@@ -100,7 +105,11 @@ pub struct ListWriter {
 impl ListWriter {
     /// An empty list.
     pub fn new(form: Form) -> Self {
-        ListWriter { form, levels: vec![Level::new()], count: 0 }
+        ListWriter {
+            form,
+            levels: vec![Level::new()],
+            count: 0,
+        }
     }
 
     /// Leaf items so far.
@@ -109,13 +118,24 @@ impl ListWriter {
     }
 
     /// Adds a leaf item; `store` stores a list chunk and returns its id.
-    pub fn push<E>(&mut self, item: &[u8], store: &mut dyn FnMut(&[u8]) -> Result<ChunkId, E>) -> Result<(), E> {
+    pub fn push<E>(
+        &mut self,
+        item: &[u8],
+        store: &mut dyn FnMut(&[u8]) -> Result<ChunkId, E>,
+    ) -> Result<(), E> {
         debug_assert_eq!(item.len(), self.form.item());
         self.count += 1;
         self.add(0, item, 1, self.form.refs(item), store)
     }
 
-    fn add<E>(&mut self, level: usize, item: &[u8], leaves: u64, refs: u64, store: &mut dyn FnMut(&[u8]) -> Result<ChunkId, E>) -> Result<(), E> {
+    fn add<E>(
+        &mut self,
+        level: usize,
+        item: &[u8],
+        leaves: u64,
+        refs: u64,
+        store: &mut dyn FnMut(&[u8]) -> Result<ChunkId, E>,
+    ) -> Result<(), E> {
         let ends = u64::from_le_bytes(item[..8].try_into().expect("eight bytes")) % 256 == 0;
         if self.levels.len() == level {
             self.levels.push(Level::new());
@@ -131,7 +151,11 @@ impl ListWriter {
         Ok(())
     }
 
-    fn close<E>(&mut self, level: usize, store: &mut dyn FnMut(&[u8]) -> Result<ChunkId, E>) -> Result<(), E> {
+    fn close<E>(
+        &mut self,
+        level: usize,
+        store: &mut dyn FnMut(&[u8]) -> Result<ChunkId, E>,
+    ) -> Result<(), E> {
         let l = &mut self.levels[level];
         let mut chunk = Vec::with_capacity(l.run.len() + 2);
         chunk.push(level as u8 + 1);
@@ -149,13 +173,20 @@ impl ListWriter {
     }
 
     /// Ends the list.
-    pub fn finish<E>(mut self, store: &mut dyn FnMut(&[u8]) -> Result<ChunkId, E>) -> Result<ListRoot, E> {
+    pub fn finish<E>(
+        mut self,
+        store: &mut dyn FnMut(&[u8]) -> Result<ChunkId, E>,
+    ) -> Result<ListRoot, E> {
         let mut level = 0;
         loop {
             let top = level + 1 == self.levels.len();
             if top && self.levels[level].items as usize <= ROOT_MAX {
                 let items = std::mem::take(&mut self.levels[level].run);
-                return Ok(ListRoot { depth: level as u8, items, count: self.count });
+                return Ok(ListRoot {
+                    depth: level as u8,
+                    items,
+                    count: self.count,
+                });
             }
             if self.levels[level].items > 0 {
                 self.close(level, store)?;
@@ -202,7 +233,9 @@ pub fn walk<E>(
     let mut seen = 0u64;
     level(root.depth, &root.items, form, fetch, visit, &mut seen)?;
     if seen != root.count {
-        return Err(ListError::Malformed("it does not have as many items as its root says"));
+        return Err(ListError::Malformed(
+            "it does not have as many items as its root says",
+        ));
     }
     Ok(())
 }
@@ -244,11 +277,15 @@ fn level<E>(
             }
         };
         if chunk.len() < 2 || chunk[0] != depth || chunk[1] != form as u8 {
-            return Err(ListError::Malformed("a list chunk stands at a level that is not its own"));
+            return Err(ListError::Malformed(
+                "a list chunk stands at a level that is not its own",
+            ));
         }
         level(depth - 1, &chunk[2..], form, fetch, visit, seen)?;
         if *seen - before != leaves {
-            return Err(ListError::Malformed("a node does not have as many items beneath as it says"));
+            return Err(ListError::Malformed(
+                "a node does not have as many items beneath as it says",
+            ));
         }
     }
     Ok(())
@@ -264,7 +301,10 @@ mod tests {
         *blake3::hash(&n.to_le_bytes()).as_bytes()
     }
 
-    fn build(ids: impl Iterator<Item = u64>, kept: &mut HashMap<ChunkId, Vec<u8>>) -> (ListRoot, usize) {
+    fn build(
+        ids: impl Iterator<Item = u64>,
+        kept: &mut HashMap<ChunkId, Vec<u8>>,
+    ) -> (ListRoot, usize) {
         let mut w = ListWriter::new(Form::Refs);
         let mut new = 0;
         let mut store = |c: &[u8]| -> Result<ChunkId, Infallible> {
@@ -309,7 +349,10 @@ mod tests {
         let mut kept = HashMap::new();
         let (_, first) = build(0..200_000, &mut kept);
         let (_, same) = build(0..200_000, &mut kept);
-        let (root, changed) = build((0..200_000).map(|n| if n == 77_777 { 1 << 40 } else { n }), &mut kept);
+        let (root, changed) = build(
+            (0..200_000).map(|n| if n == 77_777 { 1 << 40 } else { n }),
+            &mut kept,
+        );
         assert_eq!(same, 0);
         assert!(changed < first / 100, "{changed} of {first}");
         assert_eq!(read(&root, &kept).len(), 200_000);
@@ -319,11 +362,33 @@ mod tests {
     fn lies_about_depth_and_count_are_refused() {
         let mut kept = HashMap::new();
         let (root, _) = build(0..50_000, &mut kept);
-        let go = |r: &ListRoot| walk::<Infallible>(r, Form::Refs, &mut |i| Ok(kept[i].clone()), &mut |_| Ok(true));
+        let go = |r: &ListRoot| {
+            walk::<Infallible>(r, Form::Refs, &mut |i| Ok(kept[i].clone()), &mut |_| {
+                Ok(true)
+            })
+        };
         assert!(go(&root).is_ok());
-        assert!(go(&ListRoot { count: 7, ..root.clone() }).is_err());
-        assert!(go(&ListRoot { depth: 200, ..root.clone() }).is_err());
-        assert!(go(&ListRoot { depth: root.depth - 1, ..root.clone() }).is_err());
+        assert!(
+            go(&ListRoot {
+                count: 7,
+                ..root.clone()
+            })
+            .is_err()
+        );
+        assert!(
+            go(&ListRoot {
+                depth: 200,
+                ..root.clone()
+            })
+            .is_err()
+        );
+        assert!(
+            go(&ListRoot {
+                depth: root.depth - 1,
+                ..root.clone()
+            })
+            .is_err()
+        );
         let mut cut = root.clone();
         cut.items.pop();
         assert!(go(&cut).is_err());

@@ -137,16 +137,23 @@ impl Part {
     pub fn open(path: &Path) -> io::Result<Part> {
         let file = File::open(path)?;
         let size = file.metadata()?.len();
-        let mut reader = Hashing { inner: BufReader::with_capacity(1 << 20, &file), hash: blake3::Hasher::new() };
+        let mut reader = Hashing {
+            inner: BufReader::with_capacity(1 << 20, &file),
+            hash: blake3::Hasher::new(),
+        };
         let mut head = [0; HEAD as usize];
         reader.read_exact(&mut head)?;
-        let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
+        let word =
+            |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
         let (covered, packs, records) = (word(8), word(16), word(24));
         let wanted = (|| {
             let a = covered.checked_mul(32)?;
             let b = packs.checked_mul(PACK_ROW as u64)?;
             let c = records.checked_mul(RECORD as u64)?;
-            HEAD.checked_add(a)?.checked_add(b)?.checked_add(c)?.checked_add(32)
+            HEAD.checked_add(a)?
+                .checked_add(b)?
+                .checked_add(c)?
+                .checked_add(32)
         })();
         if &head[..8] != MAGIC || wanted != Some(size) {
             return Err(bad("not a whole part"));
@@ -176,7 +183,15 @@ impl Part {
             return Err(bad("a part's checksum is wrong"));
         }
         drop(reader);
-        Ok(Part { path: path.to_owned(), file, covers, packs, records, fence, unusable: Vec::new() })
+        Ok(Part {
+            path: path.to_owned(),
+            file,
+            covers,
+            packs,
+            records,
+            fence,
+            unusable: Vec::new(),
+        })
     }
 
     /// The index objects it stands for.
@@ -204,12 +219,16 @@ impl Part {
             return Err(bad("a part names a pack that it does not have"));
         }
         let mut b = [0; PACK_ROW];
-        self.file.read_exact_at(&mut b, self.packs_at() + row as u64 * PACK_ROW as u64)?;
+        self.file
+            .read_exact_at(&mut b, self.packs_at() + row as u64 * PACK_ROW as u64)?;
         Ok(pack_row(&b))
     }
 
     /// All packs in order of their rows.
-    pub fn each_pack(&self, each: &mut dyn FnMut(u32, PackRow) -> io::Result<()>) -> io::Result<()> {
+    pub fn each_pack(
+        &self,
+        each: &mut dyn FnMut(u32, PackRow) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut reader = self.reader(self.packs_at())?;
         let mut b = [0; PACK_ROW];
         for n in 0..self.packs {
@@ -232,11 +251,19 @@ impl Part {
 
     /// Reads through the open file: another process may have merged the part away by name.
     fn reader(&self, at: u64) -> io::Result<BufReader<From<'_>>> {
-        Ok(BufReader::with_capacity(256 << 10, From { file: &self.file, at }))
+        Ok(BufReader::with_capacity(
+            256 << 10,
+            From {
+                file: &self.file,
+                at,
+            },
+        ))
     }
 
     fn is_usable(&self, pack: u32) -> bool {
-        self.unusable.get(pack as usize / 64).is_none_or(|w| w & (1 << (pack % 64)) == 0)
+        self.unusable
+            .get(pack as usize / 64)
+            .is_none_or(|w| w & (1 << (pack % 64)) == 0)
     }
 
     /// Numbers and rows of the records with this id.
@@ -279,7 +306,8 @@ impl Window {
     fn block(&mut self, part: &Part, at: u64, n: u64) -> io::Result<&[u8]> {
         if self.at != at || self.bytes.is_empty() || self.part != part.path {
             self.bytes.resize(n as usize * RECORD, 0);
-            part.file.read_exact_at(&mut self.bytes, part.records_at() + at * RECORD as u64)?;
+            part.file
+                .read_exact_at(&mut self.bytes, part.records_at() + at * RECORD as u64)?;
             self.at = at;
             self.part.clone_from(&part.path);
         }
@@ -335,7 +363,11 @@ impl PartWriter {
         getrandom::fill(&mut random).map_err(|e| io::Error::other(e.to_string()))?;
         let name = crate::ids::hex(&random);
         let tmp = dir.join(format!("{name}.tmp"));
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&tmp)?;
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&tmp)?;
         let mut w = PartWriter {
             out: BufWriter::with_capacity(1 << 20, file),
             hash: blake3::Hasher::new(),
@@ -403,12 +435,17 @@ impl Gather {
         use crate::limits;
         let mut chunks = 0usize;
         for pack in &index.packs {
-            let class = PackClass::from_u8(pack.class).ok_or(IndexError("unknown class of pack"))?;
+            let class =
+                PackClass::from_u8(pack.class).ok_or(IndexError("unknown class of pack"))?;
             if pack.size > limits::PACK_BYTES || pack.envelopes.len() > limits::PACK_ENVELOPES {
                 return Err(IndexError("impossible size of a pack"));
             }
             let row = u32::try_from(self.packs.len()).map_err(|_| IndexError("too many packs"))?;
-            self.packs.push(PackRow { id: pack.id, size: pack.size, class });
+            self.packs.push(PackRow {
+                id: pack.id,
+                size: pack.size,
+                class,
+            });
             let mut at = 0u64;
             for (number, e) in pack.envelopes.iter().enumerate() {
                 let kind = ChunkKind::from_u8(e.kind).ok_or(IndexError("unknown kind of chunk"))?;
@@ -423,7 +460,10 @@ impl Gather {
                 }
                 let mut offset = 0u64;
                 for (id, &length) in e.chunk_ids().zip(&e.lengths) {
-                    if length == 0 || length as usize > limits::CHUNK_BYTES || offset + length as u64 > limits::ENVELOPE_CONTENT as u64 {
+                    if length == 0
+                        || length as usize > limits::CHUNK_BYTES
+                        || offset + length as u64 > limits::ENVELOPE_CONTENT as u64
+                    {
                         return Err(IndexError("impossible chunk"));
                     }
                     self.rows.push(Row {
@@ -449,7 +489,10 @@ impl Gather {
         let base = self.packs.len() as u32;
         self.covers.extend(other.covers);
         self.packs.extend(other.packs);
-        self.rows.extend(other.rows.into_iter().map(|r| Row { pack: r.pack + base, ..r }));
+        self.rows.extend(other.rows.into_iter().map(|r| Row {
+            pack: r.pack + base,
+            ..r
+        }));
     }
     /// True when it should become a part now.
     pub fn is_full(&self) -> bool {
@@ -462,7 +505,12 @@ impl Gather {
     /// Writes the part.
     pub fn write(mut self, dir: &Path) -> io::Result<Part> {
         self.rows.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        let mut w = PartWriter::create(dir, &self.covers, self.packs.len() as u64, self.rows.len() as u64)?;
+        let mut w = PartWriter::create(
+            dir,
+            &self.covers,
+            self.packs.len() as u64,
+            self.rows.len() as u64,
+        )?;
         for p in &self.packs {
             w.put_pack(p)?;
         }
@@ -492,9 +540,16 @@ impl Drop for Lookup {
 
 impl Lookup {
     /// Opens the parts in `dir` that cover only index objects in `present`; deletes the others. Returns also which of `present` are covered.
-    pub fn open(dir: &Path, scratch: bool, present: &HashSet<ObjectId>) -> io::Result<(Lookup, HashSet<ObjectId>)> {
+    pub fn open(
+        dir: &Path,
+        scratch: bool,
+        present: &HashSet<ObjectId>,
+    ) -> io::Result<(Lookup, HashSet<ObjectId>)> {
         use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
         let mut parts: Vec<Part> = Vec::new();
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
@@ -512,7 +567,8 @@ impl Lookup {
         parts.sort_by_key(|p| std::cmp::Reverse(p.records));
         let mut covered = HashSet::new();
         parts.retain(|p| {
-            let believed = p.covers.iter().all(|c| present.contains(c)) && !p.covers.iter().any(|c| covered.contains(c));
+            let believed = p.covers.iter().all(|c| present.contains(c))
+                && !p.covers.iter().any(|c| covered.contains(c));
             if believed {
                 covered.extend(p.covers.iter().copied());
             } else {
@@ -520,7 +576,15 @@ impl Lookup {
             }
             believed
         });
-        Ok((Lookup { dir: dir.to_owned(), parts, scratch, unusable: HashSet::new() }, covered))
+        Ok((
+            Lookup {
+                dir: dir.to_owned(),
+                parts,
+                scratch,
+                unusable: HashSet::new(),
+            },
+            covered,
+        ))
     }
 
     /// Where its parts lie.
@@ -604,7 +668,11 @@ impl Lookup {
     /// True when a usable copy of the chunk is known.
     pub fn contains(&self, id: &ChunkId, window: &mut Window) -> io::Result<bool> {
         for part in &self.parts {
-            if part.find(id, window)?.iter().any(|(_, r)| part.is_usable(r.pack)) {
+            if part
+                .find(id, window)?
+                .iter()
+                .any(|(_, r)| part.is_usable(r.pack))
+            {
                 return Ok(true);
             }
         }
@@ -625,7 +693,11 @@ impl Lookup {
                     length: r.length,
                     kind: r.kind,
                 };
-                if part.is_usable(r.pack) { out.insert(0, location) } else { out.push(location) }
+                if part.is_usable(r.pack) {
+                    out.insert(0, location)
+                } else {
+                    out.push(location)
+                }
             }
         }
         Ok(out)
@@ -639,7 +711,10 @@ impl Lookup {
 
 /// Merges parts into one; streams, whatever their size.
 fn merge(dir: &Path, parts: &[Part]) -> io::Result<Part> {
-    let covers: Vec<ObjectId> = parts.iter().flat_map(|p| p.covers.iter().copied()).collect();
+    let covers: Vec<ObjectId> = parts
+        .iter()
+        .flat_map(|p| p.covers.iter().copied())
+        .collect();
     let packs = parts.iter().map(|p| p.packs).sum();
     let records = parts.iter().map(|p| p.records).sum();
     let mut w = PartWriter::create(dir, &covers, packs, records)?;
@@ -650,7 +725,10 @@ fn merge(dir: &Path, parts: &[Part]) -> io::Result<Part> {
         rows += p.packs;
         p.each_pack(&mut |_, row| w.put_pack(&row))?;
     }
-    let mut readers = parts.iter().map(|p| p.reader(p.records_at())).collect::<io::Result<Vec<_>>>()?;
+    let mut readers = parts
+        .iter()
+        .map(|p| p.reader(p.records_at()))
+        .collect::<io::Result<Vec<_>>>()?;
     let mut left: Vec<u64> = parts.iter().map(|p| p.records).collect();
     let mut heads: Vec<Option<[u8; RECORD]>> = vec![None; parts.len()];
     loop {
@@ -663,7 +741,10 @@ fn merge(dir: &Path, parts: &[Part]) -> io::Result<Part> {
                 heads[i] = Some(b);
             }
             if let Some(h) = &heads[i] {
-                if least.and_then(|l| heads[l].as_ref()).is_none_or(|l| h[..32] < l[..32]) {
+                if least
+                    .and_then(|l| heads[l].as_ref())
+                    .is_none_or(|l| h[..32] < l[..32])
+                {
                     least = Some(i);
                 }
             }
@@ -704,7 +785,12 @@ mod tests {
                         }
                     })
                     .collect();
-                IndexedPack { id: ObjectId(id(1 << 40 | from).0), class: 0, size: 10_000, envelopes }
+                IndexedPack {
+                    id: ObjectId(id(1 << 40 | from).0),
+                    class: 0,
+                    size: 10_000,
+                    envelopes,
+                }
             })
             .collect();
         (ObjectId(id(1 << 50 | object).0), Index { packs })
@@ -740,7 +826,9 @@ mod tests {
         assert_eq!(covered, present);
         check(&again);
         let mut w = Window::default();
-        again.set_unusable(HashSet::from([ObjectId(id(1 << 40 | 300).0)])).unwrap();
+        again
+            .set_unusable(HashSet::from([ObjectId(id(1 << 40 | 300).0)]))
+            .unwrap();
         assert!(!again.contains(&id(305), &mut w).unwrap());
         assert!(again.contains(&id(405), &mut w).unwrap());
         assert!(again.find(&id(305), &mut w).unwrap().is_some());
@@ -790,13 +878,31 @@ mod tests {
     fn impossible_indexes_are_refused() {
         let (name, ok) = index(1, 0..100);
         let cases: HashMap<&str, Box<dyn Fn(&mut Index)>> = HashMap::from([
-            ("class", Box::new(|i: &mut Index| i.packs[0].class = 7) as Box<dyn Fn(&mut Index)>),
-            ("kind of other class", Box::new(|i: &mut Index| i.packs[0].envelopes[0].kind = 2)),
+            (
+                "class",
+                Box::new(|i: &mut Index| i.packs[0].class = 7) as Box<dyn Fn(&mut Index)>,
+            ),
+            (
+                "kind of other class",
+                Box::new(|i: &mut Index| i.packs[0].envelopes[0].kind = 2),
+            ),
             ("size", Box::new(|i: &mut Index| i.packs[0].size = u64::MAX)),
-            ("beyond the pack", Box::new(|i: &mut Index| i.packs[0].size = 600)),
-            ("ids", Box::new(|i: &mut Index| i.packs[0].envelopes[0].ids.truncate(1))),
-            ("length 0", Box::new(|i: &mut Index| i.packs[0].envelopes[0].lengths[0] = 0)),
-            ("length", Box::new(|i: &mut Index| i.packs[0].envelopes[0].lengths[0] = u32::MAX)),
+            (
+                "beyond the pack",
+                Box::new(|i: &mut Index| i.packs[0].size = 600),
+            ),
+            (
+                "ids",
+                Box::new(|i: &mut Index| i.packs[0].envelopes[0].ids.truncate(1)),
+            ),
+            (
+                "length 0",
+                Box::new(|i: &mut Index| i.packs[0].envelopes[0].lengths[0] = 0),
+            ),
+            (
+                "length",
+                Box::new(|i: &mut Index| i.packs[0].envelopes[0].lengths[0] = u32::MAX),
+            ),
         ]);
         for (what, spoil) in cases {
             let mut i = ok.clone();

@@ -207,11 +207,15 @@ impl Entry {
     fn check(&self) -> Result<(), EntryError> {
         let bad = |why| Err(EntryError(why));
         check_path(&self.path)?;
-        let Some(kind) = EntryKind::from_u8(self.kind) else { return bad("unknown kind of entry") };
+        let Some(kind) = EntryKind::from_u8(self.kind) else {
+            return bad("unknown kind of entry");
+        };
         if self.mode > 0o7777 {
             return bad("mode out of range");
         }
-        if self.mtime.nanoseconds > 999_999_999 || self.atime.is_some_and(|t| t.nanoseconds > 999_999_999) {
+        if self.mtime.nanoseconds > 999_999_999
+            || self.atime.is_some_and(|t| t.nanoseconds > 999_999_999)
+        {
             return bad("nanoseconds out of range");
         }
         let file = kind == EntryKind::File;
@@ -233,8 +237,14 @@ impl Entry {
             return bad("device numbers on what is no device, or none on one");
         }
         let xattrs = self.xattrs.iter().flatten();
-        if xattrs.clone().map(|x| x.name.len() + x.value.len()).sum::<usize>() > limits::XATTR_BYTES
-            || xattrs.clone().any(|x| x.name.is_empty() || x.name.len() > 255 || x.name.contains(&0))
+        if xattrs
+            .clone()
+            .map(|x| x.name.len() + x.value.len())
+            .sum::<usize>()
+            > limits::XATTR_BYTES
+            || xattrs
+                .clone()
+                .any(|x| x.name.is_empty() || x.name.len() > 255 || x.name.contains(&0))
         {
             return bad("impossible extended attributes");
         }
@@ -251,7 +261,13 @@ impl Entry {
         if (self.stored_len() > 0) != (self.refs() > 0) || self.refs() as u64 > self.stored_len() {
             return bad("content and its number of chunks do not fit together");
         }
-        if self.user.as_ref().into_iter().chain(&self.group).any(|n| n.len() > 256) {
+        if self
+            .user
+            .as_ref()
+            .into_iter()
+            .chain(&self.group)
+            .any(|n| n.len() > 256)
+        {
             return bad("a name of a user or group is too long");
         }
         Ok(())
@@ -266,7 +282,8 @@ pub fn check_path(path: &[u8]) -> Result<(), EntryError> {
     let mut depth = 0;
     for c in path.split(|b| *b == b'/') {
         depth += 1;
-        if c.is_empty() || c == b"." || c == b".." || c.len() > limits::NAME_BYTES || c.contains(&0) {
+        if c.is_empty() || c == b"." || c == b".." || c.len() > limits::NAME_BYTES || c.contains(&0)
+        {
             return Err(EntryError("a path leads elsewhere than down"));
         }
     }
@@ -296,18 +313,26 @@ pub fn is_beneath(path: &[u8], dir: &[u8]) -> bool {
 }
 
 /// Decodes the entries of a manifest chunk. Order is checked within the chunk; across chunks by the caller, with `after`.
-pub fn decode_chunk(bytes: &[u8], after: &mut Vec<u8>, each: &mut dyn FnMut(Entry)) -> Result<(u32, u32), EntryError> {
+pub fn decode_chunk(
+    bytes: &[u8],
+    after: &mut Vec<u8>,
+    each: &mut dyn FnMut(Entry),
+) -> Result<(u32, u32), EntryError> {
     let mut decoder = minicbor::Decoder::new(bytes);
     let (mut entries, mut refs) = (0u32, 0u32);
     while decoder.position() < bytes.len() {
-        let entry: Entry = decoder.decode().map_err(|_| EntryError("it is not the CBOR that was expected"))?;
+        let entry: Entry = decoder
+            .decode()
+            .map_err(|_| EntryError("it is not the CBOR that was expected"))?;
         entry.check()?;
         if !after.is_empty() && compare(after, &entry.path) != Ordering::Less {
             return Err(EntryError("entries are out of order or stand there twice"));
         }
         after.clone_from(&entry.path);
         entries += 1;
-        refs = refs.checked_add(entry.refs()).ok_or(EntryError("too many refs"))?;
+        refs = refs
+            .checked_add(entry.refs())
+            .ok_or(EntryError("too many refs"))?;
         each(entry);
     }
     Ok((entries, refs))
@@ -348,7 +373,19 @@ mod tests {
 
     #[test]
     fn hostile_entries_are_refused() {
-        for path in ["", "/etc", "a//b", "a/../b", "..", ".", "a/.", "a\0b", "a/", &"x".repeat(256), &"a/".repeat(2500)] {
+        for path in [
+            "",
+            "/etc",
+            "a//b",
+            "a/../b",
+            "..",
+            ".",
+            "a/.",
+            "a\0b",
+            "a/",
+            &"x".repeat(256),
+            &"a/".repeat(2500),
+        ] {
             assert!(decode(&encoded(&file(path))).is_err(), "{path:?}");
         }
         let mut cases: Vec<(&str, Entry)> = Vec::new();
@@ -370,7 +407,12 @@ mod tests {
         with("hole overflow", &|e| e.holes = Some(vec![[u64::MAX, 2]]));
         with("holes overlap", &|e| e.holes = Some(vec![[0, 4], [3, 2]]));
         with("empty hole", &|e| e.holes = Some(vec![[1, 0]]));
-        with("xattr", &|e| e.xattrs = Some(vec![Xattr { name: vec![b'a'; 300], value: vec![] }]));
+        with("xattr", &|e| {
+            e.xattrs = Some(vec![Xattr {
+                name: vec![b'a'; 300],
+                value: vec![],
+            }])
+        });
         for (what, e) in &cases {
             assert!(decode(&encoded(e)).is_err(), "{what}");
         }
@@ -385,7 +427,10 @@ mod tests {
     fn a_directory_comes_just_before_its_content() {
         let mut paths = vec!["a", "a-b", "a.txt", "a/b", "a/b/c", "a/z", "b", "a\u{1}"];
         paths.sort_by(|x, y| compare(x.as_bytes(), y.as_bytes()));
-        assert_eq!(paths, ["a", "a/b", "a/b/c", "a/z", "a\u{1}", "a-b", "a.txt", "b"]);
+        assert_eq!(
+            paths,
+            ["a", "a/b", "a/b/c", "a/z", "a\u{1}", "a-b", "a.txt", "b"]
+        );
     }
 
     proptest! {

@@ -65,7 +65,10 @@ pub enum ContentError {
 impl ObjectError {
     /// About a named object.
     pub fn content(object: impl ToString, cause: impl Into<ContentError>) -> Self {
-        ObjectError::Content { object: object.to_string(), cause: cause.into() }
+        ObjectError::Content {
+            object: object.to_string(),
+            cause: cause.into(),
+        }
     }
     /// About a chunk.
     pub fn chunk(id: &ChunkId, cause: impl Into<ContentError>) -> Self {
@@ -77,7 +80,13 @@ impl ObjectError {
     }
     /// True when an identity would help.
     pub fn needs_identity(&self) -> bool {
-        matches!(self, ObjectError::Content { cause: ContentError::NeedsIdentity, .. })
+        matches!(
+            self,
+            ObjectError::Content {
+                cause: ContentError::NeedsIdentity,
+                ..
+            }
+        )
     }
 }
 

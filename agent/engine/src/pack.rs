@@ -37,7 +37,12 @@ pub struct Packer {
 impl Packer {
     /// An empty one.
     pub fn new(class: PackClass) -> Self {
-        Packer { class, bytes: Vec::new(), envelopes: Vec::new(), chunks: 0 }
+        Packer {
+            class,
+            bytes: Vec::new(),
+            envelopes: Vec::new(),
+            chunks: 0,
+        }
     }
 
     /// Adds an envelope.
@@ -45,7 +50,12 @@ impl Packer {
         let ids = sealed.ids.iter().flat_map(|i| i.0).collect();
         self.push_indexed(
             &sealed.bytes,
-            IndexedEnvelope { length: sealed.bytes.len() as u32, kind: sealed.kind as u8, ids, lengths: sealed.lengths.clone() },
+            IndexedEnvelope {
+                length: sealed.bytes.len() as u32,
+                kind: sealed.kind as u8,
+                ids,
+                lengths: sealed.lengths.clone(),
+            },
         );
     }
 
@@ -61,7 +71,9 @@ impl Packer {
 
     /// True when it should be finished.
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= TARGET || self.chunks >= TARGET_CHUNKS || self.envelopes.len() >= limits::PACK_ENVELOPES
+        self.bytes.len() >= TARGET
+            || self.chunks >= TARGET_CHUNKS
+            || self.envelopes.len() >= limits::PACK_ENVELOPES
     }
 
     /// True when nothing is in it.
@@ -74,13 +86,22 @@ impl Packer {
         for e in &self.envelopes {
             self.bytes.extend_from_slice(&e.length.to_le_bytes());
         }
-        self.bytes.extend_from_slice(&(self.envelopes.len() as u32).to_le_bytes());
+        self.bytes
+            .extend_from_slice(&(self.envelopes.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(&[self.class as u8, 0, 0, 0]);
         self.bytes.extend_from_slice(MAGIC);
         let id = ObjectId::of(&self.bytes);
-        let indexed =
-            IndexedPack { id, class: self.class as u8, size: self.bytes.len() as u64, envelopes: self.envelopes };
-        Finished { id, bytes: self.bytes, indexed }
+        let indexed = IndexedPack {
+            id,
+            class: self.class as u8,
+            size: self.bytes.len() as u64,
+            envelopes: self.envelopes,
+        };
+        Finished {
+            id,
+            bytes: self.bytes,
+            indexed,
+        }
     }
 }
 
@@ -96,8 +117,10 @@ pub fn footer(bytes: &[u8]) -> Option<(PackClass, Vec<u32>)> {
         return None;
     }
     let table = tail.checked_sub(n * 4)?;
-    let lengths: Vec<u32> =
-        bytes[table..tail].chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().expect("four bytes"))).collect();
+    let lengths: Vec<u32> = bytes[table..tail]
+        .chunks_exact(4)
+        .map(|b| u32::from_le_bytes(b.try_into().expect("four bytes")))
+        .collect();
     (lengths.iter().map(|&n| n as u64).sum::<u64>() == table as u64).then_some((class, lengths))
 }
 
@@ -110,7 +133,12 @@ mod tests {
     fn a_footer_tells_what_was_packed_and_damage_is_refused() {
         let mut p = Packer::new(PackClass::Lists);
         for n in [10usize, 0, 300] {
-            p.push(&Sealed { kind: ChunkKind::List, ids: vec![ChunkId([1; 32])], lengths: vec![5], bytes: vec![9; n] });
+            p.push(&Sealed {
+                kind: ChunkKind::List,
+                ids: vec![ChunkId([1; 32])],
+                lengths: vec![5],
+                bytes: vec![9; n],
+            });
         }
         let f = p.finish();
         assert_eq!(footer(&f.bytes), Some((PackClass::Lists, vec![10, 0, 300])));

@@ -40,11 +40,17 @@ impl Patterns {
                 .literal_separator(true)
                 .backslash_escape(true)
                 .build()
-                .map_err(|e| PatternError { pattern: p.to_owned(), why: e.kind().to_string() })?;
+                .map_err(|e| PatternError {
+                    pattern: p.to_owned(),
+                    why: e.kind().to_string(),
+                })?;
             builder.add(glob);
             negated.push(not);
         }
-        let set = builder.build().map_err(|e| PatternError { pattern: String::new(), why: e.to_string() })?;
+        let set = builder.build().map_err(|e| PatternError {
+            pattern: String::new(),
+            why: e.to_string(),
+        })?;
         Ok(Patterns { set, negated })
     }
 
@@ -60,7 +66,10 @@ impl Patterns {
             return false;
         }
         let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
-        self.set.matches(path).last().is_some_and(|&i| !self.negated[i])
+        self.set
+            .matches(path)
+            .last()
+            .is_some_and(|&i| !self.negated[i])
     }
 
     /// True when `path` or a directory above it matches.
@@ -68,7 +77,10 @@ impl Patterns {
         if self.is_empty() {
             return false;
         }
-        (0..path.len()).filter(|&i| path[i] == b'/').any(|i| self.matches(&path[..i])) || self.matches(path)
+        (0..path.len())
+            .filter(|&i| path[i] == b'/')
+            .any(|i| self.matches(&path[..i]))
+            || self.matches(path)
     }
 }
 
@@ -95,9 +107,17 @@ mod tests {
             (&["{a,b}.txt"], "b.txt", true),
         ];
         for (patterns, path, wanted) in cases {
-            assert_eq!(Patterns::new(patterns).unwrap().matches(path.as_bytes()), *wanted, "{patterns:?} {path}");
+            assert_eq!(
+                Patterns::new(patterns).unwrap().matches(path.as_bytes()),
+                *wanted,
+                "{patterns:?} {path}"
+            );
         }
-        assert!(Patterns::new(&["dir"]).unwrap().matches_or_above(b"a/dir/b/c"));
+        assert!(
+            Patterns::new(&["dir"])
+                .unwrap()
+                .matches_or_above(b"a/dir/b/c")
+        );
         assert!(Patterns::new(&["[z"]).is_err());
     }
 }

@@ -20,7 +20,10 @@ fn lossy<S: serde::Serializer>(path: &[u8], s: S) -> Result<S::Ok, S::Error> {
 impl Problem {
     /// About a path.
     pub fn new(path: impl Into<Vec<u8>>, what: impl ToString) -> Self {
-        Problem { path: path.into(), what: what.to_string() }
+        Problem {
+            path: path.into(),
+            what: what.to_string(),
+        }
     }
 }
 
@@ -112,6 +115,10 @@ impl Cancel {
     }
     /// For `?` at the points where a run may stop.
     pub fn check(&self) -> Result<(), Cancelled> {
-        if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
+        if self.is_cancelled() {
+            Err(Cancelled)
+        } else {
+            Ok(())
+        }
     }
 }

@@ -70,13 +70,23 @@ pub struct Record<'a> {
 }
 
 /// Makes a record.
-pub fn write(kind: RecordKind, repository: RepositoryId, signer: WriterId, key: &SigningKey, body: &[u8]) -> Vec<u8> {
+pub fn write(
+    kind: RecordKind,
+    repository: RepositoryId,
+    signer: WriterId,
+    key: &SigningKey,
+    body: &[u8],
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD + body.len() + SIGNATURE);
     out.extend_from_slice(MAGIC);
     out.push(kind as u8);
     out.extend_from_slice(&repository.0);
     out.extend_from_slice(&signer.0);
-    out.extend_from_slice(&u32::try_from(body.len()).expect("records are far smaller than 4 GiB").to_le_bytes());
+    out.extend_from_slice(
+        &u32::try_from(body.len())
+            .expect("records are far smaller than 4 GiB")
+            .to_le_bytes(),
+    );
     out.extend_from_slice(body);
     let signature = key.sign(&[DOMAIN, &out].concat());
     out.extend_from_slice(&signature.to_bytes());
@@ -86,7 +96,10 @@ pub fn write(kind: RecordKind, repository: RepositoryId, signer: WriterId, key: 
 impl<'a> Record<'a> {
     /// Takes the frame apart; checks lengths only.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
-        if bytes.len() < HEAD + SIGNATURE || bytes.len() > limits::RECORD_BYTES || &bytes[..4] != MAGIC {
+        if bytes.len() < HEAD + SIGNATURE
+            || bytes.len() > limits::RECORD_BYTES
+            || &bytes[..4] != MAGIC
+        {
             return Err(RecordError::Frame);
         }
         let array = |at: usize| -> [u8; 8] { bytes[at..at + 8].try_into().expect("eight bytes") };
@@ -105,15 +118,23 @@ impl<'a> Record<'a> {
     }
 
     /// Checks kind, repository and signature; only then is the body to be looked at.
-    pub fn verify(&self, kind: RecordKind, repository: RepositoryId, key: &VerifyingKey) -> Result<&'a [u8], RecordError> {
+    pub fn verify(
+        &self,
+        kind: RecordKind,
+        repository: RepositoryId,
+        key: &VerifyingKey,
+    ) -> Result<&'a [u8], RecordError> {
         if self.kind != kind as u8 {
             return Err(RecordError::Kind);
         }
         if self.repository != repository {
             return Err(RecordError::Repository(self.repository));
         }
-        key.verify_strict(&[DOMAIN, self.signed].concat(), &Signature::from_bytes(&self.signature))
-            .map_err(|_| RecordError::Signature)?;
+        key.verify_strict(
+            &[DOMAIN, self.signed].concat(),
+            &Signature::from_bytes(&self.signature),
+        )
+        .map_err(|_| RecordError::Signature)?;
         Ok(self.body)
     }
 }
@@ -124,14 +145,31 @@ mod tests {
 
     fn made() -> (Vec<u8>, SigningKey) {
         let key = SigningKey::from_bytes(&[5; 32]);
-        (write(RecordKind::Marks, RepositoryId([1; 16]), WriterId([2; 8]), &key, b"body"), key)
+        (
+            write(
+                RecordKind::Marks,
+                RepositoryId([1; 16]),
+                WriterId([2; 8]),
+                &key,
+                b"body",
+            ),
+            key,
+        )
     }
 
     #[test]
     fn round_trip() {
         let (bytes, key) = made();
         let r = Record::parse(&bytes).unwrap();
-        assert_eq!(r.verify(RecordKind::Marks, RepositoryId([1; 16]), &key.verifying_key()).unwrap(), b"body");
+        assert_eq!(
+            r.verify(
+                RecordKind::Marks,
+                RepositoryId([1; 16]),
+                &key.verifying_key()
+            )
+            .unwrap(),
+            b"body"
+        );
     }
 
     #[test]
@@ -142,7 +180,15 @@ mod tests {
             b[bit / 8] ^= 1 << (bit % 8);
             let refused = match Record::parse(&b) {
                 Err(_) => true,
-                Ok(r) => r.verify(RecordKind::Marks, RepositoryId([1; 16]), &key.verifying_key()).is_err() || r.signer != WriterId([2; 8]),
+                Ok(r) => {
+                    r.verify(
+                        RecordKind::Marks,
+                        RepositoryId([1; 16]),
+                        &key.verifying_key(),
+                    )
+                    .is_err()
+                        || r.signer != WriterId([2; 8])
+                }
             };
             assert!(refused, "bit {bit}");
         }
@@ -156,9 +202,18 @@ mod tests {
         let (bytes, key) = made();
         let r = Record::parse(&bytes).unwrap();
         let pk = key.verifying_key();
-        assert_eq!(r.verify(RecordKind::Index, RepositoryId([1; 16]), &pk), Err(RecordError::Kind));
-        assert!(matches!(r.verify(RecordKind::Marks, RepositoryId([9; 16]), &pk), Err(RecordError::Repository(_))));
+        assert_eq!(
+            r.verify(RecordKind::Index, RepositoryId([1; 16]), &pk),
+            Err(RecordError::Kind)
+        );
+        assert!(matches!(
+            r.verify(RecordKind::Marks, RepositoryId([9; 16]), &pk),
+            Err(RecordError::Repository(_))
+        ));
         let other = SigningKey::from_bytes(&[6; 32]).verifying_key();
-        assert_eq!(r.verify(RecordKind::Marks, RepositoryId([1; 16]), &other), Err(RecordError::Signature));
+        assert_eq!(
+            r.verify(RecordKind::Marks, RepositoryId([1; 16]), &other),
+            Err(RecordError::Signature)
+        );
     }
 }

@@ -116,7 +116,9 @@ pub struct IndexedEnvelope {
 impl IndexedEnvelope {
     /// The chunk ids in order.
     pub fn chunk_ids(&self) -> impl Iterator<Item = ChunkId> + '_ {
-        self.ids.chunks_exact(32).map(|c| ChunkId(c.try_into().expect("32 bytes")))
+        self.ids
+            .chunks_exact(32)
+            .map(|c| ChunkId(c.try_into().expect("32 bytes")))
     }
 }
 
@@ -137,7 +139,11 @@ pub struct Stamp {
 
 impl From<Moment> for Stamp {
     fn from(m: Moment) -> Self {
-        Stamp { seconds: m.unix_seconds(), nanoseconds: m.subsec_nanos(), offset: m.offset_seconds() }
+        Stamp {
+            seconds: m.unix_seconds(),
+            nanoseconds: m.subsec_nanos(),
+            offset: m.offset_seconds(),
+        }
     }
 }
 

@@ -40,7 +40,9 @@ pub enum AccessError {
     #[error("{0} already holds a repository; nothing was changed")]
     AlreadyExists(String),
     /// A newer program wrote it.
-    #[error("the repository {location} has format version {found}, this program knows {FORMAT_VERSION}; use a newer Keepwatch, nothing was written")]
+    #[error(
+        "the repository {location} has format version {found}, this program knows {FORMAT_VERSION}; use a newer Keepwatch, nothing was written"
+    )]
     Newer {
         /// Where.
         location: String,
@@ -99,7 +101,9 @@ pub enum AccessError {
     #[error("{0} needs a writer key of this repository")]
     NeedsWriter(&'static str),
     /// This writer is not enrolled, or was revoked.
-    #[error("writer {0} is not enrolled in the repository, or was revoked; issue a new writer key with an identity: keepwatch key writer")]
+    #[error(
+        "writer {0} is not enrolled in the repository, or was revoked; issue a new writer key with an identity: keepwatch key writer"
+    )]
     NotEnrolled(WriterId),
     /// A name that is taken or impossible.
     #[error("{0}")]
@@ -165,7 +169,9 @@ impl Repository {
     ) -> Result<(Repository, WriterKey), AccessError> {
         let location = store.location();
         if readers.is_empty() {
-            return Err(AccessError::Name("a repository without any recipient could never be restored".into()));
+            return Err(AccessError::Name(
+                "a repository without any recipient could never be restored".into(),
+            ));
         }
         match store.size(&Name::Config) {
             Ok(_) => return Err(AccessError::AlreadyExists(location)),
@@ -175,7 +181,10 @@ impl Repository {
         let random = |e: getrandom::Error| AccessError::Random(e.to_string());
         let identity = match twin {
             None => Identity::generate(),
-            Some(t) => t.reader.clone().ok_or(AccessError::NeedsIdentity("making a twin of a repository"))?,
+            Some(t) => t
+                .reader
+                .clone()
+                .ok_or(AccessError::NeedsIdentity("making a twin of a repository"))?,
         };
         let (hash_secret, host) = match twin {
             None => (Secret32::random().map_err(random)?, Identity::generate()),
@@ -186,8 +195,13 @@ impl Repository {
         let id = RepositoryId(id);
         let owner_key = keys::owner_signing_key(&identity);
         let owner = OwnerKey(owner_key.verifying_key().to_bytes());
-        let secrets = SealedSecrets { hash_secret: *hash_secret.expose(), host_identity: host.text().expose().to_owned() };
-        let sealed = zeroize::Zeroizing::new(minicbor::to_vec(&secrets).expect("encoding into memory does not fail"));
+        let secrets = SealedSecrets {
+            hash_secret: *hash_secret.expose(),
+            host_identity: host.text().expose().to_owned(),
+        };
+        let sealed = zeroize::Zeroizing::new(
+            minicbor::to_vec(&secrets).expect("encoding into memory does not fail"),
+        );
         let config = Config {
             version: FORMAT_VERSION,
             recipient: identity.recipient().to_string(),
@@ -198,7 +212,10 @@ impl Repository {
         };
         // Keys first: a config without a key file would be a repository that nobody can read.
         for (name, reader) in readers {
-            store.put(&Name::Key(name.clone()), &sealed_identity(id, &identity, reader)?)?;
+            store.put(
+                &Name::Key(name.clone()),
+                &sealed_identity(id, &identity, reader)?,
+            )?;
         }
         let mut repository = Repository {
             store,
@@ -214,10 +231,13 @@ impl Repository {
             writers: BTreeMap::new(),
         };
         let key = repository.enroll(label, true, now)?;
-        let body = minicbor::to_vec(&repository.config).expect("encoding into memory does not fail");
+        let body =
+            minicbor::to_vec(&repository.config).expect("encoding into memory does not fail");
         let bytes = record::write(RecordKind::Config, id, OWNER, &owner_key, &body);
         match repository.store.put(&Name::Config, &bytes) {
-            Err(e) if e.fault == crate::store::Fault::Exists => return Err(AccessError::AlreadyExists(location)),
+            Err(e) if e.fault == crate::store::Fault::Exists => {
+                return Err(AccessError::AlreadyExists(location));
+            }
             other => other?,
         }
         repository.use_writer(&key)?;
@@ -226,12 +246,19 @@ impl Repository {
     }
 
     /// Opens with a writer key.
-    pub fn open_as_writer(store: Arc<dyn Store>, key: &WriterKey) -> Result<Repository, AccessError> {
+    pub fn open_as_writer(
+        store: Arc<dyn Store>,
+        key: &WriterKey,
+    ) -> Result<Repository, AccessError> {
         let location = store.location();
         let bytes = read_config(&*store)?;
         let record = parse_config(&location, &bytes)?;
         if record.repository != key.repository {
-            return Err(AccessError::OtherRepository { location, key: key.repository, found: record.repository });
+            return Err(AccessError::OtherRepository {
+                location,
+                key: key.repository,
+                found: record.repository,
+            });
         }
         let config = verify_config(&location, &record, key.owner)?;
         let mut repository = Repository {
@@ -249,7 +276,12 @@ impl Repository {
             writers: BTreeMap::new(),
         };
         if repository.config.recipient != key.recipient.to_string() {
-            return Err(repository.untrusted("config", ContentError::Decode("its recipient is not the one that the writer key pins".into())));
+            return Err(repository.untrusted(
+                "config",
+                ContentError::Decode(
+                    "its recipient is not the one that the writer key pins".into(),
+                ),
+            ));
         }
         repository.load_writers()?;
         repository.use_writer(key)?;
@@ -279,13 +311,15 @@ impl Repository {
                         object: listed.name.to_string(),
                         cause: ContentError::Decode(why.to_owned()),
                     };
-                    let text = std::str::from_utf8(&plain).map_err(|_| untrusted("it is not an identity file"))?;
+                    let text = std::str::from_utf8(&plain)
+                        .map_err(|_| untrusted("it is not an identity file"))?;
                     let line = text
                         .lines()
                         .find(|l| l.starts_with("AGE-SECRET-KEY-"))
                         .ok_or_else(|| untrusted("it holds no identity"))?;
-                    let identity = Identity::parse(&SecretText::new(line.to_owned()), "of the repository")
-                        .map_err(|_| untrusted("it holds no identity"))?;
+                    let identity =
+                        Identity::parse(&SecretText::new(line.to_owned()), "of the repository")
+                            .map_err(|_| untrusted("it holds no identity"))?;
                     found = Some(identity);
                     break;
                 }
@@ -293,20 +327,44 @@ impl Repository {
                 Err(e) => detail = format!(" ({}: {e})", listed.name),
             }
         }
-        let Some(identity) = found else { return Err(AccessError::WrongIdentity { location, tried, detail }) };
+        let Some(identity) = found else {
+            return Err(AccessError::WrongIdentity {
+                location,
+                tried,
+                detail,
+            });
+        };
         let owner_key = keys::owner_signing_key(&identity);
         let owner = OwnerKey(owner_key.verifying_key().to_bytes());
         if let Some(expected) = pinned.filter(|p| *p != owner) {
-            return Err(AccessError::OtherOwner { location, found: owner, expected });
+            return Err(AccessError::OtherOwner {
+                location,
+                found: owner,
+                expected,
+            });
         }
         let config = verify_config(&location, &record, owner)?;
-        let untrusted = |cause: ContentError| AccessError::Untrusted { location: location.clone(), object: "config".into(), cause };
+        let untrusted = |cause: ContentError| AccessError::Untrusted {
+            location: location.clone(),
+            object: "config".into(),
+            cause,
+        };
         if config.recipient != identity.recipient().to_string() {
-            return Err(untrusted(ContentError::Decode("its recipient does not belong to the repository identity".into())));
+            return Err(untrusted(ContentError::Decode(
+                "its recipient does not belong to the repository identity".into(),
+            )));
         }
-        let plain = zeroize::Zeroizing::new(identity.open(&config.secrets, limits::KEY_FILE_BYTES).map_err(|e| untrusted(e.into()))?);
-        let secrets: SealedSecrets = minicbor::decode(&plain).map_err(|e| untrusted(ContentError::Decode(e.to_string())))?;
-        let host = Identity::parse(&SecretText::new(secrets.host_identity.clone()), "of the host")?;
+        let plain = zeroize::Zeroizing::new(
+            identity
+                .open(&config.secrets, limits::KEY_FILE_BYTES)
+                .map_err(|e| untrusted(e.into()))?,
+        );
+        let secrets: SealedSecrets =
+            minicbor::decode(&plain).map_err(|e| untrusted(ContentError::Decode(e.to_string())))?;
+        let host = Identity::parse(
+            &SecretText::new(secrets.host_identity.clone()),
+            "of the host",
+        )?;
         let mut repository = Repository {
             store,
             id: record.repository,
@@ -327,19 +385,34 @@ impl Repository {
     /// Adds the right to write to a repository opened by a reader.
     pub fn use_writer(&mut self, key: &WriterKey) -> Result<(), AccessError> {
         if key.repository != self.id {
-            return Err(AccessError::OtherRepository { location: self.store.location(), key: key.repository, found: self.id });
+            return Err(AccessError::OtherRepository {
+                location: self.store.location(),
+                key: key.repository,
+                found: self.id,
+            });
         }
         match self.writers.get(&key.id) {
             Some(w) if !w.revoked && w.public == key.signing.verifying_key().to_bytes() => {}
             _ => return Err(AccessError::NotEnrolled(key.id)),
         }
-        self.writer = Some(Writer { id: key.id, signing: key.signing.clone() });
+        self.writer = Some(Writer {
+            id: key.id,
+            signing: key.signing.clone(),
+        });
         Ok(())
     }
 
     /// Makes a writer and records it. Needs the repository identity.
-    pub fn enroll(&mut self, label: &str, maintain: bool, now: Moment) -> Result<WriterKey, AccessError> {
-        let identity = self.reader.as_ref().ok_or(AccessError::NeedsIdentity("issuing a writer key"))?;
+    pub fn enroll(
+        &mut self,
+        label: &str,
+        maintain: bool,
+        now: Moment,
+    ) -> Result<WriterKey, AccessError> {
+        let identity = self
+            .reader
+            .as_ref()
+            .ok_or(AccessError::NeedsIdentity("issuing a writer key"))?;
         let random = |e: getrandom::Error| AccessError::Random(e.to_string());
         let mut id = [0; 8];
         getrandom::fill(&mut id).map_err(random)?;
@@ -370,9 +443,18 @@ impl Repository {
 
     /// Takes a writer's right back: what it signs, and signed, is refused from now on. Needs the repository identity.
     pub fn revoke_writer(&mut self, id: WriterId) -> Result<(), AccessError> {
-        let identity = self.reader.as_ref().ok_or(AccessError::NeedsIdentity("revoking a writer"))?;
-        let record = self.writers.get(&id).ok_or_else(|| AccessError::Name(format!("there is no writer {id}")))?;
-        let record = WriterRecord { revoked: true, ..record.clone() };
+        let identity = self
+            .reader
+            .as_ref()
+            .ok_or(AccessError::NeedsIdentity("revoking a writer"))?;
+        let record = self
+            .writers
+            .get(&id)
+            .ok_or_else(|| AccessError::Name(format!("there is no writer {id}")))?;
+        let record = WriterRecord {
+            revoked: true,
+            ..record.clone()
+        };
         let bytes = self.owner_record(&keys::owner_signing_key(identity), &record);
         self.store.put(&Name::Writer(id, true), &bytes)?;
         self.writers.insert(id, record);
@@ -386,15 +468,31 @@ impl Repository {
     }
 
     fn load_writers(&mut self) -> Result<(), AccessError> {
-        let owner = keys::verifying_key(&self.owner.0)
-            .ok_or_else(|| self.untrusted("config", ContentError::Decode("its owner key is not usable".into())))?;
+        let owner = keys::verifying_key(&self.owner.0).ok_or_else(|| {
+            self.untrusted(
+                "config",
+                ContentError::Decode("its owner key is not usable".into()),
+            )
+        })?;
         for listed in list_all(&*self.store, Area::Writers)? {
-            let Name::Writer(id, revoked) = listed.name else { continue };
+            let Name::Writer(id, revoked) = listed.name else {
+                continue;
+            };
             let read = || -> Result<WriterRecord, ObjectError> {
                 let bytes = self.store.get(&listed.name, limits::RECORD_BYTES as u64)?;
-                let record: WriterRecord = self.open_record(&listed.name, &bytes, RecordKind::Writer, OWNER, &owner, limits::RECORD_CONTENT_BYTES)?;
+                let record: WriterRecord = self.open_record(
+                    &listed.name,
+                    &bytes,
+                    RecordKind::Writer,
+                    OWNER,
+                    &owner,
+                    limits::RECORD_CONTENT_BYTES,
+                )?;
                 if record.id != id || record.revoked != revoked {
-                    return Err(ObjectError::content(&listed.name, ContentError::Decode("it describes another writer".into())));
+                    return Err(ObjectError::content(
+                        &listed.name,
+                        ContentError::Decode("it describes another writer".into()),
+                    ));
                 }
                 Ok(record)
             };
@@ -402,24 +500,34 @@ impl Repository {
                 // Listed in order: the revocation of an id comes after its record and replaces it.
                 Ok(record) => drop(self.writers.insert(id, record)),
                 // A damaged or forged writer is no writer: its records will be refused by name.
-                Err(e) => tracing::warn!(object = %listed.name, "a writer's record is not believed: {e}"),
+                Err(e) => {
+                    tracing::warn!(object = %listed.name, "a writer's record is not believed: {e}")
+                }
             }
         }
         Ok(())
     }
 
     fn untrusted(&self, object: &str, cause: ContentError) -> AccessError {
-        AccessError::Untrusted { location: self.store.location(), object: object.to_owned(), cause }
+        AccessError::Untrusted {
+            location: self.store.location(),
+            object: object.to_owned(),
+            cause,
+        }
     }
 
     /// Adds a reader. Needs the repository identity.
     pub fn add_key(&self, name: &KeyName, reader: &ReaderRecipient) -> Result<(), AccessError> {
-        let identity = self.reader.as_ref().ok_or(AccessError::NeedsIdentity("adding a reader"))?;
+        let identity = self
+            .reader
+            .as_ref()
+            .ok_or(AccessError::NeedsIdentity("adding a reader"))?;
         let bytes = sealed_identity(self.id, identity, reader)?;
         match self.store.put(&Name::Key(name.clone()), &bytes) {
-            Err(e) if e.fault == crate::store::Fault::Exists => {
-                Err(AccessError::Name(format!("a key named '{}' exists already; choose another name", name.as_str())))
-            }
+            Err(e) if e.fault == crate::store::Fault::Exists => Err(AccessError::Name(format!(
+                "a key named '{}' exists already; choose another name",
+                name.as_str()
+            ))),
             other => Ok(other?),
         }
     }
@@ -428,7 +536,10 @@ impl Repository {
     pub fn remove_key(&self, name: &KeyName) -> Result<(), AccessError> {
         let keys = list_all(&*self.store, Area::Keys)?;
         if !keys.iter().any(|k| k.name == Name::Key(name.clone())) {
-            return Err(AccessError::Name(format!("there is no key named '{}'", name.as_str())));
+            return Err(AccessError::Name(format!(
+                "there is no key named '{}'",
+                name.as_str()
+            )));
         }
         if keys.len() == 1 {
             return Err(AccessError::Name(format!(
@@ -443,15 +554,23 @@ impl Repository {
     pub fn key_slots(&self) -> Result<Vec<KeySlot>, AccessError> {
         let mut out = Vec::new();
         for listed in list_all(&*self.store, Area::Keys)? {
-            let Name::Key(name) = listed.name.clone() else { continue };
-            let bytes = self.store.get(&listed.name, limits::KEY_FILE_BYTES as u64)?;
+            let Name::Key(name) = listed.name.clone() else {
+                continue;
+            };
+            let bytes = self
+                .store
+                .get(&listed.name, limits::KEY_FILE_BYTES as u64)?;
             let kind = bytes
                 .split(|b| *b == b'\n')
                 .filter_map(|l| std::str::from_utf8(l).ok()?.strip_prefix("-> "))
                 .find(|l| !l.contains("grease"))
                 .and_then(|l| l.split(' ').next())
                 .map_or("damaged", |k| if k == "scrypt" { "passphrase" } else { k });
-            out.push(KeySlot { name, size: listed.size, kind: kind.chars().take(40).collect() });
+            out.push(KeySlot {
+                name,
+                size: listed.size,
+                kind: kind.chars().take(40).collect(),
+            });
         }
         Ok(out)
     }
@@ -502,12 +621,20 @@ impl Repository {
     }
     /// The chunker of this repository.
     pub fn chunker(&self) -> Result<Chunker, AccessError> {
-        Chunker::new(&self.hash.chunker_table(), self.config.chunker)
-            .ok_or_else(|| self.untrusted("config", ContentError::Decode("impossible lengths of chunks".into())))
+        Chunker::new(&self.hash.chunker_table(), self.config.chunker).ok_or_else(|| {
+            self.untrusted(
+                "config",
+                ContentError::Decode("impossible lengths of chunks".into()),
+            )
+        })
     }
 
     /// Signs, seals and stores a record. Returns its name's hash.
-    pub fn put_record<T: minicbor::Encode<()>>(&self, area: Area, body: &T) -> Result<ObjectId, PutError> {
+    pub fn put_record<T: minicbor::Encode<()>>(
+        &self,
+        area: Area,
+        body: &T,
+    ) -> Result<ObjectId, PutError> {
         let (bytes, id) = self.make_record(area, body)?;
         let name = Name::hashed(area, id).expect("records lie in areas of hashed names");
         self.store.put(&name, &bytes)?;
@@ -515,7 +642,11 @@ impl Repository {
     }
 
     /// The bytes of a signed record and their hash.
-    pub fn make_record<T: minicbor::Encode<()>>(&self, area: Area, body: &T) -> Result<(Vec<u8>, ObjectId), PutError> {
+    pub fn make_record<T: minicbor::Encode<()>>(
+        &self,
+        area: Area,
+        body: &T,
+    ) -> Result<(Vec<u8>, ObjectId), PutError> {
         let writer = self.writer.as_ref().ok_or(PutError::NeedsWriter)?;
         let plain = minicbor::to_vec(body).expect("encoding into memory does not fail");
         let sealed = self.host_recipient.seal(&envelope::compress_body(&plain));
@@ -525,7 +656,11 @@ impl Repository {
     }
 
     /// Reads a record: hash, frame, signature, seal, content, in this order. Returns its signer and body.
-    pub fn get_record<T: for<'b> minicbor::Decode<'b, ()>>(&self, area: Area, id: ObjectId) -> Result<(WriterId, T), ObjectError> {
+    pub fn get_record<T: for<'b> minicbor::Decode<'b, ()>>(
+        &self,
+        area: Area,
+        id: ObjectId,
+    ) -> Result<(WriterId, T), ObjectError> {
         let name = Name::hashed(area, id).expect("records lie in areas of hashed names");
         let bytes = self.store.get(&name, limits::RECORD_BYTES as u64)?;
         if ObjectId::of(&bytes) != id {
@@ -534,20 +669,35 @@ impl Repository {
         self.open_signed(area, &name, &bytes)
     }
 
-    fn open_signed<T: for<'b> minicbor::Decode<'b, ()>>(&self, area: Area, name: &Name, bytes: &[u8]) -> Result<(WriterId, T), ObjectError> {
-        let signer = Record::parse(bytes).map_err(|e| ObjectError::content(name, e))?.signer;
+    fn open_signed<T: for<'b> minicbor::Decode<'b, ()>>(
+        &self,
+        area: Area,
+        name: &Name,
+        bytes: &[u8],
+    ) -> Result<(WriterId, T), ObjectError> {
+        let signer = Record::parse(bytes)
+            .map_err(|e| ObjectError::content(name, e))?
+            .signer;
         let refuse = |e: RecordError| Err(ObjectError::content(name, e));
-        let Some(writer) = self.writers.get(&signer) else { return refuse(RecordError::UnknownSigner(signer)) };
-        if writer.revoked {
+        let Some(writer) = self.writers.get(&signer) else {
+            return refuse(RecordError::UnknownSigner(signer));
+        };
+        // What a revoked writer stored stays usable: chunks prove themselves, and its snapshots are set apart by `snapshots`.
+        if writer.revoked && matches!(area, Area::Tombstones | Area::Marks) {
             return refuse(RecordError::RevokedSigner(signer));
         }
-        let Some(key) = keys::verifying_key(&writer.public) else { return refuse(RecordError::UnknownSigner(signer)) };
+        let Some(key) = keys::verifying_key(&writer.public) else {
+            return refuse(RecordError::UnknownSigner(signer));
+        };
         let limit = match area {
             Area::Index => limits::INDEX_CONTENT_BYTES,
             Area::Snapshots => limits::SNAPSHOT_CONTENT_BYTES,
             _ => limits::RECORD_CONTENT_BYTES,
         };
-        Ok((signer, self.open_record(name, bytes, kind_of(area), signer, &key, limit)?))
+        Ok((
+            signer,
+            self.open_record(name, bytes, kind_of(area), signer, &key, limit)?,
+        ))
     }
 
     fn open_record<T: for<'b> minicbor::Decode<'b, ()>>(
@@ -561,25 +711,45 @@ impl Repository {
     ) -> Result<T, ObjectError> {
         let record = Record::parse(bytes).map_err(|e| ObjectError::content(name, e))?;
         if record.signer != signer {
-            return Err(ObjectError::content(name, RecordError::UnknownSigner(record.signer)));
+            return Err(ObjectError::content(
+                name,
+                RecordError::UnknownSigner(record.signer),
+            ));
         }
-        let body = record.verify(kind, self.id, key).map_err(|e| ObjectError::content(name, e))?;
-        let frame = self.host.open(body, limits::RECORD_BYTES).map_err(|e| ObjectError::content(name, ContentError::from(e)))?;
-        let plain = envelope::decompress_body(&frame, limit).map_err(|e| ObjectError::content(name, e))?;
-        minicbor::decode(&plain).map_err(|e| ObjectError::content(name, ContentError::Decode(e.to_string())))
+        let body = record
+            .verify(kind, self.id, key)
+            .map_err(|e| ObjectError::content(name, e))?;
+        let frame = self
+            .host
+            .open(body, limits::RECORD_BYTES)
+            .map_err(|e| ObjectError::content(name, ContentError::from(e)))?;
+        let plain =
+            envelope::decompress_body(&frame, limit).map_err(|e| ObjectError::content(name, e))?;
+        minicbor::decode(&plain)
+            .map_err(|e| ObjectError::content(name, ContentError::Decode(e.to_string())))
     }
 
     /// Loads the index into a lookup in `cache` (or a scratch directory). Index objects that cannot be used are returned; what they name is as if it were not stored.
-    pub fn load_index(&self, cache: Option<&Path>) -> Result<(Lookup, Vec<ObjectError>), ObjectError> {
-        let cache_error = |e: std::io::Error| ObjectError::content("index", ContentError::Cache(e.to_string()));
+    pub fn load_index(
+        &self,
+        cache: Option<&Path>,
+    ) -> Result<(Lookup, Vec<ObjectError>), ObjectError> {
+        let cache_error =
+            |e: std::io::Error| ObjectError::content("index", ContentError::Cache(e.to_string()));
         let mut present = HashSet::new();
-        self.store.list(Area::Index, &mut |l| present.extend(l.name.object_id()))?;
+        self.store
+            .list(Area::Index, &mut |l| present.extend(l.name.object_id()))?;
         let (dir, scratch) = match cache {
             Some(dir) => (dir.to_owned(), false),
             None => {
                 let mut random = [0; 8];
-                getrandom::fill(&mut random).map_err(|e| cache_error(std::io::Error::other(e.to_string())))?;
-                (std::env::temp_dir().join(format!("keepwatch-index-{}", crate::ids::hex(&random))), true)
+                getrandom::fill(&mut random)
+                    .map_err(|e| cache_error(std::io::Error::other(e.to_string())))?;
+                (
+                    std::env::temp_dir()
+                        .join(format!("keepwatch-index-{}", crate::ids::hex(&random))),
+                    true,
+                )
             }
         };
         let (mut lookup, covered) = Lookup::open(&dir, scratch, &present).map_err(cache_error)?;
@@ -594,7 +764,10 @@ impl Repository {
                     let mut one = Gather::default();
                     match one.add(id, &index) {
                         Ok(()) => gather.append(one),
-                        Err(e) => problems.push(ObjectError::content(Name::Index(id), ContentError::Decode(e.to_string()))),
+                        Err(e) => problems.push(ObjectError::content(
+                            Name::Index(id),
+                            ContentError::Decode(e.to_string()),
+                        )),
                     }
                 }
                 // Replaced by a prune since it was listed: what replaced it is listed next time, and chunks not found are stored anew.
@@ -602,7 +775,9 @@ impl Repository {
                 Err(e) => problems.push(e),
             }
             if gather.is_full() {
-                let part = std::mem::take(&mut gather).write(&dir).map_err(cache_error)?;
+                let part = std::mem::take(&mut gather)
+                    .write(&dir)
+                    .map_err(cache_error)?;
                 lookup.add(part).map_err(cache_error)?;
             }
         }
@@ -631,11 +806,17 @@ fn kind_of(area: Area) -> RecordKind {
         Area::Snapshots => RecordKind::Snapshot,
         Area::Tombstones => RecordKind::Tombstone,
         Area::Marks => RecordKind::Marks,
-        Area::Keys | Area::Writers | Area::Packs => unreachable!("these areas hold no records of writers"),
+        Area::Keys | Area::Writers | Area::Packs => {
+            unreachable!("these areas hold no records of writers")
+        }
     }
 }
 
-fn sealed_identity(id: RepositoryId, identity: &Identity, reader: &ReaderRecipient) -> Result<Vec<u8>, AccessError> {
+fn sealed_identity(
+    id: RepositoryId,
+    identity: &Identity,
+    reader: &ReaderRecipient,
+) -> Result<Vec<u8>, AccessError> {
     let text = zeroize::Zeroizing::new(format!(
         "# Keepwatch repository key. It opens every pack: age -d -i THIS-FILE\n# repository: {id}\n# recipient: {}\n{}\n",
         identity.recipient(),
@@ -645,14 +826,24 @@ fn sealed_identity(id: RepositoryId, identity: &Identity, reader: &ReaderRecipie
 }
 
 fn read_config(store: &dyn Store) -> Result<Vec<u8>, AccessError> {
-    store.get(&Name::Config, limits::RECORD_BYTES as u64).map_err(|e| {
-        if e.is_missing() { AccessError::NotARepository(store.location()) } else { e.into() }
-    })
+    store
+        .get(&Name::Config, limits::RECORD_BYTES as u64)
+        .map_err(|e| {
+            if e.is_missing() {
+                AccessError::NotARepository(store.location())
+            } else {
+                e.into()
+            }
+        })
 }
 
 fn parse_config<'a>(location: &str, bytes: &'a [u8]) -> Result<Record<'a>, AccessError> {
-    if bytes.len() > 4 && bytes.starts_with(b"KWR") && bytes[3] > b'1' && bytes[3].is_ascii_digit() {
-        return Err(AccessError::Newer { location: location.to_owned(), found: (bytes[3] - b'0') as u32 });
+    if bytes.len() > 4 && bytes.starts_with(b"KWR") && bytes[3] > b'1' && bytes[3].is_ascii_digit()
+    {
+        return Err(AccessError::Newer {
+            location: location.to_owned(),
+            found: (bytes[3] - b'0') as u32,
+        });
     }
     Record::parse(bytes).map_err(|e| AccessError::Untrusted {
         location: location.to_owned(),
@@ -661,25 +852,45 @@ fn parse_config<'a>(location: &str, bytes: &'a [u8]) -> Result<Record<'a>, Acces
     })
 }
 
-fn verify_config(location: &str, record: &Record<'_>, owner: OwnerKey) -> Result<Config, AccessError> {
-    let untrusted = |cause: ContentError| AccessError::Untrusted { location: location.to_owned(), object: "config".into(), cause };
-    let key = keys::verifying_key(&owner.0).ok_or_else(|| untrusted(RecordError::Signature.into()))?;
+fn verify_config(
+    location: &str,
+    record: &Record<'_>,
+    owner: OwnerKey,
+) -> Result<Config, AccessError> {
+    let untrusted = |cause: ContentError| AccessError::Untrusted {
+        location: location.to_owned(),
+        object: "config".into(),
+        cause,
+    };
+    let key =
+        keys::verifying_key(&owner.0).ok_or_else(|| untrusted(RecordError::Signature.into()))?;
     if record.signer != OWNER {
         return Err(untrusted(RecordError::UnknownSigner(record.signer).into()));
     }
-    let body = record.verify(RecordKind::Config, record.repository, &key).map_err(|e| untrusted(e.into()))?;
+    let body = record
+        .verify(RecordKind::Config, record.repository, &key)
+        .map_err(|e| untrusted(e.into()))?;
     let mut version = minicbor::Decoder::new(body);
     if let (Ok(Some(_)), Ok(0u32), Ok(found)) = (version.map(), version.u32(), version.u32()) {
         if found > FORMAT_VERSION {
-            return Err(AccessError::Newer { location: location.to_owned(), found });
+            return Err(AccessError::Newer {
+                location: location.to_owned(),
+                found,
+            });
         }
     }
-    let config: Config = minicbor::decode(body).map_err(|e| untrusted(ContentError::Decode(e.to_string())))?;
+    let config: Config =
+        minicbor::decode(body).map_err(|e| untrusted(ContentError::Decode(e.to_string())))?;
     if config.version != FORMAT_VERSION {
-        return Err(untrusted(ContentError::Decode(format!("format version {}", config.version))));
+        return Err(untrusted(ContentError::Decode(format!(
+            "format version {}",
+            config.version
+        ))));
     }
     if config.owner != owner {
-        return Err(untrusted(ContentError::Decode("its owner key is not the one that signed it".into())));
+        return Err(untrusted(ContentError::Decode(
+            "its owner key is not the one that signed it".into(),
+        )));
     }
     Ok(config)
 }

@@ -83,7 +83,9 @@ impl<A: Ask> age::Callbacks for Callbacks<A> {
         self.0.text(description)
     }
     fn request_passphrase(&self, description: &str) -> Option<age::secrecy::SecretString> {
-        self.0.secret(description).map(|s| age::secrecy::SecretString::from(s.expose().to_owned()))
+        self.0
+            .secret(description)
+            .map(|s| age::secrecy::SecretString::from(s.expose().to_owned()))
     }
 }
 
@@ -115,7 +117,10 @@ impl FromStr for Recipient {
     fn from_str(text: &str) -> Result<Self, KeyTextError> {
         age::x25519::Recipient::from_str(text)
             .map(Recipient)
-            .map_err(|e| KeyTextError::Invalid { what: format!("'{}'", clip(text)), why: e.to_string() })
+            .map_err(|e| KeyTextError::Invalid {
+                what: format!("'{}'", clip(text)),
+                why: e.to_string(),
+            })
     }
 }
 
@@ -137,7 +142,10 @@ impl Identity {
     pub fn parse(text: &SecretText, what: &str) -> Result<Self, KeyTextError> {
         age::x25519::Identity::from_str(text.expose().trim())
             .map(Identity)
-            .map_err(|e| KeyTextError::Invalid { what: what.to_owned(), why: e.to_owned() })
+            .map_err(|e| KeyTextError::Invalid {
+                what: what.to_owned(),
+                why: e.to_owned(),
+            })
     }
     /// The public half.
     pub fn recipient(&self) -> Recipient {
@@ -171,7 +179,13 @@ impl<A: Ask> age::Recipient for PluginRecipient<A> {
     fn wrap_file_key(
         &self,
         file_key: &age_core_types::FileKey,
-    ) -> Result<(Vec<age_core_types::Stanza>, std::collections::HashSet<String>), age::EncryptError> {
+    ) -> Result<
+        (
+            Vec<age_core_types::Stanza>,
+            std::collections::HashSet<String>,
+        ),
+        age::EncryptError,
+    > {
         let plugin = age::plugin::RecipientPluginV1::new(
             self.recipient.plugin(),
             std::slice::from_ref(&self.recipient),
@@ -191,27 +205,45 @@ impl ReaderRecipient {
     /// Reads one recipient. `ask` serves plugins that want a touch.
     pub fn parse<A: Ask>(text: &str, ask: &A) -> Result<Self, KeyTextError> {
         let text = text.trim();
-        let bad = |why: String| KeyTextError::Invalid { what: format!("recipient '{}'", clip(text)), why };
-        if text.starts_with("AGE-SECRET-KEY-") || text.starts_with("AGE-PLUGIN-") || text.contains("PRIVATE KEY") {
+        let bad = |why: String| KeyTextError::Invalid {
+            what: format!("recipient '{}'", clip(text)),
+            why,
+        };
+        if text.starts_with("AGE-SECRET-KEY-")
+            || text.starts_with("AGE-PLUGIN-")
+            || text.contains("PRIVATE KEY")
+        {
             return Err(KeyTextError::Invalid {
                 what: "the recipient".into(),
                 why: "that is an identity, which is secret; give its public half (age1…), see 'age-keygen -y'".into(),
             });
         }
-        let inner: Box<dyn age::Recipient + Send + Sync> = if let Ok(r) = age::x25519::Recipient::from_str(text) {
-            Box::new(r)
-        } else if text.starts_with("ssh-") {
-            Box::new(age::ssh::Recipient::from_str(text).map_err(|e| bad(format!("not a usable ssh public key ({e:?})")))?)
-        } else if let Ok(recipient) = age::plugin::Recipient::from_str(text) {
-            Box::new(PluginRecipient { recipient, ask: ask.clone() })
-        } else {
-            return Err(bad("expected age1…, ssh-ed25519 … or ssh-rsa …".into()));
-        };
-        Ok(ReaderRecipient::Public { text: text.to_owned(), inner })
+        let inner: Box<dyn age::Recipient + Send + Sync> =
+            if let Ok(r) = age::x25519::Recipient::from_str(text) {
+                Box::new(r)
+            } else if text.starts_with("ssh-") {
+                Box::new(
+                    age::ssh::Recipient::from_str(text)
+                        .map_err(|e| bad(format!("not a usable ssh public key ({e:?})")))?,
+                )
+            } else if let Ok(recipient) = age::plugin::Recipient::from_str(text) {
+                Box::new(PluginRecipient {
+                    recipient,
+                    ask: ask.clone(),
+                })
+            } else {
+                return Err(bad("expected age1…, ssh-ed25519 … or ssh-rsa …".into()));
+            };
+        Ok(ReaderRecipient::Public {
+            text: text.to_owned(),
+            inner,
+        })
     }
     /// A passphrase slot; scrypt with the crate's calibrated work factor, at least 2^18.
     pub fn passphrase(phrase: &SecretText, log_n: u8) -> Self {
-        let mut r = age::scrypt::Recipient::new(age::secrecy::SecretString::from(phrase.expose().to_owned()));
+        let mut r = age::scrypt::Recipient::new(age::secrecy::SecretString::from(
+            phrase.expose().to_owned(),
+        ));
         r.set_work_factor(log_n);
         ReaderRecipient::Passphrase(r)
     }
@@ -235,7 +267,10 @@ pub struct ReaderIdentity {
 impl ReaderIdentity {
     /// Reads an identity file: age identities (native or plugin, one a line), an OpenSSH or PEM private key, or an age file encrypted by passphrase.
     pub fn parse<A: Ask>(bytes: &[u8], what: &str, ask: &A) -> Result<Self, KeyTextError> {
-        let bad = |why: String| KeyTextError::Invalid { what: format!("identity {what}"), why };
+        let bad = |why: String| KeyTextError::Invalid {
+            what: format!("identity {what}"),
+            why,
+        };
         if bytes.len() > limits::KEY_FILE_BYTES {
             return Err(bad("it is far too long for an identity file".into()));
         }
@@ -243,15 +278,22 @@ impl ReaderIdentity {
         let is_armored = bytes.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----");
         if is_armored || bytes.starts_with(b"age-encryption.org/") {
             let question = format!("Passphrase of {what}");
-            let phrase = ask.secret(&question).ok_or_else(|| bad("it is encrypted and nobody can be asked for its passphrase".into()))?;
+            let phrase = ask.secret(&question).ok_or_else(|| {
+                bad("it is encrypted and nobody can be asked for its passphrase".into())
+            })?;
             let mut plain = Vec::new();
             age::Decryptor::new_buffered(BufReader::new(age::armor::ArmoredReader::new(bytes)))
                 .and_then(|d| {
-                    let mut id = age::scrypt::Identity::new(age::secrecy::SecretString::from(phrase.expose().to_owned()));
+                    let mut id = age::scrypt::Identity::new(age::secrecy::SecretString::from(
+                        phrase.expose().to_owned(),
+                    ));
                     id.set_max_work_factor(limits::SCRYPT_LOG_N);
                     d.decrypt(std::iter::once(&id as &dyn age::Identity))
                 })
-                .and_then(|r| Ok(r.take(limits::KEY_FILE_BYTES as u64).read_to_end(&mut plain)?))
+                .and_then(|r| {
+                    Ok(r.take(limits::KEY_FILE_BYTES as u64)
+                        .read_to_end(&mut plain)?)
+                })
                 .map_err(|e| bad(e.to_string()))?;
             let plain = zeroize::Zeroizing::new(plain);
             if plain.starts_with(b"age-encryption.org/") {
@@ -261,30 +303,48 @@ impl ReaderIdentity {
         }
         let text = std::str::from_utf8(bytes).map_err(|_| bad("it is not text".into()))?;
         if text.contains("PRIVATE KEY-----") {
-            let key = age::ssh::Identity::from_buffer(BufReader::new(bytes), Some(what.to_owned())).map_err(|e| bad(e.to_string()))?;
+            let key = age::ssh::Identity::from_buffer(BufReader::new(bytes), Some(what.to_owned()))
+                .map_err(|e| bad(e.to_string()))?;
             if let age::ssh::Identity::Unsupported(_) = key {
                 return Err(bad("this kind of ssh key cannot be used; use an ed25519 or rsa key in OpenSSH format".into()));
             }
-            return Ok(ReaderIdentity { identities: vec![Box::new(key.with_callbacks(callbacks))], passphrase: false });
+            return Ok(ReaderIdentity {
+                identities: vec![Box::new(key.with_callbacks(callbacks))],
+                passphrase: false,
+            });
         }
         let file = age::IdentityFile::from_buffer(BufReader::new(bytes)).map_err(|_| {
             bad("a line of it is neither a comment nor an age identity (AGE-SECRET-KEY-1… or AGE-PLUGIN-…)".into())
         })?;
-        let identities = file.with_callbacks(callbacks).into_identities().map_err(|e| bad(e.to_string()))?;
+        let identities = file
+            .with_callbacks(callbacks)
+            .into_identities()
+            .map_err(|e| bad(e.to_string()))?;
         if identities.is_empty() {
             return Err(bad("it holds no identity".into()));
         }
-        Ok(ReaderIdentity { identities, passphrase: false })
+        Ok(ReaderIdentity {
+            identities,
+            passphrase: false,
+        })
     }
     /// A passphrase.
     pub fn passphrase(phrase: &SecretText) -> Self {
-        let mut id = age::scrypt::Identity::new(age::secrecy::SecretString::from(phrase.expose().to_owned()));
+        let mut id = age::scrypt::Identity::new(age::secrecy::SecretString::from(
+            phrase.expose().to_owned(),
+        ));
         id.set_max_work_factor(limits::SCRYPT_LOG_N);
-        ReaderIdentity { identities: vec![Box::new(id)], passphrase: true }
+        ReaderIdentity {
+            identities: vec![Box::new(id)],
+            passphrase: true,
+        }
     }
     /// A plain X25519 identity.
     pub fn native(identity: &Identity) -> Self {
-        ReaderIdentity { identities: vec![Box::new(identity.0.clone())], passphrase: false }
+        ReaderIdentity {
+            identities: vec![Box::new(identity.0.clone())],
+            passphrase: false,
+        }
     }
     /// Opens a key file.
     pub fn open(&self, sealed: &[u8], limit: usize) -> Result<Vec<u8>, OpenError> {
@@ -298,7 +358,9 @@ impl ReaderIdentity {
 
 /// The public half of an identity file with native identities, for messages and for `init` with a given identity.
 pub fn recipients_of_identity_file(bytes: &[u8]) -> Vec<String> {
-    let Ok(text) = std::str::from_utf8(bytes) else { return Vec::new() };
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Vec::new();
+    };
     text.lines()
         .filter_map(|l| age::x25519::Identity::from_str(l.trim()).ok())
         .map(|i| i.to_public().to_string())
@@ -307,11 +369,15 @@ pub fn recipients_of_identity_file(bytes: &[u8]) -> Vec<String> {
 
 /// True for an age file that a passphrase opens.
 pub fn is_passphrase_file(sealed: &[u8]) -> bool {
-    sealed.split(|b| *b == b'\n').nth(1).is_some_and(|l| l.starts_with(b"-> scrypt "))
+    sealed
+        .split(|b| *b == b'\n')
+        .nth(1)
+        .is_some_and(|l| l.starts_with(b"-> scrypt "))
 }
 
 fn seal_with(recipient: &dyn age::Recipient, plain: &[u8]) -> Result<Vec<u8>, String> {
-    let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient)).map_err(|e| e.to_string())?;
+    let encryptor =
+        age::Encryptor::with_recipients(std::iter::once(recipient)).map_err(|e| e.to_string())?;
     let mut out = Vec::with_capacity(plain.len() + plain.len() / 4096 + 1024);
     let mut writer = encryptor.wrap_output(&mut out).map_err(|e| e.to_string())?;
     writer.write_all(plain).map_err(|e| e.to_string())?;
@@ -319,17 +385,26 @@ fn seal_with(recipient: &dyn age::Recipient, plain: &[u8]) -> Result<Vec<u8>, St
     Ok(out)
 }
 
-fn open_with(identities: &[&dyn age::Identity], sealed: &[u8], limit: usize) -> Result<Vec<u8>, OpenError> {
+fn open_with(
+    identities: &[&dyn age::Identity],
+    sealed: &[u8],
+    limit: usize,
+) -> Result<Vec<u8>, OpenError> {
     // The header's end is looked for before the parser sees it, so that its size is bounded.
     let head = &sealed[..sealed.len().min(limits::AGE_HEADER_BYTES)];
     if !head.starts_with(b"age-encryption.org/v1\n") {
         return Err(OpenError::Damaged("this is not an age file".into()));
     }
     if !head.windows(5).any(|w| w == b"\n--- ") {
-        return Err(OpenError::Damaged(format!("its header does not end within {} bytes", limits::AGE_HEADER_BYTES)));
+        return Err(OpenError::Damaged(format!(
+            "its header does not end within {} bytes",
+            limits::AGE_HEADER_BYTES
+        )));
     }
     let decryptor = age::Decryptor::new_buffered(sealed).map_err(open_error)?;
-    let mut reader = decryptor.decrypt(identities.iter().copied()).map_err(open_error)?;
+    let mut reader = decryptor
+        .decrypt(identities.iter().copied())
+        .map_err(open_error)?;
     let mut plain = Vec::with_capacity(sealed.len().min(limit));
     reader
         .by_ref()
@@ -337,7 +412,9 @@ fn open_with(identities: &[&dyn age::Identity], sealed: &[u8], limit: usize) -> 
         .read_to_end(&mut plain)
         .map_err(|e| OpenError::Damaged(e.to_string()))?;
     if plain.len() > limit {
-        return Err(OpenError::Excessive(format!("its plaintext is longer than the {limit} bytes allowed here")));
+        return Err(OpenError::Excessive(format!(
+            "its plaintext is longer than the {limit} bytes allowed here"
+        )));
     }
     Ok(plain)
 }
@@ -346,14 +423,23 @@ fn open_error(e: age::DecryptError) -> OpenError {
     use age::DecryptError as D;
     match e {
         D::NoMatchingKeys => OpenError::WrongKey,
-        D::ExcessiveWork { required, .. } => {
-            OpenError::Excessive(format!("its passphrase work factor 2^{required} is beyond 2^{}", limits::SCRYPT_LOG_N))
+        D::ExcessiveWork { required, .. } => OpenError::Excessive(format!(
+            "its passphrase work factor 2^{required} is beyond 2^{}",
+            limits::SCRYPT_LOG_N
+        )),
+        D::KeyDecryptionFailed => {
+            OpenError::Helper("the passphrase is wrong or was not given".into())
         }
-        D::KeyDecryptionFailed => OpenError::Helper("the passphrase is wrong or was not given".into()),
-        D::MissingPlugin { binary_name } => OpenError::Helper(format!("the plugin {binary_name} is not on PATH")),
-        D::Plugin(errors) => {
-            OpenError::Helper(errors.iter().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("; "))
+        D::MissingPlugin { binary_name } => {
+            OpenError::Helper(format!("the plugin {binary_name} is not on PATH"))
         }
+        D::Plugin(errors) => OpenError::Helper(
+            errors
+                .iter()
+                .map(|e| format!("{e:?}"))
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
         other => OpenError::Damaged(other.to_string()),
     }
 }
@@ -374,7 +460,10 @@ mod tests {
             let sealed = id.recipient().seal(&plain);
             assert_eq!(id.open(&sealed, n).unwrap(), plain);
             if n > 0 {
-                assert!(matches!(id.open(&sealed, n - 1), Err(OpenError::Excessive(_))));
+                assert!(matches!(
+                    id.open(&sealed, n - 1),
+                    Err(OpenError::Excessive(_))
+                ));
             }
         }
     }
@@ -384,7 +473,10 @@ mod tests {
         let (a, b) = (Identity::generate(), Identity::generate());
         let sealed = a.recipient().seal(b"x");
         assert!(matches!(b.open(&sealed, 10), Err(OpenError::WrongKey)));
-        assert!(matches!(a.open(b"nonsense", 10), Err(OpenError::Damaged(_))));
+        assert!(matches!(
+            a.open(b"nonsense", 10),
+            Err(OpenError::Damaged(_))
+        ));
     }
 
     /// H4: every truncation, and a padding byte, of a file with a header and three payload chunks is refused.
@@ -393,7 +485,9 @@ mod tests {
         let id = Identity::generate();
         let sealed = id.recipient().seal(&vec![3u8; 64 * 1024 * 2 + 100]);
         let header = sealed.windows(5).position(|w| w == b"\n--- ").unwrap() + 64;
-        let cuts = (0..header + 100).chain((header..sealed.len()).step_by(997)).chain(sealed.len() - 200..sealed.len());
+        let cuts = (0..header + 100)
+            .chain((header..sealed.len()).step_by(997))
+            .chain(sealed.len() - 200..sealed.len());
         for cut in cuts {
             assert!(id.open(&sealed[..cut], 1 << 20).is_err(), "cut at {cut}");
         }
@@ -416,7 +510,9 @@ mod tests {
     fn an_identity_is_not_taken_as_recipient_nor_repeated() {
         let id = Identity::generate();
         let text = id.text();
-        let Err(e) = ReaderRecipient::parse(text.expose(), &AskNobody) else { panic!("taken") };
+        let Err(e) = ReaderRecipient::parse(text.expose(), &AskNobody) else {
+            panic!("taken")
+        };
         assert!(!e.to_string().contains("AGE-SECRET-KEY-1"));
         assert!(e.to_string().contains("secret"));
     }
@@ -424,12 +520,22 @@ mod tests {
     #[test]
     fn passphrase_slots() {
         let phrase = SecretText::new("correct horse".into());
-        let sealed = ReaderRecipient::passphrase(&phrase, 10).seal(b"inner").unwrap();
+        let sealed = ReaderRecipient::passphrase(&phrase, 10)
+            .seal(b"inner")
+            .unwrap();
         assert!(is_passphrase_file(&sealed));
-        assert_eq!(ReaderIdentity::passphrase(&phrase).open(&sealed, 100).unwrap(), b"inner");
+        assert_eq!(
+            ReaderIdentity::passphrase(&phrase)
+                .open(&sealed, 100)
+                .unwrap(),
+            b"inner"
+        );
         let wrong = ReaderIdentity::passphrase(&SecretText::new("battery".into()));
         assert!(wrong.open(&sealed, 100).is_err());
         let native = ReaderIdentity::native(&Identity::generate());
-        assert!(matches!(native.open(&sealed, 100), Err(OpenError::WrongKey)));
+        assert!(matches!(
+            native.open(&sealed, 100),
+            Err(OpenError::WrongKey)
+        ));
     }
 }

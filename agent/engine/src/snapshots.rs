@@ -18,6 +18,8 @@ pub struct SnapshotRecord {
     pub id: ObjectId,
     /// Who signed it.
     pub writer: WriterId,
+    /// The writer's key was taken back: it may have been signed by a thief.
+    pub revoked: bool,
     /// What it says.
     pub body: Snapshot,
     /// As moments, checked.
@@ -33,7 +35,11 @@ impl SnapshotRecord {
     }
     /// Source paths for people.
     pub fn paths(&self) -> Vec<String> {
-        self.body.paths.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect()
+        self.body
+            .paths
+            .iter()
+            .map(|p| String::from_utf8_lossy(p).into_owned())
+            .collect()
     }
 }
 
@@ -82,7 +88,9 @@ pub enum SelectError {
     #[error("there is no snapshot{0} in the repository")]
     None(String),
     /// The text fits none.
-    #[error("no snapshot is named '{0}'; give 'latest', or the beginning of an id as 'keepwatch snapshots' shows it")]
+    #[error(
+        "no snapshot is named '{0}'; give 'latest', or the beginning of an id as 'keepwatch snapshots' shows it"
+    )]
     Unknown(String),
     /// The text fits several.
     #[error("'{text}' fits {count} snapshots; give more digits")]
@@ -111,7 +119,11 @@ impl SnapshotFilter {
     /// True when the snapshot fits.
     pub fn matches(&self, s: &SnapshotRecord) -> bool {
         (self.hosts.is_empty() || self.hosts.contains(&s.body.host))
-            && (self.tags.is_empty() || self.tags.iter().any(|l| l.iter().all(|t| s.body.tags.contains(t))))
+            && (self.tags.is_empty()
+                || self
+                    .tags
+                    .iter()
+                    .any(|l| l.iter().all(|t| s.body.tags.contains(t))))
             && (self.jobs.is_empty() || s.body.job.as_ref().is_some_and(|j| self.jobs.contains(j)))
             && (self.paths.is_empty() || self.paths.iter().all(|p| s.paths().contains(p)))
     }
@@ -124,30 +136,51 @@ impl Repository {
         // Tombstones are listed after snapshots: one that is written meanwhile hides at worst too little.
         let snapshots = list_all(&**self.store(), Area::Snapshots)?;
         for listed in list_all(&**self.store(), Area::Tombstones)? {
-            let id = listed.name.object_id().expect("tombstones are named by hash");
+            let id = listed
+                .name
+                .object_id()
+                .expect("tombstones are named by hash");
             match self.get_record::<Tombstone>(Area::Tombstones, id) {
                 Ok((signer, t)) => {
                     let any = self.writers().get(&signer).is_some_and(|w| w.maintain);
-                    let snapshots = t.snapshots.into_iter().filter(|f| any || f.writer == signer).collect();
-                    set.tombstones.push(TombstoneRecord { listed, signer, time: t.time, snapshots });
+                    let snapshots = t
+                        .snapshots
+                        .into_iter()
+                        .filter(|f| any || f.writer == signer)
+                        .collect();
+                    set.tombstones.push(TombstoneRecord {
+                        listed,
+                        signer,
+                        time: t.time,
+                        snapshots,
+                    });
                 }
                 Err(e) if e.is_missing() => {} // consolidated by a prune meanwhile
                 Err(e) => set.problems.push(e),
             }
         }
-        let dead: HashMap<ObjectId, Forgotten> =
-            set.tombstones.iter().flat_map(|t| t.snapshots.iter().map(|f| (f.id, *f))).collect();
+        let dead: HashMap<ObjectId, Forgotten> = set
+            .tombstones
+            .iter()
+            .flat_map(|t| t.snapshots.iter().map(|f| (f.id, *f)))
+            .collect();
         for listed in snapshots {
-            let id = listed.name.object_id().expect("snapshots are named by hash");
+            let id = listed
+                .name
+                .object_id()
+                .expect("snapshots are named by hash");
             match self.snapshot(id) {
                 // A tombstone names the writer: one that names another than the signer does not count.
-                Ok(s) if dead.get(&id).is_some_and(|f| f.writer == s.writer) => set.forgotten.push(s),
+                Ok(s) if dead.get(&id).is_some_and(|f| f.writer == s.writer) => {
+                    set.forgotten.push(s)
+                }
                 Ok(s) => set.live.push(s),
                 Err(e) if e.is_missing() => {}
                 Err(e) => set.problems.push(e),
             }
         }
-        let order = |a: &SnapshotRecord, b: &SnapshotRecord| a.start.cmp(&b.start).then(a.id.cmp(&b.id));
+        let order =
+            |a: &SnapshotRecord, b: &SnapshotRecord| a.start.cmp(&b.start).then(a.id.cmp(&b.id));
         set.live.sort_by(order);
         set.forgotten.sort_by(order);
         Ok(set)
@@ -156,39 +189,69 @@ impl Repository {
     /// Reads one snapshot.
     pub fn snapshot(&self, id: ObjectId) -> Result<SnapshotRecord, ObjectError> {
         let (writer, body) = self.get_record::<Snapshot>(Area::Snapshots, id)?;
-        let bad = |why: &str| ObjectError::content(Name::Snapshot(id), ContentError::Decode(why.to_owned()));
-        let (Some(start), Some(end)) = (body.start.moment(), body.end.moment()) else { return Err(bad("impossible time")) };
+        let bad = |why: &str| {
+            ObjectError::content(Name::Snapshot(id), ContentError::Decode(why.to_owned()))
+        };
+        let (Some(start), Some(end)) = (body.start.moment(), body.end.moment()) else {
+            return Err(bad("impossible time"));
+        };
+        let revoked = self.writers().get(&writer).is_none_or(|w| w.revoked);
         if body.outcome > Outcome::Partial as u8 || body.source > 1 {
             return Err(bad("unknown outcome or source"));
         }
-        Ok(SnapshotRecord { id, writer, body, start, end })
+        Ok(SnapshotRecord {
+            id,
+            writer,
+            revoked,
+            body,
+            start,
+            end,
+        })
     }
 }
 
 impl SnapshotSet {
     /// The snapshot that `text` means: `latest` (of those that fit the filter), or the beginning of an id; forgotten ones only by id.
-    pub fn select(&self, text: &str, filter: &SnapshotFilter, now: Moment) -> Result<&SnapshotRecord, SelectError> {
+    pub fn select(
+        &self,
+        text: &str,
+        filter: &SnapshotFilter,
+        now: Moment,
+    ) -> Result<&SnapshotRecord, SelectError> {
         if text == "latest" {
             // A clock that was wrong must not make yesterday's backup unreachable: snapshots of the future stand behind those of the past.
             let horizon = now.unix_seconds() + 24 * 3600;
             return self
                 .live
                 .iter()
-                .filter(|s| filter.matches(s))
+                .filter(|s| !s.revoked && filter.matches(s))
                 .max_by_key(|s| (s.start.unix_seconds() <= horizon, s.start, s.id))
-                .ok_or_else(|| SelectError::None(if self.live.is_empty() { String::new() } else { " that fits".into() }));
+                .ok_or_else(|| {
+                    SelectError::None(if self.live.is_empty() {
+                        String::new()
+                    } else {
+                        " that fits".into()
+                    })
+                });
         }
         let plain = text.len() >= 4 && text.bytes().all(|b| b.is_ascii_hexdigit());
         if !plain {
             return Err(SelectError::Unknown(text.chars().take(80).collect()));
         }
         let text = text.to_ascii_lowercase();
-        let found: Vec<_> =
-            self.live.iter().chain(&self.forgotten).filter(|s| s.id.to_string().starts_with(&text)).collect();
+        let found: Vec<_> = self
+            .live
+            .iter()
+            .chain(&self.forgotten)
+            .filter(|s| s.id.to_string().starts_with(&text))
+            .collect();
         match found[..] {
             [one] => Ok(one),
             [] => Err(SelectError::Unknown(text)),
-            _ => Err(SelectError::Ambiguous { text, count: found.len() }),
+            _ => Err(SelectError::Ambiguous {
+                text,
+                count: found.len(),
+            }),
         }
     }
 
@@ -199,7 +262,11 @@ impl SnapshotSet {
             .iter()
             .chain(&self.forgotten)
             .map(|s| s.id)
-            .chain(self.tombstones.iter().flat_map(|t| t.snapshots.iter().map(|f| f.id)))
+            .chain(
+                self.tombstones
+                    .iter()
+                    .flat_map(|t| t.snapshots.iter().map(|f| f.id)),
+            )
             .map(|id| (id, ()))
             .collect();
         self.live
@@ -212,6 +279,10 @@ impl SnapshotSet {
 
     /// The newest snapshot of a writer, forgotten ones included, by its own count.
     pub fn newest_of(&self, writer: WriterId) -> Option<&SnapshotRecord> {
-        self.live.iter().chain(&self.forgotten).filter(|s| s.writer == writer).max_by_key(|s| s.body.sequence)
+        self.live
+            .iter()
+            .chain(&self.forgotten)
+            .filter(|s| s.writer == writer)
+            .max_by_key(|s| s.body.sequence)
     }
 }

@@ -1,1 +1,354 @@
+//! Rules of the house, read from the source (see ARCHITECTURE.md): which crate may use which, which module of the engine may use which, what stands in one
+//! module only, how long a file may be. The tests in `tests/tidy.rs` apply them to this tree and to made-up trees that break them.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A rule that was broken, and where.
+pub type Finding = String;
+
+/// Crates of ours and outside ones that a crate may name in its normal dependencies. `*` at the end: any crate with this beginning.
+pub const CRATES: &[(&str, &[&str])] = &[
+    ("model", &["serde", "jiff"]),
+    (
+        "engine",
+        &[
+            "keepwatch-model",
+            "age",
+            "age-core",
+            "blake3",
+            "ed25519-dalek",
+            "zstd",
+            "minicbor",
+            "rustix",
+            "crossbeam-channel",
+            "zeroize",
+            "getrandom",
+            "thiserror",
+            "tracing",
+            "serde",
+            "jiff",
+            "globset",
+            "tar",
+        ],
+    ),
+    (
+        "keepwatch",
+        &[
+            "keepwatch-*",
+            "clap*",
+            "serde*",
+            "indicatif",
+            "qrcode",
+            "jiff",
+            "tracing*",
+            "rustix",
+            "zeroize",
+            "signal-hook",
+            "getrandom",
+            "globset",
+        ],
+    ),
+];
+
+/// Layers of the engine from the ground up: a module uses only modules of its own layer or of lower ones.
+pub const LAYERS: &[&[&str]] = &[
+    &["ids", "limits", "secret", "progress", "patterns"],
+    &[
+        "seal", "record", "records", "envelope", "pack", "chunker", "list", "manifest", "keys",
+        "store",
+    ],
+    &["object", "lookup"],
+    &["repository"],
+    &["snapshots", "chunks", "marks"],
+    &[
+        "backup", "restore", "browse", "dump", "verify", "forget", "prune", "repair",
+    ],
+];
+
+/// (what, the only files of the engine and the binary that may say it, why)
+pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
+    (
+        "age::",
+        &["agent/engine/src/seal.rs"],
+        "age is named in one module",
+    ),
+    (
+        "SystemTime::now",
+        &["agent/engine/src/store/"],
+        "the clock is an argument; only a store tells its own time",
+    ),
+    (
+        "Instant::now",
+        &["agent/keepwatch/", "agent/engine/src/restore/"],
+        "durations are measured at the edge",
+    ),
+    (
+        "std::process::exit",
+        &["agent/keepwatch/"],
+        "a library does not end the process",
+    ),
+];
+
+/// Lines that a source file may have, tests left out of the count. "Rarely over 500": beyond this a file has more than one reason to exist.
+pub const LINES: usize = 800;
+
+/// Every `.rs` file beneath a directory.
+pub fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    let Ok(entries) = fs::read_dir(dir) else {
+        return out;
+    };
+    for path in entries.filter_map(|e| Some(e.ok()?.path())) {
+        if path.is_dir() && path.file_name().is_some_and(|n| n != "target") {
+            out.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+    out.sort();
+    out
+}
+
+/// The part of a file before its unit tests, without comments.
+pub fn code(text: &str) -> String {
+    let body = text
+        .split("\n#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or("");
+    body.lines()
+        .map(|l| l.find("//").map_or(l, |at| &l[..at]))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn allowed(name: &str, list: &[&str]) -> bool {
+    list.iter().any(|a| {
+        a.strip_suffix('*')
+            .map_or(*a == name, |start| name.starts_with(start))
+    })
+}
+
+/// Dependencies that a crate's manifest names against [`CRATES`].
+pub fn crates(root: &Path) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for (name, list) in CRATES {
+        let path = root.join("agent").join(name).join("Cargo.toml");
+        let Ok(text) = fs::read_to_string(&path) else {
+            out.push(format!("agent/{name}/Cargo.toml cannot be read"));
+            continue;
+        };
+        let mut section = "";
+        for line in text.lines().map(str::trim) {
+            if line.starts_with('[') {
+                section = line;
+            } else if section == "[dependencies]" && !line.is_empty() && !line.starts_with('#') {
+                let dependency = line.split(['.', '=', ' ']).next().unwrap_or("");
+                if !allowed(dependency, list) {
+                    out.push(format!("agent/{name} must not depend on {dependency}"));
+                }
+            }
+        }
+    }
+    let Ok(present) = fs::read_dir(root.join("agent")) else {
+        return out;
+    };
+    for entry in present.filter_map(Result::ok) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().join("Cargo.toml").exists() && !CRATES.iter().any(|(n, _)| *n == name) {
+            out.push(format!(
+                "agent/{name} has no row in the table of crates: say what it may use"
+            ));
+        }
+    }
+    out
+}
+
+/// Modules of the engine that a piece of code names.
+pub fn modules_named(code: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + 7..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut word = String::new();
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => out.push(std::mem::take(&mut word)),
+                    c if depth == 0 => word.push(c),
+                    _ => {}
+                }
+            }
+            out.push(word);
+        } else {
+            out.push(rest.to_owned());
+        }
+    }
+    out.iter()
+        .map(|w| {
+            w.trim()
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect::<String>()
+        })
+        .filter(|w| !w.is_empty())
+        .collect()
+}
+
+/// Imports in the engine that run up.
+pub fn layers(root: &Path) -> Vec<Finding> {
+    let src = root.join("agent/engine/src");
+    let layer = |module: &str| LAYERS.iter().position(|l| l.contains(&module));
+    let mut out = Vec::new();
+    for path in sources(&src) {
+        let relative = path.strip_prefix(&src).unwrap_or(&path);
+        let first = relative
+            .components()
+            .next()
+            .map(|c| c.as_os_str().to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let module = first.trim_end_matches(".rs");
+        if module == "lib" || module == "testing" {
+            continue;
+        }
+        let Some(own) = layer(module) else {
+            out.push(format!(
+                "agent/engine/src/{first} has no layer: add it to the table"
+            ));
+            continue;
+        };
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        for named in modules_named(&code(&text)) {
+            if layer(&named).is_some_and(|l| l > own) {
+                out.push(format!(
+                    "{}: '{module}' uses '{named}', which stands above it",
+                    relative.display()
+                ));
+            }
+        }
+    }
+    out
+}
+
+/// What stands in another place than its one place.
+pub fn one_place(root: &Path) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for dir in ["agent/model/src", "agent/engine/src", "agent/keepwatch/src"] {
+        for path in sources(&root.join(dir)) {
+            let name = path
+                .strip_prefix(root)
+                .unwrap_or(&path)
+                .to_string_lossy()
+                .into_owned();
+            let code = code(&fs::read_to_string(&path).unwrap_or_default());
+            for (what, places, why) in ONE_PLACE {
+                let used = code.match_indices(what).any(|(at, _)| {
+                    !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
+                });
+                if used && !places.iter().any(|p| name.starts_with(p)) {
+                    out.push(format!("{name} says '{what}': {why}"));
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Files that are too long, and those that do not begin by saying what they are.
+pub fn shape(root: &Path) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for path in sources(&root.join("agent")) {
+        let name = path
+            .strip_prefix(root)
+            .unwrap_or(&path)
+            .to_string_lossy()
+            .into_owned();
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let lines = code(&text).lines().count();
+        if lines > LINES {
+            out.push(format!(
+                "{name} has {lines} lines of code; split it (at most {LINES})"
+            ));
+        }
+        if name.contains("/src/") && !text.starts_with("//!") {
+            out.push(format!("{name} does not begin by saying what it is"));
+        }
+        if code(&text).contains("todo!(") || code(&text).contains("unimplemented!(") {
+            out.push(format!("{name} has an unfinished mark"));
+        }
+    }
+    out
+}
+
+/// Types that hold secrets must not be printable.
+pub fn secrets(root: &Path) -> Vec<Finding> {
+    const SECRET: &[&str] = &[
+        "Secret32",
+        "SecretText",
+        "WriterKey",
+        "WriterKeyBody",
+        "SealedSecrets",
+        "HashKeys",
+        "Identity",
+        "ReaderIdentity",
+        "Writer",
+    ];
+    let mut out = Vec::new();
+    for path in sources(&root.join("agent/engine/src")) {
+        let text = code(&fs::read_to_string(&path).unwrap_or_default());
+        let mut derives = String::new();
+        for line in text.lines().map(str::trim) {
+            if line.starts_with("#[derive") {
+                derives = line.to_owned();
+            } else if let Some(rest) = line
+                .strip_prefix("pub struct ")
+                .or(line.strip_prefix("struct "))
+            {
+                let name: String = rest.chars().take_while(|c| c.is_alphanumeric()).collect();
+                if SECRET.contains(&name.as_str())
+                    && (derives.contains("Debug") || derives.contains("Serialize"))
+                {
+                    out.push(format!(
+                        "{}: {name} holds a secret and can be printed",
+                        path.display()
+                    ));
+                }
+                derives.clear();
+            } else if line.contains("enum ") || line.contains("fn ") {
+                derives.clear();
+            }
+        }
+        for name in SECRET {
+            if text.contains(&format!("Debug for {name} "))
+                || text.contains(&format!("Display for {name} "))
+            {
+                out.push(format!(
+                    "{}: {name} holds a secret and can be printed",
+                    path.display()
+                ));
+            }
+        }
+    }
+    out
+}
+
+/// Words that do not belong into a product: paths of one machine.
+pub fn machine_paths(root: &Path) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for path in sources(root) {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        for (n, line) in text.lines().enumerate() {
+            if line.contains(concat!("/wo", "rk/")) || line.contains(concat!("/fa", "rm/")) {
+                out.push(format!(
+                    "{}:{}: a path of one machine",
+                    path.display(),
+                    n + 1
+                ));
+            }
+        }
+    }
+    out
+}

@@ -34,17 +34,25 @@ fn fault(e: &io::Error) -> Fault {
 impl LocalStore {
     /// A store in an existing directory.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = LocalStore { root: root.to_owned() };
+        let store = LocalStore {
+            root: root.to_owned(),
+        };
         match fs::metadata(root) {
             Ok(m) if m.is_dir() => Ok(store),
-            Ok(_) => Err(store.error("open", "the directory", io::Error::other("it is not a directory"))),
+            Ok(_) => Err(store.error(
+                "open",
+                "the directory",
+                io::Error::other("it is not a directory"),
+            )),
             Err(e) => Err(store.error("open", "the directory", e)),
         }
     }
 
     /// Makes the directory (which may exist, empty) and its areas.
     pub fn create(root: &Path) -> Result<Self, StoreError> {
-        let store = LocalStore { root: root.to_owned() };
+        let store = LocalStore {
+            root: root.to_owned(),
+        };
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         let made = || -> io::Result<()> {
@@ -64,7 +72,13 @@ impl LocalStore {
     }
 
     fn error(&self, verb: &'static str, object: impl ToString, cause: io::Error) -> StoreError {
-        StoreError { verb, object: object.to_string(), store: self.location(), fault: fault(&cause), cause }
+        StoreError {
+            verb,
+            object: object.to_string(),
+            store: self.location(),
+            fault: fault(&cause),
+            cause,
+        }
     }
 
     fn path(&self, name: &Name) -> PathBuf {
@@ -79,7 +93,9 @@ impl LocalStore {
         options.write(true).create_new(true).mode(0o600);
         let mut file = match options.open(&tmp) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().mode(0o700).create(self.root.join("tmp"))?;
+                DirBuilder::new()
+                    .mode(0o700)
+                    .create(self.root.join("tmp"))?;
                 options.open(&tmp)?
             }
             other => other?,
@@ -98,7 +114,8 @@ impl LocalStore {
                 // File systems without hard links (FAT, some FUSE): rename that refuses to replace.
                 Err(e) if matches!(e.raw_os_error(), Some(1) | Some(95) | Some(38)) => {
                     use rustix::fs::{CWD, RenameFlags, renameat_with};
-                    renameat_with(CWD, &tmp, CWD, &path, RenameFlags::NOREPLACE).map_err(io::Error::from)
+                    renameat_with(CWD, &tmp, CWD, &path, RenameFlags::NOREPLACE)
+                        .map_err(io::Error::from)
                 }
                 other => other,
             }
@@ -131,7 +148,8 @@ impl Store for LocalStore {
     }
 
     fn put(&self, name: &Name, bytes: &[u8]) -> Result<(), StoreError> {
-        self.put_inner(name, bytes).map_err(|e| self.error("write", name, e))
+        self.put_inner(name, bytes)
+            .map_err(|e| self.error("write", name, e))
     }
 
     fn get(&self, name: &Name, limit: u64) -> Result<Vec<u8>, StoreError> {
@@ -139,7 +157,9 @@ impl Store for LocalStore {
             let file = File::open(self.path(name))?;
             let size = file.metadata()?.len();
             if size > limit {
-                return Err(io::Error::other(format!("it has {size} bytes, more than the {limit} allowed for it")));
+                return Err(io::Error::other(format!(
+                    "it has {size} bytes, more than the {limit} allowed for it"
+                )));
             }
             let mut out = Vec::with_capacity(size as usize);
             file.take(limit + 1).read_to_end(&mut out)?;
@@ -156,7 +176,10 @@ impl Store for LocalStore {
             if offset.checked_add(length).is_none_or(|end| end > size) {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
-                    format!("it has {size} bytes, but bytes {offset} to {} are wanted", offset.saturating_add(length)),
+                    format!(
+                        "it has {size} bytes, but bytes {offset} to {} are wanted",
+                        offset.saturating_add(length)
+                    ),
                 ));
             }
             let mut out = vec![0; length as usize];
@@ -167,7 +190,9 @@ impl Store for LocalStore {
     }
 
     fn size(&self, name: &Name) -> Result<u64, StoreError> {
-        fs::metadata(self.path(name)).map(|m| m.len()).map_err(|e| self.error("read", name, e))
+        fs::metadata(self.path(name))
+            .map(|m| m.len())
+            .map_err(|e| self.error("read", name, e))
     }
 
     fn list(&self, area: Area, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
@@ -175,14 +200,22 @@ impl Store for LocalStore {
         let mut visit = |dir: &Path, prefix: &str| -> io::Result<()> {
             for entry in fs::read_dir(dir)? {
                 let entry = entry?;
-                let Ok(file) = entry.file_name().into_string() else { continue };
-                let Some(name) = Name::parse(area, &format!("{prefix}{file}")) else { continue };
+                let Ok(file) = entry.file_name().into_string() else {
+                    continue;
+                };
+                let Some(name) = Name::parse(area, &format!("{prefix}{file}")) else {
+                    continue;
+                };
                 let meta = match entry.metadata() {
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue, // deleted meanwhile
                     other => other?,
                 };
                 if meta.is_file() {
-                    each(Listed { name, size: meta.len(), modified: meta.modified()? });
+                    each(Listed {
+                        name,
+                        size: meta.len(),
+                        modified: meta.modified()?,
+                    });
                 }
             }
             Ok(())
@@ -191,7 +224,9 @@ impl Store for LocalStore {
             fs::read_dir(&top).and_then(|dirs| {
                 for dir in dirs {
                     let dir = dir?;
-                    let Ok(prefix) = dir.file_name().into_string() else { continue };
+                    let Ok(prefix) = dir.file_name().into_string() else {
+                        continue;
+                    };
                     if prefix.len() == 2 && dir.file_type()?.is_dir() {
                         visit(&dir.path(), &format!("{prefix}/"))?;
                     }
@@ -203,7 +238,9 @@ impl Store for LocalStore {
         };
         match result {
             // An area that nothing was put into may be absent (a copy made without empty directories), but not when the repository itself is gone.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("config").exists() => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("config").exists() => {
+                Ok(())
+            }
             Err(e) => Err(self.error("list", format!("{}/", area.prefix()), e)),
             Ok(()) => Ok(()),
         }

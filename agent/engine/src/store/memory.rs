@@ -36,7 +36,13 @@ impl MemoryStore {
         Self::default()
     }
     fn error(&self, verb: &'static str, object: String, fault: Fault, why: &str) -> StoreError {
-        StoreError { verb, object, store: self.location(), fault, cause: io::Error::other(why.to_owned()) }
+        StoreError {
+            verb,
+            object,
+            store: self.location(),
+            fault,
+            cause: io::Error::other(why.to_owned()),
+        }
     }
     fn step(&self, verb: &'static str, object: &dyn std::fmt::Display) -> Result<(), StoreError> {
         let n = self.operations.fetch_add(1, Ordering::SeqCst) + 1;
@@ -55,20 +61,37 @@ impl MemoryStore {
     }
     /// Removes an object behind the engine's back.
     pub fn lose(&self, name: &Name) {
-        self.objects.lock().unwrap_or_else(|e| e.into_inner()).remove(name);
+        self.objects
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .remove(name);
     }
     /// The bytes, without counting as an operation.
     pub fn peek(&self, name: &Name) -> Option<Vec<u8>> {
-        self.objects.lock().unwrap_or_else(|e| e.into_inner()).get(name).map(|o| o.0.clone())
+        self.objects
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .get(name)
+            .map(|o| o.0.clone())
     }
     /// All names.
     pub fn names(&self) -> Vec<Name> {
-        self.objects.lock().unwrap_or_else(|e| e.into_inner()).keys().cloned().collect()
+        self.objects
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .keys()
+            .cloned()
+            .collect()
     }
     /// An independent copy of the content, without faults.
     pub fn fork(&self) -> MemoryStore {
         MemoryStore {
-            objects: Mutex::new(self.objects.lock().unwrap_or_else(|e| e.into_inner()).clone()),
+            objects: Mutex::new(
+                self.objects
+                    .lock()
+                    .unwrap_or_else(|e| e.into_inner())
+                    .clone(),
+            ),
             clock_offset: Mutex::new(*self.clock_offset.lock().unwrap_or_else(|e| e.into_inner())),
             ..MemoryStore::default()
         }
@@ -94,17 +117,28 @@ impl Store for MemoryStore {
             return Err(self.error("write", name.to_string(), Fault::Exists, "it exists"));
         }
         objects.insert(name.clone(), (bytes.to_vec(), now));
-        self.journal.lock().unwrap_or_else(|e| e.into_inner()).push(("put", name.clone()));
+        self.journal
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .push(("put", name.clone()));
         step
     }
     fn get(&self, name: &Name, limit: u64) -> Result<Vec<u8>, StoreError> {
         self.step("read", name)?;
         let objects = self.objects.lock().unwrap_or_else(|e| e.into_inner());
         match objects.get(name) {
-            None => Err(self.error("read", name.to_string(), Fault::Missing, "there is no such object")),
-            Some((b, _)) if b.len() as u64 > limit => {
-                Err(self.error("read", name.to_string(), Fault::Other, "it is longer than allowed for it"))
-            }
+            None => Err(self.error(
+                "read",
+                name.to_string(),
+                Fault::Missing,
+                "there is no such object",
+            )),
+            Some((b, _)) if b.len() as u64 > limit => Err(self.error(
+                "read",
+                name.to_string(),
+                Fault::Other,
+                "it is longer than allowed for it",
+            )),
             Some((b, _)) => Ok(b.clone()),
         }
     }
@@ -112,11 +146,21 @@ impl Store for MemoryStore {
         self.step("read", name)?;
         let objects = self.objects.lock().unwrap_or_else(|e| e.into_inner());
         let Some((b, _)) = objects.get(name) else {
-            return Err(self.error("read", name.to_string(), Fault::Missing, "there is no such object"));
+            return Err(self.error(
+                "read",
+                name.to_string(),
+                Fault::Missing,
+                "there is no such object",
+            ));
         };
         let end = offset.saturating_add(length);
         if end > b.len() as u64 {
-            return Err(self.error("read", name.to_string(), Fault::Other, "it is shorter than wanted"));
+            return Err(self.error(
+                "read",
+                name.to_string(),
+                Fault::Other,
+                "it is shorter than wanted",
+            ));
         }
         Ok(b[offset as usize..end as usize].to_vec())
     }
@@ -124,7 +168,12 @@ impl Store for MemoryStore {
         self.step("read", name)?;
         let objects = self.objects.lock().unwrap_or_else(|e| e.into_inner());
         match objects.get(name) {
-            None => Err(self.error("read", name.to_string(), Fault::Missing, "there is no such object")),
+            None => Err(self.error(
+                "read",
+                name.to_string(),
+                Fault::Missing,
+                "there is no such object",
+            )),
             Some((b, _)) => Ok(b.len() as u64),
         }
     }
@@ -135,7 +184,11 @@ impl Store for MemoryStore {
             objects
                 .iter()
                 .filter(|(n, _)| n.to_string().starts_with(&format!("{}/", area.prefix())))
-                .map(|(n, (b, t))| Listed { name: n.clone(), size: b.len() as u64, modified: *t })
+                .map(|(n, (b, t))| Listed {
+                    name: n.clone(),
+                    size: b.len() as u64,
+                    modified: *t,
+                })
                 .collect()
         };
         listed.into_iter().for_each(each);
@@ -143,8 +196,14 @@ impl Store for MemoryStore {
     }
     fn delete(&self, name: &Name) -> Result<(), StoreError> {
         self.step("delete", name)?;
-        self.objects.lock().unwrap_or_else(|e| e.into_inner()).remove(name);
-        self.journal.lock().unwrap_or_else(|e| e.into_inner()).push(("delete", name.clone()));
+        self.objects
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .remove(name);
+        self.journal
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .push(("delete", name.clone()));
         Ok(())
     }
     fn sweep(&self, _: SystemTime) -> Result<u64, StoreError> {

@@ -38,8 +38,15 @@ pub enum Area {
 
 impl Area {
     /// All of them.
-    pub const ALL: [Area; 7] =
-        [Area::Keys, Area::Writers, Area::Packs, Area::Index, Area::Snapshots, Area::Tombstones, Area::Marks];
+    pub const ALL: [Area; 7] = [
+        Area::Keys,
+        Area::Writers,
+        Area::Packs,
+        Area::Index,
+        Area::Snapshots,
+        Area::Tombstones,
+        Area::Marks,
+    ];
 
     /// The first component of the names in it.
     pub fn prefix(self) -> &'static str {
@@ -64,7 +71,9 @@ impl KeyName {
     pub fn new(text: &str) -> Option<Self> {
         let ok = (1..=64).contains(&text.len())
             && !text.starts_with('.')
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         ok.then(|| KeyName(text.to_owned()))
     }
     /// The text.
@@ -109,15 +118,26 @@ impl Name {
     /// The hash in the name, if it has one.
     pub fn object_id(&self) -> Option<ObjectId> {
         match self {
-            Name::Pack(i) | Name::Index(i) | Name::Snapshot(i) | Name::Tombstone(i) | Name::Marks(i) => Some(*i),
+            Name::Pack(i)
+            | Name::Index(i)
+            | Name::Snapshot(i)
+            | Name::Tombstone(i)
+            | Name::Marks(i) => Some(*i),
             Name::Config | Name::Key(_) | Name::Writer(..) => None,
         }
     }
     /// Parses what follows an area's prefix; `None` for foreign files, which are left alone.
     pub fn parse(area: Area, rest: &str) -> Option<Name> {
-        let hashed = |text: &str| unhex::<32>(text).map(ObjectId).and_then(|id| Name::hashed(area, id));
+        let hashed = |text: &str| {
+            unhex::<32>(text)
+                .map(ObjectId)
+                .and_then(|id| Name::hashed(area, id))
+        };
         match area {
-            Area::Keys => rest.strip_suffix(".age").and_then(KeyName::new).map(Name::Key),
+            Area::Keys => rest
+                .strip_suffix(".age")
+                .and_then(KeyName::new)
+                .map(Name::Key),
             Area::Writers => match rest.strip_suffix(".revoked") {
                 Some(id) => unhex::<8>(id).map(|i| Name::Writer(WriterId(i), true)),
                 None => unhex::<8>(rest).map(|i| Name::Writer(WriterId(i), false)),

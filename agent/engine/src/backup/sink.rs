@@ -1,0 +1,386 @@
+//! The second half of the pipeline: from new chunks to stored packs and indexes.
+//!
+//! ```text
+//! readers ──drafts──▶ sealers ──sealed──▶ packer ──packs──▶ uploaders ──▶ store, then index
+//! (claim ids)         zstd, age           ~16 MiB            put, fsync
+//! ```
+//!
+//! Every arrow is a bounded channel, so reading waits for storing. Memory on c cores, with chunks of at most 4 MiB: drafts (c queued, c in work, 4 MiB each), the
+//! sealers' output (c in work, c queued, 4 MiB each at worst, 1 MiB as a rule) and zstd's tables (3 MiB each), packs of 17 MiB: one being filled for each
+//! class (lists hardly fill one), [`UPLOADS`] in flight. On two cores about 100 MiB at worst.
+//!
+//! A chunk is *claimed* before it is read into a draft: the first to claim an id stores it, all others take it as stored. Claims of chunks whose index is not
+//! yet written live in memory (at most [`INDEX_CHUNKS`] and what is in flight); as soon as an index object is stored they are found in a local part.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, RwLock};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::envelope::{Draft, Sealed, Sealer};
+use crate::ids::{ChunkId, ChunkKind, PackClass};
+use crate::lookup::{Gather, Lookup, Window};
+use crate::object::{ContentError, ObjectError};
+use crate::pack::{Finished, Packer};
+use crate::progress::Cancel;
+use crate::records::{Index, IndexedPack};
+use crate::repository::{PutError, Repository};
+use crate::store::{Area, Name};
+
+/// Packs in flight to the store, 17 MiB each.
+const UPLOADS: usize = 2;
+/// An index object is written when so many chunks are stored and not yet indexed: 64 bytes each in memory.
+const INDEX_CHUNKS: usize = 60_000;
+/// A chunk of at least this length makes an envelope by itself; smaller ones are gathered.
+pub const ALONE: usize = 512 << 10;
+/// Gathered content that makes an envelope.
+pub const GATHERED: usize = 2 << 20;
+
+/// Why the pipeline stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// A pack or an index could not be stored.
+    #[error(transparent)]
+    Put(#[from] PutError),
+    /// The local index could not be used.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// zstd refused its parameters.
+    #[error("compression failed: {0}")]
+    Compress(std::io::Error),
+    /// Another thread failed, and says why.
+    #[error("the run was stopped")]
+    Stopped,
+}
+
+/// Shared by all threads of a run.
+pub struct Sink<'a> {
+    repository: &'a Repository,
+    lookup: RwLock<Lookup>,
+    /// Claimed in this run, index not yet written.
+    pending: Mutex<HashSet<ChunkId>>,
+    stored: Mutex<Vec<IndexedPack>>,
+    drafts: Sender<Draft>,
+    stop: AtomicBool,
+    error: Mutex<Option<SinkError>>,
+    cancel: &'a Cancel,
+    dry: bool,
+    /// Bytes of packs and index objects stored (or, in a dry run, that would be).
+    pub bytes_added: AtomicU64,
+    /// New chunks of all kinds.
+    pub chunks_new: AtomicU64,
+    /// Index objects written in this run.
+    pub indexes: Mutex<Vec<crate::ids::ObjectId>>,
+}
+
+impl<'a> Sink<'a> {
+    /// Runs `feed` with the pipeline behind it; everything that was submitted is stored and indexed when this returns `Ok`.
+    pub fn run<T: Send>(
+        repository: &'a Repository,
+        lookup: Lookup,
+        level: i32,
+        threads: usize,
+        dry: bool,
+        cancel: &'a Cancel,
+        feed: impl FnOnce(&Sink<'a>) -> T,
+    ) -> Result<(T, Lookup, Stored), SinkError> {
+        let (drafts, drafts_out) = bounded::<Draft>(threads);
+        let (sealed_in, sealed_out) = bounded::<Sealed>(threads);
+        let (packs_in, packs_out) = bounded::<Finished>(0);
+        let sink = Sink {
+            repository,
+            lookup: RwLock::new(lookup),
+            pending: Mutex::default(),
+            stored: Mutex::default(),
+            drafts,
+            stop: AtomicBool::new(false),
+            error: Mutex::new(None),
+            cancel,
+            dry,
+            bytes_added: AtomicU64::new(0),
+            chunks_new: AtomicU64::new(0),
+            indexes: Mutex::default(),
+        };
+        // The sink itself holds a sender; the stages end when the feed is over and a closing draft of no chunks has passed for each sealer.
+        let out = std::thread::scope(|scope| {
+            let s = &sink;
+            for _ in 0..threads {
+                let (input, output) = (drafts_out.clone(), sealed_in.clone());
+                scope.spawn(move || s.guard(|| s.seal(&input, &output, level)));
+            }
+            drop((drafts_out, sealed_in));
+            scope.spawn(move || s.guard(|| s.fill(&sealed_out, &packs_in)));
+            for _ in 0..UPLOADS {
+                let input = packs_out.clone();
+                scope.spawn(move || s.guard(|| s.upload(&input)));
+            }
+            drop(packs_out);
+            let out = feed(s);
+            for _ in 0..threads {
+                let _ = s.drafts.send(Draft::new(ChunkKind::Data));
+            }
+            out
+        });
+        if let Some(e) = lock(&sink.error).take() {
+            return Err(e);
+        }
+        if sink.is_stopped() {
+            return Err(SinkError::Stopped);
+        }
+        sink.write_index(true)?;
+        let stored = Stored {
+            bytes_added: sink.bytes_added.into_inner(),
+            chunks_new: sink.chunks_new.into_inner(),
+            indexes: sink.indexes.into_inner().unwrap_or_else(|e| e.into_inner()),
+        };
+        Ok((
+            out,
+            sink.lookup.into_inner().unwrap_or_else(|e| e.into_inner()),
+            stored,
+        ))
+    }
+
+    /// Runs a stage; its failure stops all.
+    fn guard(&self, stage: impl FnOnce() -> Result<(), SinkError>) {
+        if let Err(e) = stage() {
+            self.fail(e);
+        }
+    }
+
+    /// Records the first failure and stops the run.
+    pub fn fail(&self, e: SinkError) {
+        let mut slot = lock(&self.error);
+        if slot.is_none() && !matches!(e, SinkError::Stopped) {
+            *slot = Some(e);
+        }
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// True when the run failed or was asked to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.cancel.is_cancelled()
+    }
+
+    /// True when the caller is to store this chunk; false when it is stored or another thread is at it.
+    pub fn claim(&self, id: &ChunkId, window: &mut Window) -> Result<bool, SinkError> {
+        // In this order: an id moves from `pending` to the lookup when its index is written, never back; the lookup lock is held over both looks.
+        let lookup = self.lookup.read().unwrap_or_else(|e| e.into_inner());
+        if lookup.contains(id, window).map_err(cache_error)? {
+            return Ok(false);
+        }
+        let new = lock(&self.pending).insert(*id);
+        if new {
+            self.chunks_new.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(new)
+    }
+
+    /// True when a usable copy is stored or on its way.
+    pub fn knows(&self, id: &ChunkId, window: &mut Window) -> Result<bool, SinkError> {
+        let lookup = self.lookup.read().unwrap_or_else(|e| e.into_inner());
+        Ok(lookup.contains(id, window).map_err(cache_error)? || lock(&self.pending).contains(id))
+    }
+
+    /// Hands a draft over.
+    pub fn submit(&self, draft: Draft) -> Result<(), SinkError> {
+        if draft.is_empty() {
+            return Ok(());
+        }
+        if self.is_stopped() {
+            return Err(SinkError::Stopped);
+        }
+        self.drafts.send(draft).map_err(|_| SinkError::Stopped)
+    }
+
+    fn seal(
+        &self,
+        input: &Receiver<Draft>,
+        output: &Sender<Sealed>,
+        level: i32,
+    ) -> Result<(), SinkError> {
+        let mut sealer = Sealer::new(level).map_err(SinkError::Compress)?;
+        for draft in input {
+            if draft.is_empty() {
+                break;
+            }
+            if self.is_stopped() {
+                continue; // Drain, so that nobody waits for us.
+            }
+            let to = match draft.kind.class() {
+                PackClass::Content => self.repository.recipient(),
+                PackClass::Lists => self.repository.host_recipient(),
+            };
+            match sealer.seal(&draft, to) {
+                Ok(sealed) => drop(output.send(sealed)),
+                Err(e) => self.fail(SinkError::Compress(e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&self, input: &Receiver<Sealed>, output: &Sender<Finished>) -> Result<(), SinkError> {
+        let mut content = Packer::new(PackClass::Content);
+        let mut lists = Packer::new(PackClass::Lists);
+        for sealed in input {
+            if self.is_stopped() {
+                continue;
+            }
+            let class = sealed.kind.class();
+            let packer = if class == PackClass::Content {
+                &mut content
+            } else {
+                &mut lists
+            };
+            packer.push(&sealed);
+            if packer.is_full() {
+                let full = std::mem::replace(packer, Packer::new(class));
+                let _ = output.send(full.finish());
+            }
+        }
+        for last in [content, lists] {
+            if !last.is_empty() && !self.is_stopped() {
+                let _ = output.send(last.finish());
+            }
+        }
+        Ok(())
+    }
+
+    fn upload(&self, input: &Receiver<Finished>) -> Result<(), SinkError> {
+        for pack in input {
+            if self.is_stopped() {
+                continue;
+            }
+            let put = || -> Result<(), SinkError> {
+                if !self.dry {
+                    self.repository
+                        .store()
+                        .put(&Name::Pack(pack.id), &pack.bytes)
+                        .map_err(PutError::from)?;
+                }
+                self.bytes_added
+                    .fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
+                lock(&self.stored).push(pack.indexed);
+                self.write_index(false)
+            };
+            if let Err(e) = put() {
+                self.fail(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an index object for the packs stored since the last one, and makes them known to the lookup.
+    fn write_index(&self, last: bool) -> Result<(), SinkError> {
+        let packs = {
+            let mut stored = lock(&self.stored);
+            let chunks: usize = stored
+                .iter()
+                .flat_map(|p| &p.envelopes)
+                .map(|e| e.lengths.len())
+                .sum();
+            if stored.is_empty() || (!last && chunks < INDEX_CHUNKS) {
+                return Ok(());
+            }
+            std::mem::take(&mut *stored)
+        };
+        if self.dry {
+            return Ok(());
+        }
+        let index = Index { packs };
+        let (bytes, id) = self.repository.make_record(Area::Index, &index)?;
+        self.repository
+            .store()
+            .put(&Name::Index(id), &bytes)
+            .map_err(PutError::from)?;
+        self.bytes_added
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        lock(&self.indexes).push(id);
+        let mut gather = Gather::default();
+        gather.add(id, &index).map_err(|e| {
+            ObjectError::content(Name::Index(id), ContentError::Decode(e.to_string()))
+        })?;
+        let dir = self
+            .lookup
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .dir()
+            .to_owned();
+        let part = gather.write(Path::new(&dir)).map_err(cache_error)?;
+        let mut lookup = self.lookup.write().unwrap_or_else(|e| e.into_inner());
+        lookup.add(part).map_err(cache_error)?;
+        let mut pending = lock(&self.pending);
+        for id in index
+            .packs
+            .iter()
+            .flat_map(|p| &p.envelopes)
+            .flat_map(|e| e.chunk_ids())
+        {
+            pending.remove(&id);
+        }
+        Ok(())
+    }
+}
+
+/// What a run stored.
+pub struct Stored {
+    /// Bytes of packs and index objects.
+    pub bytes_added: u64,
+    /// New chunks.
+    pub chunks_new: u64,
+    /// Index objects.
+    pub indexes: Vec<crate::ids::ObjectId>,
+}
+
+fn cache_error(e: std::io::Error) -> SinkError {
+    SinkError::Object(ObjectError::content(
+        "index",
+        ContentError::Cache(e.to_string()),
+    ))
+}
+
+fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A poisoned lock means that another thread panicked, which the scope reports; the data is still whole for our purposes.
+    m.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Gathers the chunks of one thread and one kind into envelopes.
+pub struct Gatherer {
+    draft: Draft,
+}
+
+impl Gatherer {
+    /// For chunks of a kind.
+    pub fn new(kind: ChunkKind) -> Self {
+        Gatherer {
+            draft: Draft::new(kind),
+        }
+    }
+
+    /// Adds a chunk that was claimed.
+    pub fn push(&mut self, sink: &Sink<'_>, id: ChunkId, plain: &[u8]) -> Result<(), SinkError> {
+        if plain.len() >= ALONE {
+            let mut alone = Draft::new(self.draft.kind);
+            alone.push(id, plain);
+            return sink.submit(alone);
+        }
+        self.draft.push(id, plain);
+        if self.draft.content.len() >= GATHERED
+            || self.draft.ids.len() >= crate::limits::ENVELOPE_CHUNKS / 2
+        {
+            self.flush(sink)?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what is gathered.
+    pub fn flush(&mut self, sink: &Sink<'_>) -> Result<(), SinkError> {
+        let kind = self.draft.kind;
+        let next = Draft {
+            content: Vec::with_capacity(self.draft.content.len().min(GATHERED + ALONE)),
+            ..Draft::new(kind)
+        };
+        sink.submit(std::mem::replace(&mut self.draft, next))
+    }
+}
