@@ -335,7 +335,7 @@ impl Context {
 
     /// Loads the index. Parts of it that cannot be used are told.
     pub fn lookup(&self, repository: &Repository) -> Result<Lookup, Failure> {
-        let cache = self.cache(repository).map(|c| c.join("index"));
+        let cache = self.cache(repository);
         let (lookup, problems) = repository.load_index(cache.as_deref())?;
         for p in problems {
             tell(&format!("keepwatch: warning: {}", escape(&p.to_string())));

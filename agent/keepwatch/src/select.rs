@@ -71,7 +71,7 @@ pub fn pick<'a>(
         (SelectError::Unknown(_), Ok(when)) => set
             .live
             .iter()
-            .filter(|s| filter.matches(s) && s.start <= when)
+            .filter(|s| !s.revoked && filter.matches(s) && s.start <= when)
             .max_by_key(|s| (s.start, s.id))
             .ok_or_else(|| SelectError::None(format!(" from {} or before", when.short())).into()),
         _ => Err(as_id.into()),

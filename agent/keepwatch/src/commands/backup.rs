@@ -22,7 +22,7 @@ use super::init::{self, InitArgs};
 use crate::clock;
 use crate::context::{Context, host_name, user_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
-use crate::output::{count, escape, print_after, print_json_after, problems_json, put_path, tell};
+use crate::output::{count, escape, print_after, print_json_after, problems_json, tell};
 
 /// Back up files, a stream, or the output of a command
 #[derive(Args)]
@@ -467,10 +467,10 @@ fn summary(report: &Report, dry_run: bool) -> String {
         human_bytes(t.bytes_added),
         human_duration(took)
     );
-    if report.problems_total > 0 {
+    if report.problems.total > 0 {
         out += &format!(
             "{} could not be backed up whole; the snapshot is partial\n",
-            count(report.problems_total, "file", "files")
+            count(report.problems.total, "file", "files")
         );
     }
     match report.snapshot {
@@ -484,7 +484,6 @@ fn summary(report: &Report, dry_run: bool) -> String {
 fn json(report: &Report, warnings: &[String], dry_run: bool) -> Value {
     let took = std::time::Duration::try_from(report.end.at().duration_since(report.start.at()))
         .unwrap_or_default();
-    let _ = put_path;
     json!({
         "snapshot": report.snapshot,
         "parent": report.parent,
@@ -494,21 +493,29 @@ fn json(report: &Report, warnings: &[String], dry_run: bool) -> Value {
         "end": report.end,
         "duration_seconds": took.as_secs_f64(),
         "totals": report.totals,
-        "problems": problems_json(&report.problems),
-        "problems_total": report.problems_total,
+        "problems": problems_json(&report.problems.first),
+        "problems_total": report.problems.total,
         "warnings": warnings,
     })
 }
 
 impl From<BackupError> for Failure {
     fn from(e: BackupError) -> Self {
+        const SAFE: &str = "no snapshot was made, the earlier ones are as they were";
+        let message = e.to_string();
         match e {
-            BackupError::Object(e) => e.into(),
-            BackupError::Store(e) => e.into(),
             BackupError::Access(e) => e.into(),
-            BackupError::Put(e) => e.into(),
-            BackupError::Cancelled(e) => e.into(),
-            e => Failure::failed(format!("{e}; no snapshot was made")),
+            BackupError::Object(e) => Failure::from(e).during("back up").safe(SAFE),
+            BackupError::Put(e) => Failure::from(e).during("back up").safe(SAFE),
+            BackupError::Pattern(e) => e.into(),
+            BackupError::NoSources(_) => Failure::failed(message).safe("no snapshot was made").advice("check the paths"),
+            BackupError::StreamName(_) => Failure::usage(message),
+            BackupError::Stream { .. } => Failure::failed(message).advice("mend the command or the stream, and run it again"),
+            BackupError::Cache(_) => Failure::failed(message).safe(SAFE).advice("give another place with --cache-dir, or use --no-cache; the cache can be deleted at any time"),
+            BackupError::Cancelled(_) => Failure::failed(message).advice("run the same command again"),
+            BackupError::Pruned => Failure::new(Exit::Refused, message).advice("give 'keepwatch prune' a longer --grace, and run the backup again"),
+            BackupError::ReadBack(_) => Failure::failed(message).advice("look after the disk and its cables, run 'keepwatch verify --read-data', then back up again"),
+            BackupError::Sink(_) => Failure::failed(message).safe(SAFE),
         }
     }
 }

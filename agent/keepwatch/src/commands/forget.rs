@@ -129,15 +129,9 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Outcome {
     let mut dropped: Vec<&SnapshotRecord> = Vec::new();
     if args.snapshots.is_empty() {
         plan = forget::plan(&set, &policy, args.group_by.keys(), &filter, now);
-        dropped.extend(
-            plan.groups
-                .iter()
-                .flat_map(|g| &g.decisions)
-                .filter(|(_, keep, _)| !keep)
-                .map(|(s, _, _)| s),
-        );
+        dropped = plan.forgotten();
     } else {
-        plan = Plan { groups: Vec::new() };
+        plan = Plan::default();
         for text in &args.snapshots {
             let s = pick(&set, text, &filter, now)?;
             if !dropped.iter().any(|d| d.id == s.id) && set.live.iter().any(|l| l.id == s.id) {
@@ -176,12 +170,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Outcome {
             out.line("")?;
         }
     }
-    let kept = plan
-        .groups
-        .iter()
-        .flat_map(|g| &g.decisions)
-        .filter(|(_, keep, _)| *keep)
-        .count() as u64;
+    let kept = plan.kept() as u64;
     let verb = if args.dry_run {
         "would be forgotten (dry run, nothing was changed)"
     } else {
@@ -214,8 +203,28 @@ fn group_title(g: &Group, by: &GroupBy) -> String {
                 Some(j) => format!("job {}", escape(j)),
                 None => continue,
             },
-            GroupKey::Tags => format!("tags {}", escape(&g.tags.join(","))),
-            GroupKey::Paths => format!("paths {}", escape(&g.paths.join(" "))),
+            GroupKey::Tags => format!(
+                "tags {}",
+                escape(
+                    &g.tags
+                        .iter()
+                        .flatten()
+                        .cloned()
+                        .collect::<Vec<_>>()
+                        .join(",")
+                )
+            ),
+            GroupKey::Paths => format!(
+                "paths {}",
+                escape(
+                    &g.paths
+                        .iter()
+                        .flatten()
+                        .cloned()
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                )
+            ),
         });
     }
     if parts.is_empty() {
@@ -234,14 +243,15 @@ fn group_table(g: &Group) -> Table {
         ("TAGS", Left),
         ("WHY", Left),
     ]);
-    for (s, keep, reasons) in &g.decisions {
-        let why = if *keep {
-            reasons.join(", ")
+    for d in &g.decisions {
+        let s = &d.snapshot;
+        let why = if d.keep {
+            d.reasons.join(", ")
         } else {
             "no rule wants it".to_owned()
         };
         table.row(&[
-            if *keep { "keep" } else { "forget" }.to_owned(),
+            if d.keep { "keep" } else { "forget" }.to_owned(),
             s.id.short(),
             s.start.short(),
             s.body.tags.join(","),
@@ -257,20 +267,22 @@ fn group_json(g: &Group) -> Value {
         "job": g.job,
         "tags": g.tags,
         "paths": g.paths,
-        "decisions": g.decisions.iter().map(|(s, keep, reasons)| json!({
-            "keep": keep,
-            "reasons": reasons,
-            "snapshot": record_json(s, false),
+        "decisions": g.decisions.iter().map(|d| json!({
+            "keep": d.keep,
+            "reasons": d.reasons,
+            "snapshot": record_json(&d.snapshot, false),
         })).collect::<Vec<_>>(),
     })
 }
 
 impl From<ForgetError> for Failure {
     fn from(e: ForgetError) -> Self {
+        let message = e.to_string();
         match e {
-            ForgetError::Put(e) => e.into(),
-            #[allow(unreachable_patterns)]
-            e => Failure::failed(e.to_string()),
+            ForgetError::NotYours { .. } => Failure::new(Exit::Refused, message).advice(
+                "forget it on the host that made it, or issue a writer key with the right to: keepwatch key writer --maintain",
+            ),
+            ForgetError::Put(e) => Failure::from(e).during("forget snapshots").safe("nothing was forgotten"),
         }
     }
 }

@@ -100,7 +100,7 @@ pub fn announce(context: &Context, made: &Made) {
             "A new identity was made at {}\n\n\
              \x20   KEEP A COPY OF THIS IDENTITY SOMEWHERE ELSE, away from this machine:\n\
              \x20   on a stick in a drawer, in a password manager, on paper ('keepwatch key sheet').\n\
-             \x20   Without it nothing can ever be restored from this repository, by nobody.\n\
+             \x20   Without it nothing can ever be restored from this repository, by anybody.\n\
              \x20   Who has it can read the backups: keep it secret.\n",
             path.display()
         )),

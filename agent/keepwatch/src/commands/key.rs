@@ -66,7 +66,7 @@ pub enum What {
     },
     /// Take the right to read, or to write, away
     #[command(
-        long_about = "Take the right to read away from a key, or the right to write from a writer.\n\nWhat a reader has copied before stays readable to him. The records that a revoked writer signed are no longer believed, snapshots included. Revoking a writer needs an identity.",
+        long_about = "Take the right to read away from a key, or the right to write from a writer.\n\nWhat a reader has copied before stays readable to him. The snapshots of a revoked writer are marked as such and never taken as the latest; what else it signed is no longer believed. Revoking a writer needs an identity.",
         after_help = "Examples:\n  keepwatch key remove bob\n  keepwatch key remove --identity key.txt 4f1d0a6be2c39a55"
     )]
     Remove {
@@ -282,7 +282,7 @@ fn remove(context: &Context, name: &str) -> Outcome {
                 .unwrap_or_default();
             repository.revoke_writer(id)?;
             context.note(&format!(
-                "writer {} was revoked; what it signed is no longer believed",
+                "writer {} was revoked; its snapshots are marked so from now on, and never taken as the latest",
                 writer_name(id, &crate::output::escape(&label))
             ));
         }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
-use crate::output::{count, print_after, print_json_after};
+use crate::output::{count, escape, print_after, print_json_after, tell};
 
 /// Free the space that no snapshot needs
 #[derive(Args)]
@@ -33,14 +33,18 @@ pub struct PruneArgs {
     /// Show what would be done; change nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Go on although snapshots were removed by somebody: what only they needed is lost then
+    #[arg(long)]
+    pub accept_missing: bool,
 }
 
 impl Default for PruneArgs {
     fn default() -> Self {
         PruneArgs {
-            grace: Duration::from_secs(24 * 3600),
+            grace: prune::DEFAULT_GRACE,
             max_unused: MaxUnused::Percent(5.0),
             dry_run: false,
+            accept_missing: false,
         }
     }
 }
@@ -65,11 +69,7 @@ fn max_unused(text: &str) -> Result<MaxUnused, String> {
 
 /// The verb.
 pub fn run(context: &Context, args: &PruneArgs) -> Outcome {
-    let repository = if args.dry_run {
-        context.open_any()?
-    } else {
-        context.open_to_maintain("pruning")?
-    };
+    let repository = context.open_to_maintain("pruning")?;
     let report = prune(context, &repository, args)?;
     if context.json() {
         let mut document = json!(report);
@@ -91,12 +91,17 @@ pub fn prune(
         grace: args.grace,
         max_unused: args.max_unused,
         dry_run: args.dry_run,
-        cache: context.cache(repository).map(|c| c.join("index")),
+        accept_missing: args.accept_missing,
+        cache: context.cache(repository),
     };
     let bar = context.bar();
     let report = prune::run(repository, &options, &clock::now, &bar, &context.cancel);
     bar.finish();
-    Ok(report?)
+    let report = report?;
+    for note in &report.notes {
+        tell(&format!("keepwatch: {}", escape(note)));
+    }
+    Ok(report)
 }
 
 /// For people.
@@ -106,43 +111,63 @@ pub fn summary(r: &Report, dry_run: bool) -> String {
         out += "dry run, nothing was changed; this would be done:\n";
     }
     out += &format!(
-        "{} kept, {} repacked, {} marked for later, {} rescued, {} deleted; {} deleted\n",
+        "{} needed, {} deleted; {} kept, {} deleted, {} marked for later",
+        count(r.snapshots_needed, "snapshot", "snapshots"),
+        count(r.snapshots_deleted, "forgotten one", "forgotten ones"),
         count(r.packs_kept, "pack", "packs"),
-        r.packs_repacked,
-        r.packs_marked,
-        r.packs_rescued,
         r.packs_deleted,
-        count(
-            r.snapshots_deleted,
-            "forgotten snapshot",
-            "forgotten snapshots"
-        ),
+        r.packs_marked,
     );
+    if r.packs_repacked > 0 {
+        out += &format!(
+            " ({} of them packed anew, {})",
+            r.packs_repacked,
+            human_bytes(r.bytes_copied)
+        );
+    }
+    if r.packs_rescued > 0 {
+        out += &format!(", {} rescued", r.packs_rescued);
+    }
     out += &format!(
-        "{} before, {} after: {} freed; {} unneeded remain\n",
+        "\n{} before, {} after: {} freed; {} unneeded remain\n",
         human_bytes(r.bytes_before),
         human_bytes(r.bytes_after),
         human_bytes(r.bytes_freed),
         human_bytes(r.bytes_unused)
     );
-    if r.packs_marked > 0 || r.waiting > 0 {
-        out += "what is marked is deleted by the first prune after the grace period\n";
+    if r.bytes_waiting > 0 {
+        out += &format!(
+            "{} are marked and are freed by the first prune after the grace period\n",
+            human_bytes(r.bytes_waiting)
+        );
     }
     out
 }
 
 impl From<PruneError> for Failure {
     fn from(e: PruneError) -> Self {
-        let failure = match e {
-            PruneError::Object(e) => e.into(),
-            PruneError::Put(e) => e.into(),
-            PruneError::Cancelled(e) => return e.into(),
-            #[allow(unreachable_patterns)]
-            e => Failure::failed(e.to_string()),
-        };
-        failure
-            .during("prune")
-            .safe("everything that snapshots need is still there")
+        let message = e.to_string();
+        match e {
+            PruneError::NeedsMaintain => Failure::failed(message).advice(
+                "issue a writer key with the right to: keepwatch key writer --maintain",
+            ),
+            PruneError::Unreadable(_) | PruneError::Lost { .. } => Failure::failed(message)
+                .advice("'keepwatch verify' says what is damaged; put it back from another copy, or run 'keepwatch repair index'"),
+            PruneError::Removed { .. } => Failure::new(Exit::Refused, message)
+                .advice("look into it first; --accept-missing accepts the loss"),
+            PruneError::Busy(_) => {
+                Failure::new(Exit::Refused, message).advice("wait for the other prune, and run it again")
+            }
+            PruneError::Cancelled => Failure::failed(message).advice("run it again"),
+            PruneError::Store(e) => Failure::from(e)
+                .during("prune")
+                .safe("every snapshot is as it was"),
+            PruneError::Put(e) => Failure::from(e)
+                .during("prune")
+                .safe("every snapshot is as it was"),
+            PruneError::Cache(_) => Failure::failed(message)
+                .advice("give another place with --cache-dir, or use --no-cache"),
+        }
     }
 }
 

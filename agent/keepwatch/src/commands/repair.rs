@@ -46,7 +46,7 @@ pub fn run(context: &Context, args: &RepairArgs) -> Outcome {
                 return Err(Failure::failed("rebuilding the index needs a writer key of the repository, and none was given or found; nothing was changed")
                     .advice(crate::errors::WRITER_ADVICE));
             }
-            let cache = context.cache(&repository).map(|c| c.join("index"));
+            let cache = context.cache(&repository);
             let bar = context.bar();
             let report = repair::index(&repository, cache.as_deref(), &bar);
             bar.finish();

@@ -112,9 +112,13 @@ impl Sheet {
             .map(String::as_str)
             .unwrap_or_default();
         let key = self.keys.first().map_or("me", |k| k.name.as_str());
-        let (identity, open) = match self.keys.first() {
-            Some(k) if k.passphrase => (String::new(), String::new()),
-            _ => (" --identity IDENTITY".to_owned(), " -i IDENTITY".to_owned()),
+        let (identity, script, open) = match self.keys.first() {
+            Some(k) if k.passphrase => ("", " --passphrase", ""),
+            _ => (
+                " --identity IDENTITY",
+                " --identity IDENTITY",
+                " -i IDENTITY",
+            ),
         };
         vec![
             (
@@ -127,9 +131,9 @@ impl Sheet {
             (
                 "Without Keepwatch: age, zstd and Python 3, and the script tests/recover/recover.py of its source",
                 vec![
-                    format!("age -d{open} -o R.txt {place}/keys/{key}.age        # or of the text below, saved to a file"),
-                    format!("python3 recover.py --help                        # takes the repository {place} and R.txt"),
-                    "age -d -i R.txt ENVELOPE | zstd -d               # one envelope of a pack by hand; the format is FORMAT.md".to_owned(),
+                    format!("python3 recover.py --repo {place}{script} --target DIRECTORY"),
+                    format!("age -d{open} -o R.txt {place}/keys/{key}.age    # by hand: the repository's key, or from the text below"),
+                    "age -d -i R.txt ENVELOPE | zstd -d               # one envelope of a pack; FORMAT.md says the rest".to_owned(),
                     "shred -u R.txt                                   # it opens everything".to_owned(),
                 ],
             ),

@@ -102,6 +102,9 @@ pub fn table(shown: &[(&SnapshotRecord, bool)]) -> Table {
         if *forgotten {
             outcome += ", forgotten";
         }
+        if s.revoked {
+            outcome += ", writer revoked";
+        }
         table.row(&[
             s.id.short(),
             s.start.short(),
@@ -138,5 +141,6 @@ pub fn record_json(s: &SnapshotRecord, forgotten: bool) -> Value {
         "previous": s.body.previous,
         "program": s.body.program,
         "forgotten": forgotten,
+        "writer_revoked": s.revoked,
     })
 }

@@ -51,7 +51,7 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
     };
     // Another part every time, so that repeated runs see all of it.
     let seed = clock::now().unix_nanos() as u64;
-    let cache = context.cache(&repository).map(|c| c.join("index"));
+    let cache = context.cache(&repository);
     let bar = context.bar();
     let report = verify::run(
         &repository,
