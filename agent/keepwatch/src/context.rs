@@ -154,17 +154,17 @@ impl Context {
         if let Some((_, owner)) = identity.pins.iter().find(|(r, _)| *r == id) {
             return Ok(Some(*owner));
         }
-        if !identity.pins.is_empty() {
-            return Err(Failure::new(
-                Exit::Refused,
-                format!("the repository {location} ({id}) is none of those that the comments of the identity {} name; somebody may have exchanged it, nothing was read from it", identity.name),
-            )
-            .advice("if it is another repository of yours, say so with its owner key: --owner-key HEX (it stands on its recovery sheet, and 'keepwatch key list' on a writing host shows it)"));
-        }
         Ok(self
             .places
             .known_at(location)?
             .and_then(|k| k.owner.parse().ok()))
+    }
+
+    /// Whether the comments of the identity speak of repositories, and not of this one.
+    fn is_foreign(&self, id: RepositoryId, identity: &GivenIdentity) -> bool {
+        self.globals.owner_key.is_none()
+            && !identity.pins.is_empty()
+            && !identity.pins.iter().any(|(r, _)| *r == id)
     }
 
     /// The file of the writer key: the one named, a systemd credential, or the one at the usual place. With whether it was named.
@@ -193,35 +193,29 @@ impl Context {
         }
         if let Some(path) = &self.globals.passphrase_file {
             let phrase = keys::read_passphrase(path)?;
-            return Ok(Some(GivenIdentity {
-                identity: ReaderIdentity::passphrase(&phrase),
-                name: "from the passphrase file".into(),
-                pins: Vec::new(),
-            }));
+            return Ok(Some(GivenIdentity::passphrase(&phrase)));
         }
         keys::credential("identity")
             .map(|p| keys::read_identity(&p))
             .transpose()
     }
 
-    fn default_identity(&self) -> Option<PathBuf> {
-        self.places.identity().filter(|p| p.exists())
+    /// The identity at the usual place, when it is meant for this repository: the default one, one that its comments name, or any when they name none.
+    fn own_identity(&self, id: RepositoryId) -> Result<Option<GivenIdentity>, Failure> {
+        let Some(path) = self.places.identity().filter(|p| p.exists()) else {
+            return Ok(None);
+        };
+        let (_, is_default) = self.repository_path()?;
+        let identity = keys::read_identity(&path)?;
+        Ok(Some(identity).filter(|i| is_default || !self.is_foreign(id, i)))
     }
 
-    /// True when an identity was named or lies at the usual place.
-    pub fn has_identity(&self) -> bool {
-        self.globals.identity.is_some()
-            || self.globals.passphrase_file.is_some()
-            || keys::credential("identity").is_some()
-            || self.default_identity().is_some()
-    }
-
-    fn identity(&self, store: &Arc<dyn Store>) -> Result<GivenIdentity, Failure> {
+    fn identity(&self, store: &Arc<dyn Store>, id: RepositoryId) -> Result<GivenIdentity, Failure> {
         if let Some(given) = self.named_identity()? {
             return Ok(given);
         }
-        if let Some(path) = self.default_identity() {
-            return keys::read_identity(&path);
+        if let Some(own) = self.own_identity(id)? {
+            return Ok(own);
         }
         let has_passphrase = list_all(&**store, Area::Keys)?.iter().any(|k| {
             store
@@ -233,11 +227,7 @@ impl Context {
                 "Passphrase of the repository {}",
                 store.location()
             )) {
-                return Ok(GivenIdentity {
-                    identity: ReaderIdentity::passphrase(&phrase),
-                    name: "from the terminal".into(),
-                    pins: Vec::new(),
-                });
+                return Ok(GivenIdentity::passphrase(&phrase));
             }
         }
         Err(Failure::failed(format!(
@@ -251,17 +241,29 @@ impl Context {
     pub fn open_reader(&self) -> Result<Repository, Failure> {
         let (store, id) = self.store()?;
         let location = store.location();
-        let identity = self.identity(&store)?;
+        let identity = self.identity(&store, id)?;
         let pinned = self.pin(&location, id, &identity)?;
         let mut repository = Repository::open_as_reader(store, &identity.identity, pinned).map_err(|e| match e {
             AccessError::WrongIdentity { location, tried, detail } => {
-                let files = if tried == 1 { "the one key file".to_owned() } else { format!("any of the {tried} key files") };
-                let mut f = Failure::from(AccessError::WrongIdentity { location: location.clone(), tried, detail: detail.clone() });
-                f.message = format!("the identity {} does not open {files} of {location}{detail}; the repository is untouched", identity.name);
-                f
+                let keys = if tried == 1 { "the one key file".to_owned() } else { format!("any of the {tried} key files") };
+                // What age says of a wrong passphrase speaks of damage.
+                let detail = if identity.is_passphrase { String::new() } else { detail };
+                let message = format!("{} does not open {keys} of {location}{detail}; the repository is untouched", identity.name);
+                Failure { message, ..AccessError::WrongIdentity { location, tried, detail: String::new() }.into() }
             }
             e => e.into(),
         })?;
+        if self.is_foreign(id, &identity) {
+            return Err(Failure::new(
+                Exit::Refused,
+                format!(
+                    "the repository {location} ({id}, owner key {}) is none of those that the comments of {} name; somebody may have exchanged it, nothing was read from it",
+                    repository.owner(),
+                    identity.name
+                ),
+            )
+            .advice("if it is another repository of yours, say so with --owner-key, after comparing it with the recovery sheet or with 'keepwatch key list' on a writing host"));
+        }
         if let Some((path, named)) = self.writer_key_path(id) {
             let used = keys::read_writer_key(&path).and_then(|k| Ok(repository.use_writer(&k)?));
             match used {
@@ -309,6 +311,17 @@ impl Context {
         match self.writer_key_path(id) {
             Some(_) => self.open_writer(),
             None => self.open_reader(),
+        }
+    }
+
+    /// Opens it as deep as what is at hand allows: for reading where there is an identity.
+    pub fn open_deep(&self) -> Result<Repository, Failure> {
+        let (_, id) = self.store()?;
+        let can_read = self.named_identity()?.is_some() || self.own_identity(id)?.is_some();
+        if can_read {
+            self.open_reader()
+        } else {
+            self.open_any()
         }
     }
 

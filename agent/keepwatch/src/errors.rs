@@ -165,6 +165,7 @@ impl From<StoreError> for Failure {
         match e.fault {
             Fault::Missing if e.verb == "open" => Failure::failed(format!("there is no repository at {}: {}", e.store, plain_io(&e.cause)))
                 .advice("check --repo, or make a repository there with 'keepwatch init'"),
+            Fault::Missing if e.verb == "create" => Failure::failed(message).advice("check the path for a slip of the pen"),
             Fault::Missing => Failure::failed(message).advice(
                 "an object of the repository is gone: 'keepwatch verify' says what it affects; put back a copy of the object if you have one, or run 'keepwatch repair'",
             ),

@@ -115,10 +115,24 @@ pub fn read_writer_key(path: &Path) -> Result<WriterKey, Failure> {
 pub struct GivenIdentity {
     /// What opens.
     pub identity: ReaderIdentity,
-    /// For messages.
+    /// For messages: "the identity F", "the passphrase".
     pub name: String,
+    /// It opens passphrase slots alone.
+    pub is_passphrase: bool,
     /// Repositories and their owner keys, as remembered in comments.
     pub pins: Vec<(RepositoryId, OwnerKey)>,
+}
+
+impl GivenIdentity {
+    /// A passphrase.
+    pub fn passphrase(phrase: &SecretText) -> Self {
+        GivenIdentity {
+            identity: ReaderIdentity::passphrase(phrase),
+            name: "the passphrase".into(),
+            is_passphrase: true,
+            pins: Vec::new(),
+        }
+    }
 }
 
 /// Reads an identity file.
@@ -129,7 +143,8 @@ pub fn read_identity(path: &Path) -> Result<GivenIdentity, Failure> {
     let pins = std::str::from_utf8(&bytes).map(pins_of).unwrap_or_default();
     Ok(GivenIdentity {
         identity,
-        name,
+        name: format!("the identity {name}"),
+        is_passphrase: false,
         pins,
     })
 }

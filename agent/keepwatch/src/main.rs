@@ -56,12 +56,15 @@ fn report(failure: &Failure, json: bool) {
     if failure.quiet {
         return;
     }
-    tell(&format!("keepwatch: {}", escape_lines(&failure.message)));
+    tell(&format!(
+        "keepwatch: {}",
+        escape_lines(&output::plain(&failure.message))
+    ));
     if let Some(advice) = &failure.advice {
         tell(&format!("  what to do: {}", escape_lines(advice)));
     }
     if json && !output::json_was_begun() {
-        let document = serde_json::json!({ "error": failure.message, "advice": failure.advice, "exit_code": failure.exit as u8 });
+        let document = serde_json::json!({ "error": output::plain(&failure.message), "advice": failure.advice, "exit_code": failure.exit as u8 });
         let _ = output::print_json(&document);
     }
 }

@@ -44,6 +44,27 @@ pub fn escape_bytes(bytes: &[u8]) -> String {
     out
 }
 
+/// A message without the numbers that Rust appends to the system's errors.
+pub fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(" (os error ") {
+        let (before, after) = rest.split_at(at);
+        let digits = &after[" (os error ".len()..];
+        match digits.find(')') {
+            Some(end) if digits[..end].bytes().all(|b| b.is_ascii_digit()) => {
+                out.push_str(before);
+                rest = &digits[end + 1..];
+            }
+            _ => {
+                out.push_str(&rest[..at + 1]);
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out + rest
+}
+
 /// A message for standard error: lines stay lines.
 pub fn escape_lines(text: &str) -> String {
     text.lines().map(escape).collect::<Vec<_>>().join("\n")
@@ -67,7 +88,7 @@ pub fn problems_json(problems: &[Problem]) -> Value {
     problems
         .iter()
         .map(|p| {
-            let mut v = json!({ "what": p.what });
+            let mut v = json!({ "what": plain(&p.what) });
             put_path(&mut v, &p.path);
             v
         })
@@ -292,6 +313,10 @@ mod tests {
         assert_eq!(escape("žluťoučký 猫"), "žluťoučký 猫");
         assert_eq!(escape_bytes(b"a\xff\x1bz"), "a\\xff\\u{1b}z");
         assert_eq!(escape_lines("a\nb\x07"), "a\nb\\u{7}");
+        assert_eq!(
+            plain("no x (os error 2); y (os error z) (os error 17)"),
+            "no x; y (os error z)"
+        );
     }
 
     #[test]

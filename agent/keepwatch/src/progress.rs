@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keepwatch_engine::progress::{Event, Progress};
 
-use crate::output::{escape, escape_bytes, tell};
+use crate::output::{escape, escape_bytes, plain, tell};
 
 /// Shows what a verb tells.
 pub struct Bar {
@@ -62,7 +62,7 @@ impl Progress for Bar {
                 self.tell(&format!(
                     "keepwatch: {}: {}",
                     escape_bytes(&p.path),
-                    escape(&p.what)
+                    escape(&plain(&p.what))
                 ));
             }
             Event::Note(note) if !self.quiet => self.tell(&format!("keepwatch: {}", escape(note))),

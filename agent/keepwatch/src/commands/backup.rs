@@ -379,18 +379,25 @@ fn run_command(
     let child = Arc::new(Mutex::new(Some(child)));
     let reader: Box<dyn Read + Send> = Box::new(stdout);
     let waiting = child.clone();
+    let watched = context.child.clone();
+    let verdict = Arc::new(Mutex::new(None));
+    let told = verdict.clone();
     let finish = Box::new(move || {
         let Some(mut child) = waiting.lock().unwrap_or_else(|e| e.into_inner()).take() else {
             return Ok(());
         };
-        match child.wait() {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(format!("the command '{program}' {}", ending(status))),
-            Err(e) => Err(format!(
+        let waited = child.wait();
+        watched.set(None);
+        let why = match waited {
+            Ok(status) if status.success() => return Ok(()),
+            Ok(status) => format!("the command '{program}' {}", ending(status)),
+            Err(e) => format!(
                 "it cannot be told how the command '{program}' ended: {}",
                 plain_io(&e)
-            )),
-        }
+            ),
+        };
+        *told.lock().unwrap_or_else(|e| e.into_inner()) = Some(why.clone());
+        Err(why)
     });
     let result = backup(Input::Stream {
         name: name.to_owned(),
@@ -403,7 +410,16 @@ fn run_command(
         let _ = child.kill();
         let _ = child.wait();
     }
-    Ok(result?)
+    // Whatever the run says of its own ending: the command's is the cause.
+    let why = verdict.lock().unwrap_or_else(|e| e.into_inner()).take();
+    match (result, why) {
+        (Ok(report), None) => Ok(report),
+        (_, Some(why)) if !context.cancel.is_cancelled() => {
+            Err(Failure::failed(format!("{why}; no snapshot was made"))
+                .advice("mend the command, and run it again"))
+        }
+        (result, _) => Ok(result?),
+    }
 }
 
 fn ending(status: ExitStatus) -> String {

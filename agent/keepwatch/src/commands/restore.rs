@@ -13,7 +13,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
 use crate::output::{
-    count, escape, escape_bytes, print_after, print_json_after, problems_json, tell,
+    count, escape, escape_bytes, plain, print_after, print_json_after, problems_json, tell,
 };
 use crate::select::{FilterArgs, pick, snapshot_and_paths, stored_paths};
 
@@ -141,7 +141,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
         tell(&format!(
             "keepwatch: left out: {}: {}",
             escape_bytes(&p.path),
-            escape(&p.what)
+            escape(&plain(&p.what))
         ));
     }
     let found_nothing = !options.select.is_empty()

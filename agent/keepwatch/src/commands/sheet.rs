@@ -104,6 +104,14 @@ impl Sheet {
         })
     }
 
+    /// The key file for the commands: one that an identity opens, where there is one.
+    fn first_key(&self) -> Option<&KeyFile> {
+        self.keys
+            .iter()
+            .find(|k| !k.passphrase)
+            .or(self.keys.first())
+    }
+
     /// Headings and commands, the same for text and HTML.
     fn steps(&self) -> Vec<(&'static str, Vec<String>)> {
         let place = self
@@ -111,8 +119,8 @@ impl Sheet {
             .first()
             .map(String::as_str)
             .unwrap_or_default();
-        let key = self.keys.first().map_or("me", |k| k.name.as_str());
-        let (identity, script, open) = match self.keys.first() {
+        let key = self.first_key().map_or("me", |k| k.name.as_str());
+        let (identity, script, open) = match self.first_key() {
             Some(k) if k.passphrase => ("", " --passphrase", ""),
             _ => (
                 " --identity IDENTITY",

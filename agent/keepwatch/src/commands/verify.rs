@@ -39,11 +39,7 @@ fn percent(text: &str) -> Result<u8, String> {
 /// The verb.
 pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
     // Who can read looks deeper.
-    let repository = if context.has_identity() {
-        context.open_reader()?
-    } else {
-        context.open_any()?
-    };
+    let repository = context.open_deep()?;
     let read_data = match args.read_data {
         None => ReadData::No,
         Some(100) => ReadData::All,
