@@ -1,1 +1,111 @@
-fn main() {}
+//! The command line of Keepwatch. `cli` defines it, `commands` holds a file for each verb.
+
+mod cli;
+mod clock;
+mod commands;
+mod context;
+mod errors;
+mod keys;
+mod output;
+mod places;
+mod progress;
+mod select;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::FromArgMatches;
+use keepwatch_engine::progress::Cancel;
+
+use crate::cli::Cli;
+use crate::context::Context;
+use crate::errors::Failure;
+use crate::output::{escape_lines, tell};
+
+fn main() -> ExitCode {
+    end_panics_with_a_sentence();
+    let cli = match cli::definition()
+        .try_get_matches()
+        .and_then(|m| Cli::from_arg_matches(&m))
+    {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version go to standard output with status 0, everything else is wrong use.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    log_to_stderr(cli.globals.verbose);
+    let json = cli.globals.json;
+    let context = Context {
+        globals: cli.globals,
+        places: places::Places::from_env(),
+        cancel: Cancel::new(),
+        child: Default::default(),
+    };
+    match commands::run(context, cli.command) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(failure) => {
+            report(&failure, json);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn report(failure: &Failure, json: bool) {
+    if failure.quiet {
+        return;
+    }
+    tell(&format!(
+        "keepwatch: {}",
+        escape_lines(&output::plain(&failure.message))
+    ));
+    if let Some(advice) = &failure.advice {
+        tell(&format!("  what to do: {}", escape_lines(advice)));
+    }
+    if json && !output::json_was_begun() {
+        let document = serde_json::json!({ "error": output::plain(&failure.message), "advice": failure.advice, "exit_code": failure.exit as u8 });
+        let _ = output::print_json(&document);
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = std::env::var("KEEPWATCH_LOG")
+        .ok()
+        .and_then(|f| EnvFilter::try_new(f).ok())
+        .unwrap_or_else(|| EnvFilter::new(level));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(verbose > 1)
+        .try_init();
+}
+
+/// A panic is a bug of ours. It ends as one sentence, and with the status of a failure.
+fn end_panics_with_a_sentence() {
+    std::panic::set_hook(Box::new(|info| {
+        let what = info
+            .payload()
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| info.payload().downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        let place = info
+            .location()
+            .map(|l| format!(" ({}:{})", l.file(), l.line()))
+            .unwrap_or_default();
+        tell(&format!(
+            "keepwatch: stopped by a mistake in Keepwatch itself: {}{place}; snapshots committed before are safe\n  what to do: run it again, and report this line",
+            escape_lines(&what)
+        ));
+        std::process::exit(1);
+    }));
+}

@@ -1,0 +1,284 @@
+//! `init`: makes a repository, and what its first host needs.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use keepwatch_engine::ids::{OwnerKey, RepositoryId, WriterId};
+use keepwatch_engine::repository::{CHUNKER, Repository};
+use keepwatch_engine::seal::{Identity, ReaderRecipient, recipients_of_identity_file};
+use keepwatch_engine::store::local::LocalStore;
+use keepwatch_engine::store::{KeyName, Store};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::clock;
+use crate::context::{Context, host_name};
+use crate::errors::{Exit, Failure, Outcome};
+use crate::keys::{self, SCRYPT_LOG_N, Terminal};
+use crate::output::{print_json_after, tell};
+use crate::places::{make_private_dir, write_secret};
+
+/// Make a repository
+#[derive(Args)]
+#[command(
+    long_about = "Make a repository.\n\nIts key is sealed to the recipients, who alone can restore. Without a recipient, the identity at $XDG_CONFIG_HOME/keepwatch/identity.txt is used, and made if there is none. This host gets a writer key, which can add backups and cannot read them.",
+    after_help = "Examples:
+  keepwatch init --repo /mnt/disk/backup
+  keepwatch init --repo /mnt/disk/backup --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
+  keepwatch init --repo /mnt/disk/backup --recipient ~/.ssh/id_ed25519.pub --passphrase-file phrase.txt"
+)]
+pub struct InitArgs {
+    /// Who may restore: age1…, 'ssh-ed25519 …', or a file with such lines (repeatable)
+    #[arg(long = "recipient", value_name = "KEY|FILE")]
+    pub recipients: Vec<String>,
+    /// The name under which this host is enrolled as a writer [default: the host's name]
+    #[arg(long, value_name = "HOST")]
+    pub label: Option<String>,
+    /// Where to put the writer key [default: under $XDG_CONFIG_HOME/keepwatch/writer-keys]
+    #[arg(long, value_name = "FILE")]
+    pub writer_key_out: Option<PathBuf>,
+    /// Make a new identity in this file
+    #[arg(long, value_name = "FILE", conflicts_with = "recipients")]
+    pub identity_out: Option<PathBuf>,
+}
+
+/// What was made.
+pub struct Made {
+    /// The repository, opened as writer.
+    pub repository: Repository,
+    /// Its place.
+    pub path: PathBuf,
+    /// The identity's file, with whether it is new, when one of ours is used.
+    pub identity: Option<(PathBuf, bool)>,
+    /// The writer key's file.
+    pub writer_key: PathBuf,
+    /// Names of the key files.
+    pub slots: Vec<String>,
+}
+
+/// The verb.
+pub fn run(context: &Context, args: &InitArgs) -> Outcome {
+    let made = make(context, args)?;
+    announce(context, &made);
+    if context.json() {
+        print_json_after(&made.json())?;
+    }
+    Ok(Exit::Done)
+}
+
+impl Made {
+    /// For `--json`.
+    pub fn json(&self) -> serde_json::Value {
+        json!({
+            "repository": self.path,
+            "repository_id": self.repository.id(),
+            "owner_key": self.repository.owner(),
+            "recipient": self.repository.recipient().to_string(),
+            "keys": self.slots,
+            "identity": self.identity.as_ref().map(|(p, _)| p),
+            "identity_is_new": self.identity.as_ref().is_some_and(|(_, new)| *new),
+            "writer": self.repository.writer().map(|w| w.id),
+            "writer_key": self.writer_key,
+        })
+    }
+}
+
+/// Says what was made, and what a person must do about it. Not even `--quiet` leaves out that an identity was made.
+pub fn announce(context: &Context, made: &Made) {
+    context.note(&format!(
+        "A new repository was made at {}\n  id         {}\n  owner key  {}\n  writer key {}",
+        made.path.display(),
+        made.repository.id(),
+        made.repository.owner(),
+        made.writer_key.display()
+    ));
+    match &made.identity {
+        Some((path, true)) => tell(&format!(
+            "A new identity was made at {}\n\n\
+             \x20   KEEP A COPY OF THIS IDENTITY SOMEWHERE ELSE, away from this machine:\n\
+             \x20   on a stick in a drawer, in a password manager, on paper ('keepwatch key sheet').\n\
+             \x20   Without it nothing can ever be restored from this repository, by anybody.\n\
+             \x20   Who has it can read the backups: keep it secret.\n",
+            path.display()
+        )),
+        Some((path, false)) => context.note(&format!("It is sealed to your identity {}: keep a copy of that somewhere else.", path.display())),
+        None => context.note("It is sealed to the recipients given; without one of their identities nothing can ever be restored from it."),
+    }
+}
+
+/// Makes the repository that the options name.
+pub fn make(context: &Context, args: &InitArgs) -> Result<Made, Failure> {
+    let (path, _) = context.repository_path()?;
+    let now = clock::now();
+    let label = args.label.clone().unwrap_or_else(host_name);
+    let mut readers = keys::read_recipients(&args.recipients)?;
+    if let Some(file) = &context.globals.passphrase_file {
+        let phrase = keys::read_new_passphrase(file)?;
+        readers.push((
+            KeyName::new("passphrase").expect("a valid name"),
+            ReaderRecipient::passphrase(&phrase, SCRYPT_LOG_N),
+        ));
+    }
+    refuse_foreign_directory(&path)?;
+    // Where the writer key goes is seen to before anything is made: a repository without one could not be written to.
+    let key_dir = match &args.writer_key_out {
+        Some(file) if file.exists() => {
+            return Err(Failure::new(
+                Exit::Refused,
+                format!("{} exists already; nothing was made", file.display()),
+            )
+            .advice("name another file with --writer-key-out"));
+        }
+        Some(file) => file.parent().map(Path::to_owned),
+        None => context
+            .places
+            .writer_key(RepositoryId([0; 16]))
+            .and_then(|p| p.parent().map(Path::to_owned)),
+    };
+    let Some(key_dir) = key_dir else {
+        return Err(Failure::usage("there is no usual place for the writer key, because neither XDG_CONFIG_HOME nor HOME is set").advice("name one with --writer-key-out FILE"));
+    };
+    if !key_dir.as_os_str().is_empty() {
+        make_private_dir(&key_dir)?;
+    }
+    let mut identity = None;
+    if readers.is_empty() || args.identity_out.is_some() {
+        let (reader, file, new) = own_identity(context, args)?;
+        readers.push((KeyName::new("me").expect("a valid name"), reader));
+        identity = Some((file, new));
+    }
+    let made = LocalStore::create(&path)
+        .map_err(Failure::from)
+        .and_then(|store| {
+            let store: Arc<dyn Store> = Arc::new(store);
+            Ok(Repository::init(store, &readers, &label, CHUNKER, now)?)
+        });
+    let (repository, key) = match made {
+        Ok(made) => made,
+        Err(f) => {
+            // An identity that opens nothing would only confuse; it is as new as this call.
+            if let Some((file, true)) = &identity {
+                let _ = std::fs::remove_file(file);
+            }
+            return Err(f);
+        }
+    };
+    if let Some((file, _)) = &identity {
+        pin(file, repository.id(), repository.owner());
+    }
+    let place = args
+        .writer_key_out
+        .clone()
+        .or_else(|| context.places.writer_key(repository.id()))
+        .expect("seen to above");
+    write_secret(&place, key.to_text().expose()).map_err(|f| {
+        f.safe("the repository was made")
+            .advice("issue a writer key: keepwatch key writer --repo R --identity F --out FILE")
+    })?;
+    context.places.remember(
+        &repository.store().location(),
+        repository.id(),
+        repository.owner(),
+    );
+    let slots = readers.iter().map(|(n, _)| n.as_str().to_owned()).collect();
+    Ok(Made {
+        repository,
+        path,
+        identity,
+        writer_key: place,
+        slots,
+    })
+}
+
+fn refuse_foreign_directory(path: &Path) -> Result<(), Failure> {
+    let mut entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Failure::file("make a repository at", path, &e)),
+    };
+    let is_empty = entries.next().is_none();
+    // What an interrupted init left behind is ours: areas, but no config.
+    if is_empty
+        || path.join("config").exists()
+        || (path.join("keys").is_dir() && path.join("packs").is_dir())
+    {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Refused,
+        format!(
+            "cannot make a repository at {}: the directory is not empty; nothing was changed",
+            path.display()
+        ),
+    )
+    .advice("name a directory that is empty or does not exist yet"))
+}
+
+/// The user's own identity: the one at the usual place, made if there is none.
+fn own_identity(
+    context: &Context,
+    args: &InitArgs,
+) -> Result<(ReaderRecipient, PathBuf, bool), Failure> {
+    let file = match &args.identity_out {
+        Some(file) => file.clone(),
+        None => context.places.identity().ok_or_else(|| {
+            Failure::usage("there is no usual place for a new identity, because neither XDG_CONFIG_HOME nor HOME is set")
+                .advice("name a file for it with --identity-out, or who may restore with --recipient")
+        })?,
+    };
+    if args.identity_out.is_none() && file.exists() {
+        let bytes = keys::read_secret_file(&file, "identity")?;
+        let recipient = recipients_of_identity_file(&bytes)
+            .into_iter()
+            .next()
+            .ok_or_else(|| {
+                Failure::failed(format!(
+                    "the identity {} does not show its public half",
+                    file.display()
+                ))
+                .advice("give its public half with --recipient")
+            })?;
+        return Ok((ReaderRecipient::parse(&recipient, &Terminal)?, file, false));
+    }
+    let identity = Identity::generate();
+    write_secret(&file, &identity_text(&identity))?;
+    Ok((
+        ReaderRecipient::parse(&identity.recipient().to_string(), &Terminal)?,
+        file,
+        true,
+    ))
+}
+
+/// The content of a new identity file, as `age-keygen` writes it.
+pub fn identity_text(identity: &Identity) -> Zeroizing<String> {
+    Zeroizing::new(format!(
+        "# Keepwatch identity (an age identity). Without it nothing can be restored; who has it can read the backups.\n\
+         # created: {}\n# public key: {}\n{}\n",
+        clock::now(),
+        identity.recipient(),
+        identity.text().expose()
+    ))
+}
+
+/// Notes in the identity's comments which repository it belongs to, so that an exchanged one is noticed. Bookkeeping: a failure is told, nothing else.
+fn pin(file: &Path, id: RepositoryId, owner: OwnerKey) {
+    let append = || -> std::io::Result<()> {
+        let mut f = OpenOptions::new().append(true).open(file)?;
+        f.write_all(keys::pin_lines(id, owner).as_bytes())?;
+        f.sync_all()
+    };
+    if let Err(e) = append() {
+        tracing::warn!(
+            "the owner key could not be noted in {}: {e}",
+            file.display()
+        );
+    }
+}
+
+/// For messages that name a writer.
+pub fn writer_name(id: WriterId, label: &str) -> String {
+    format!("{id} ({label})")
+}

@@ -1,0 +1,47 @@
+//! A file per verb: its options, and what it does with the engine's function of the same name.
+
+pub mod backup;
+pub mod diff;
+pub mod dump;
+pub mod find;
+pub mod forget;
+pub mod init;
+pub mod key;
+pub mod ls;
+pub mod meta;
+pub mod prune;
+pub mod repair;
+pub mod restore;
+pub mod sheet;
+pub mod snapshots;
+pub mod stats;
+pub mod verify;
+
+use crate::cli::Command;
+use crate::context::Context;
+use crate::errors::Outcome;
+use crate::signals;
+
+/// Does what was asked.
+pub fn run(context: Context, command: Command) -> Outcome {
+    signals::listen(context.cancel.clone(), context.child.clone());
+    let c = &context;
+    match command {
+        Command::Init(a) => init::run(c, &a),
+        Command::Backup(a) => backup::run(c, a),
+        Command::Snapshots(a) => snapshots::run(c, &a),
+        Command::Ls(a) => ls::run(c, &a),
+        Command::Find(a) => find::run(c, &a),
+        Command::Diff(a) => diff::run(c, &a),
+        Command::Restore(a) => restore::run(c, &a),
+        Command::Dump(a) => dump::run(c, &a),
+        Command::Verify(a) => verify::run(c, &a),
+        Command::Forget(a) => forget::run(c, &a),
+        Command::Prune(a) => prune::run(c, &a),
+        Command::Stats(a) => stats::run(c, &a),
+        Command::Repair(a) => repair::run(c, &a),
+        Command::Key(a) => key::run(c, &a),
+        Command::Completions(a) => meta::completions(&a),
+        Command::Man(a) => meta::man(&a),
+    }
+}

@@ -1,0 +1,67 @@
+//! `stats`: how large the repository is, and what deduplication and compression save.
+
+use clap::Args;
+use keepwatch_engine::browse;
+use keepwatch_model::size::human_bytes;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::errors::{Exit, Outcome};
+use crate::output::{print_after, print_json, thousands};
+use crate::select::FilterArgs;
+
+/// Show sizes
+#[derive(Args)]
+#[command(
+    long_about = "Show how large the repository and its snapshots are, and what deduplication and compression save. Needs no identity.",
+    after_help = "Examples:
+  keepwatch stats
+  keepwatch stats --host web1 --json"
+)]
+pub struct StatsArgs {
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// The verb.
+pub fn run(context: &Context, args: &StatsArgs) -> Outcome {
+    let repository = context.open_any()?;
+    let set = context.snapshots(&repository)?;
+    let filter = args.filter.filter();
+    let chosen: Vec<_> = set
+        .live
+        .iter()
+        .filter(|s| filter.matches(s))
+        .cloned()
+        .collect();
+    let lookup = context.lookup(&repository)?;
+    let stats = browse::stats(&repository, &lookup, &chosen)?;
+    if context.json() {
+        print_json(&json!(stats))?;
+        return Ok(Exit::Done);
+    }
+    let ratio = |a: u64, b: u64| {
+        if b == 0 {
+            "-".to_owned()
+        } else {
+            format!("{:.2}", a as f64 / b as f64)
+        }
+    };
+    let mut out = String::new();
+    for (what, value) in [
+        ("snapshots", thousands(stats.snapshots)),
+        ("files in them", thousands(stats.files)),
+        ("bytes in them", human_bytes(stats.bytes)),
+        ("chunks stored", thousands(stats.chunks)),
+        ("bytes of chunks", human_bytes(stats.chunk_bytes)),
+        ("packs", thousands(stats.packs)),
+        ("bytes of packs", human_bytes(stats.pack_bytes)),
+        ("index objects", thousands(stats.indexes)),
+        ("deduplication", ratio(stats.bytes, stats.chunk_bytes)),
+        ("compression", ratio(stats.chunk_bytes, stats.pack_bytes)),
+    ] {
+        out += &format!("{what:<16} {value:>14}\n");
+    }
+    print_after(&out)?;
+    Ok(Exit::Done)
+}

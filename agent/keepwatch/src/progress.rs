@@ -1,0 +1,88 @@
+//! Progress for people on a terminal; silent otherwise. Problems are named on standard error as they happen.
+
+use std::io::{IsTerminal, stderr};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use keepwatch_engine::progress::{Event, Progress};
+
+use crate::output::{escape, escape_bytes, plain, tell};
+
+/// Shows what a verb tells.
+pub struct Bar {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    problems: bool,
+}
+
+const SPINNING: &str = "{spinner} {prefix}  {bytes}  {binary_bytes_per_sec}  {elapsed}  {wide_msg}";
+
+impl Bar {
+    /// `quiet`: only problems are told. `problems`: whether they are printed as they happen (a JSON report names them itself, too).
+    pub fn new(quiet: bool, problems: bool) -> Self {
+        let bar = (!quiet && stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
+            bar.set_style(
+                ProgressStyle::with_template(SPINNING)
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
+            bar.enable_steady_tick(Duration::from_millis(125));
+            bar
+        });
+        Bar {
+            bar,
+            quiet,
+            problems,
+        }
+    }
+    /// Takes the bar off the screen.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+    fn tell(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| tell(line)),
+            None => tell(line),
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Progress for Bar {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Problem(p) if self.problems => {
+                self.tell(&format!(
+                    "keepwatch: {}: {}",
+                    escape_bytes(&p.path),
+                    escape(&plain(&p.what))
+                ));
+            }
+            Event::Note(note) if !self.quiet => self.tell(&format!("keepwatch: {}", escape(note))),
+            event => {
+                let Some(bar) = &self.bar else { return };
+                match event {
+                    Event::Phase(name) => bar.set_prefix(name),
+                    Event::Total { bytes, .. } => {
+                        bar.set_length(bytes);
+                        if let Ok(style) = ProgressStyle::with_template(
+                            "{prefix}  {bar:24}  {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left  {wide_msg}",
+                        ) {
+                            bar.set_style(style);
+                        }
+                    }
+                    Event::Item(path) => bar.set_message(escape_bytes(path)),
+                    Event::Done { bytes, .. } => bar.inc(bytes),
+                    Event::Problem(_) | Event::Note(_) => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The first SIGINT or SIGTERM asks the run to stop in good order; the second ends the process at once, as if nobody had caught it.
+
+use std::sync::{Arc, Mutex};
+
+use keepwatch_engine::progress::Cancel;
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::output::tell;
+
+/// A child process that must end when we are asked to.
+#[derive(Clone, Default)]
+pub struct Child(Arc<Mutex<Option<Pid>>>);
+
+impl Child {
+    /// Takes note of it.
+    pub fn set(&self, pid: Option<Pid>) {
+        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = pid;
+    }
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        if let Some(pid) = *self.0.lock().unwrap_or_else(|e| e.into_inner()) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+}
+
+/// Listens from now on.
+pub fn listen(cancel: Cancel, child: Child) {
+    let mut signals = match Signals::new([SIGINT, SIGTERM, SIGHUP]) {
+        Ok(s) => s,
+        Err(e) => return tracing::warn!("signals are not caught: {e}"),
+    };
+    let listener = move || {
+        for signal in signals.forever() {
+            if cancel.is_cancelled() {
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+                std::process::exit(1);
+            }
+            cancel.cancel();
+            child.terminate();
+            tell("keepwatch: stopping; once more to stop at once");
+        }
+    };
+    if let Err(e) = std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(listener)
+    {
+        tracing::warn!("signals are not caught: {e}");
+    }
+}
