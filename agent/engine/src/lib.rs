@@ -12,6 +12,7 @@ pub mod backup;
 pub mod chunker;
 pub mod chunks;
 pub mod envelope;
+pub mod forget;
 pub mod ids;
 pub mod keys;
 pub mod limits;
