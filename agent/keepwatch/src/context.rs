@@ -47,6 +47,11 @@ impl Context {
         Bar::new(self.globals.quiet || self.globals.json, true)
     }
 
+    /// The same for a verb whose report names every problem once more.
+    pub fn bar_without_problems(&self) -> Bar {
+        Bar::new(self.globals.quiet || self.globals.json, false)
+    }
+
     /// A remark for people.
     pub fn note(&self, text: &str) {
         if !self.globals.quiet && !self.globals.json {

@@ -18,7 +18,7 @@ pub struct Bar {
 const SPINNING: &str = "{spinner} {prefix}  {bytes}  {binary_bytes_per_sec}  {elapsed}  {wide_msg}";
 
 impl Bar {
-    /// `quiet`: only problems are told. `problems`: whether they are printed as they happen (a JSON report names them itself, too).
+    /// `quiet`: only problems are told. `problems`: whether they are printed as they happen.
     pub fn new(quiet: bool, problems: bool) -> Self {
         let bar = (!quiet && stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
@@ -59,11 +59,12 @@ impl Progress for Bar {
     fn event(&self, event: Event<'_>) {
         match event {
             Event::Problem(p) if self.problems => {
-                self.tell(&format!(
-                    "keepwatch: {}: {}",
-                    escape_bytes(&p.path),
-                    escape(&plain(&p.what))
-                ));
+                let what = escape(&plain(&p.what));
+                // Without a path it is about the whole.
+                self.tell(&match p.path.is_empty() {
+                    true => format!("keepwatch: {what}"),
+                    false => format!("keepwatch: {}: {what}", escape_bytes(&p.path)),
+                });
             }
             Event::Note(note) if !self.quiet => self.tell(&format!("keepwatch: {}", escape(note))),
             event => {

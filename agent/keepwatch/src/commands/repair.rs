@@ -57,7 +57,7 @@ fn index(context: &Context, rebuild_all: bool) -> Outcome {
         cache: context.cache(&repository),
         rebuild_all,
     };
-    let bar = context.bar();
+    let bar = context.bar_without_problems();
     let report = repair::index(&repository, &options, &bar, &context.cancel);
     bar.finish();
     let report = report?;
@@ -102,7 +102,7 @@ fn summary(r: &IndexReport) -> String {
 fn snapshots(context: &Context) -> Outcome {
     let repository = context.open_deep()?;
     let cache = context.cache(&repository);
-    let bar = context.bar();
+    let bar = context.bar_without_problems();
     let losses = repair::snapshots(&repository, cache.as_deref(), &bar, &context.cancel);
     bar.finish();
     let losses = losses?;

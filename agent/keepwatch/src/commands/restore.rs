@@ -224,7 +224,14 @@ fn summary(report: &Report, args: &RestoreArgs, snapshot: &str, target: &str) ->
         );
     }
     if !args.dry_run {
-        out += &format!("snapshot {snapshot} restored to {target}\n");
+        out += &format!(
+            "snapshot {snapshot} restored{} to {target}\n",
+            if report.problems_total > 0 {
+                " in part"
+            } else {
+                ""
+            }
+        );
     }
     out
 }

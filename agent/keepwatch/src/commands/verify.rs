@@ -48,7 +48,7 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
     // Another part every time, so that repeated runs see all of it.
     let seed = clock::now().unix_nanos() as u64;
     let cache = context.cache(&repository);
-    let bar = context.bar();
+    let bar = context.bar_without_problems();
     let report = verify::run(
         &repository,
         cache.as_deref(),
