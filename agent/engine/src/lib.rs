@@ -11,6 +11,7 @@
 pub mod backup;
 pub mod chunker;
 pub mod chunks;
+mod contents;
 pub mod envelope;
 pub mod ids;
 pub mod keys;
@@ -26,6 +27,7 @@ pub mod progress;
 pub mod record;
 pub mod records;
 pub mod repository;
+pub mod restore;
 pub mod seal;
 pub mod secret;
 pub mod snapshots;

@@ -349,12 +349,15 @@ pub fn run(
                 }
             },
         );
-        let (fed, back, stored) = match fed {
-            Ok(x) => x,
-            Err(e) => return Err(e.into()),
+        // What failed first is what is told: the pipeline's own error, else the feed's, which stopped the pipeline.
+        let (fed, end) = fed;
+        let (fed, (back, stored)) = match (fed, end) {
+            (Ok(fed), Ok(end)) => (fed, end),
+            (Err(e), Ok(_) | Err(SinkError::Stopped)) => return Err(e),
+            (_, Err(e)) => return Err(e.into()),
         };
         lookup = back;
-        let (collected, problems, notes, bytes_read) = fed?;
+        let (collected, problems, notes, bytes_read) = fed;
         cancel.check()?;
         bytes.bytes_read += bytes_read;
         bytes.bytes_added += stored.bytes_added;

@@ -76,7 +76,7 @@ pub struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    /// Runs `feed` with the pipeline behind it; everything that was submitted is stored and indexed when this returns `Ok`.
+    /// Runs `feed` with the pipeline behind it; everything that was submitted is stored and indexed when the second half is `Ok`.
     pub fn run<T: Send>(
         repository: &'a Repository,
         lookup: Lookup,
@@ -85,7 +85,7 @@ impl<'a> Sink<'a> {
         dry: bool,
         cancel: &'a Cancel,
         feed: impl FnOnce(&Sink<'a>) -> T,
-    ) -> Result<(T, Lookup, Stored), SinkError> {
+    ) -> (T, Result<(Lookup, Stored), SinkError>) {
         let (drafts, drafts_out) = bounded::<Draft>(threads);
         let (sealed_in, sealed_out) = bounded::<Sealed>(threads);
         let (packs_in, packs_out) = bounded::<Finished>(0);
@@ -123,23 +123,25 @@ impl<'a> Sink<'a> {
             }
             out
         });
-        if let Some(e) = lock(&sink.error).take() {
-            return Err(e);
-        }
-        if sink.is_stopped() {
-            return Err(SinkError::Stopped);
-        }
-        sink.write_index(true)?;
-        let stored = Stored {
-            bytes_added: sink.bytes_added.into_inner(),
-            chunks_new: sink.chunks_new.into_inner(),
-            indexes: sink.indexes.into_inner().unwrap_or_else(|e| e.into_inner()),
+        let end = || -> Result<(Lookup, Stored), SinkError> {
+            if let Some(e) = lock(&sink.error).take() {
+                return Err(e);
+            }
+            if sink.is_stopped() {
+                return Err(SinkError::Stopped);
+            }
+            sink.write_index(true)?;
+            let stored = Stored {
+                bytes_added: sink.bytes_added.into_inner(),
+                chunks_new: sink.chunks_new.into_inner(),
+                indexes: sink.indexes.into_inner().unwrap_or_else(|e| e.into_inner()),
+            };
+            Ok((
+                sink.lookup.into_inner().unwrap_or_else(|e| e.into_inner()),
+                stored,
+            ))
         };
-        Ok((
-            out,
-            sink.lookup.into_inner().unwrap_or_else(|e| e.into_inner()),
-            stored,
-        ))
+        (out, end())
     }
 
     /// Runs a stage; its failure stops all.
