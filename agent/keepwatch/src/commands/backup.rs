@@ -379,6 +379,8 @@ fn run_command(
     let program = escape(&argv[0].to_string_lossy());
     let mut child = Command::new(&argv[0])
         .args(&argv[1..])
+        .env_remove("KEEPWATCH_IDENTITY_FILE")
+        .env_remove("KEEPWATCH_WRITER_KEY_FILE")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
