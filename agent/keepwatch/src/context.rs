@@ -47,6 +47,11 @@ impl Context {
         Bar::new(self.globals.quiet || self.globals.json, true)
     }
 
+    /// The same for a verb whose report names every problem once more.
+    pub fn bar_without_problems(&self) -> Bar {
+        Bar::new(self.globals.quiet || self.globals.json, false)
+    }
+
     /// A remark for people.
     pub fn note(&self, text: &str) {
         if !self.globals.quiet && !self.globals.json {
@@ -240,9 +245,18 @@ impl Context {
     /// Opens the repository for one who may read it; with the right to write where a writer key is at hand.
     pub fn open_reader(&self) -> Result<Repository, Failure> {
         let (store, id) = self.store()?;
-        let location = store.location();
         let identity = self.identity(&store, id)?;
-        let pinned = self.pin(&location, id, &identity)?;
+        self.open_with(store, id, &identity)
+    }
+
+    fn open_with(
+        &self,
+        store: Arc<dyn Store>,
+        id: RepositoryId,
+        identity: &GivenIdentity,
+    ) -> Result<Repository, Failure> {
+        let location = store.location();
+        let pinned = self.pin(&location, id, identity)?;
         let mut repository = Repository::open_as_reader(store, &identity.identity, pinned).map_err(|e| match e {
             AccessError::WrongIdentity { location, tried, detail } => {
                 let keys = if tried == 1 { "the one key file".to_owned() } else { format!("any of the {tried} key files") };
@@ -253,7 +267,7 @@ impl Context {
             }
             e => e.into(),
         })?;
-        if self.is_foreign(id, &identity) {
+        if self.is_foreign(id, identity) {
             return Err(Failure::new(
                 Exit::Refused,
                 format!(
@@ -316,12 +330,19 @@ impl Context {
 
     /// Opens it as deep as what is at hand allows: for reading where there is an identity.
     pub fn open_deep(&self) -> Result<Repository, Failure> {
-        let (_, id) = self.store()?;
-        let can_read = self.named_identity()?.is_some() || self.own_identity(id)?.is_some();
-        if can_read {
-            self.open_reader()
-        } else {
-            self.open_any()
+        let (store, id) = self.store()?;
+        if let Some(identity) = self.named_identity()? {
+            return self.open_with(store, id, &identity);
+        }
+        match self.own_identity(id) {
+            Ok(Some(identity)) => self.open_with(store, id, &identity),
+            Ok(None) => self.open_any(),
+            // It was not asked for: where the writer key does, that will do.
+            Err(f) if self.writer_key_path(id).is_some() => {
+                tell(&format!("keepwatch: warning: {}", escape(&f.message)));
+                self.open_writer()
+            }
+            Err(f) => Err(f),
         }
     }
 

@@ -5,6 +5,7 @@ mod clock;
 mod commands;
 mod context;
 mod errors;
+mod estimate;
 mod keys;
 mod output;
 mod places;

@@ -162,13 +162,15 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     out.flush()
 }
 
-/// Lines on standard output after the work is done: that nobody reads them must not change how the work ended.
+/// Lines on standard output after the work is done: that they cannot be written must not change how the work ended.
 pub fn print_after(text: &str) -> Result<(), Failure> {
     let mut out = Out::new();
-    match out.text(text).and_then(|()| out.flush()) {
-        Err(f) if f.quiet => Ok(()),
-        other => other,
+    if let Err(f) = out.text(text).and_then(|()| out.flush()) {
+        if !f.quiet {
+            tell(&format!("keepwatch: {}", f.message));
+        }
     }
+    Ok(())
 }
 
 /// As [`print_json`], after the work is done.

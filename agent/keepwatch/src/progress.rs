@@ -15,10 +15,14 @@ pub struct Bar {
     problems: bool,
 }
 
+/// While it is not known how much there is.
 const SPINNING: &str = "{spinner} {prefix}  {bytes}  {binary_bytes_per_sec}  {elapsed}  {wide_msg}";
+/// When it is.
+const COUNTING: &str =
+    "{prefix}  {bar:24}  {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left  {wide_msg}";
 
 impl Bar {
-    /// `quiet`: only problems are told. `problems`: whether they are printed as they happen (a JSON report names them itself, too).
+    /// `quiet`: only problems are told. `problems`: whether they are printed as they happen.
     pub fn new(quiet: bool, problems: bool) -> Self {
         let bar = (!quiet && stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
@@ -33,6 +37,18 @@ impl Bar {
             bar,
             quiet,
             problems,
+        }
+    }
+    /// Whether there is somebody to look at it.
+    pub fn is_visible(&self) -> bool {
+        self.bar.is_some()
+    }
+    /// So many bytes there are in all.
+    pub fn expect(&self, bytes: u64) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_length(bytes);
+        if let Ok(style) = ProgressStyle::with_template(COUNTING) {
+            bar.set_style(style);
         }
     }
     /// Takes the bar off the screen.
@@ -59,28 +75,22 @@ impl Progress for Bar {
     fn event(&self, event: Event<'_>) {
         match event {
             Event::Problem(p) if self.problems => {
-                self.tell(&format!(
-                    "keepwatch: {}: {}",
-                    escape_bytes(&p.path),
-                    escape(&plain(&p.what))
-                ));
+                let what = escape(&plain(&p.what));
+                // Without a path it is about the whole.
+                self.tell(&match p.path.is_empty() {
+                    true => format!("keepwatch: {what}"),
+                    false => format!("keepwatch: {}: {what}", escape_bytes(&p.path)),
+                });
             }
             Event::Note(note) if !self.quiet => self.tell(&format!("keepwatch: {}", escape(note))),
             event => {
                 let Some(bar) = &self.bar else { return };
                 match event {
                     Event::Phase(name) => bar.set_prefix(name),
-                    Event::Total { bytes, .. } => {
-                        bar.set_length(bytes);
-                        if let Ok(style) = ProgressStyle::with_template(
-                            "{prefix}  {bar:24}  {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left  {wide_msg}",
-                        ) {
-                            bar.set_style(style);
-                        }
-                    }
+                    Event::Total { bytes, .. } if bytes > 0 => self.expect(bytes),
                     Event::Item(path) => bar.set_message(escape_bytes(path)),
                     Event::Done { bytes, .. } => bar.inc(bytes),
-                    Event::Problem(_) | Event::Note(_) => {}
+                    Event::Total { .. } | Event::Problem(_) | Event::Note(_) => {}
                 }
             }
         }

@@ -6,6 +6,7 @@ use keepwatch_model::retention::parse_tags;
 use keepwatch_model::time::{Moment, parse_when};
 
 use crate::errors::Failure;
+use crate::output::tell;
 
 /// Options that narrow down the snapshots.
 #[derive(Args, Clone, Default, Debug)]
@@ -63,19 +64,23 @@ pub fn pick<'a>(
     filter: &SnapshotFilter,
     now: Moment,
 ) -> Result<&'a SnapshotRecord, Failure> {
-    let as_id = match set.select(text, filter, now) {
-        Ok(s) => return Ok(s),
-        Err(e) => e,
-    };
-    match (&as_id, parse_when(text, now)) {
-        (SelectError::Unknown(_), Ok(when)) => set
+    let snapshot = match (set.select(text, filter, now), parse_when(text, now)) {
+        (Ok(snapshot), _) => snapshot,
+        (Err(SelectError::Unknown(_)), Ok(when)) => set
             .live
             .iter()
             .filter(|s| !s.revoked && filter.matches(s) && s.start <= when)
             .max_by_key(|s| (s.start, s.id))
-            .ok_or_else(|| SelectError::None(format!(" from {} or before", when.short())).into()),
-        _ => Err(as_id.into()),
+            .ok_or_else(|| SelectError::None(format!(" from {} or before", when.short())))?,
+        (Err(e), _) => return Err(e.into()),
+    };
+    if snapshot.revoked {
+        tell(&format!(
+            "keepwatch: warning: the writer key that signed snapshot {} was revoked: whoever stole it may have made this snapshot",
+            snapshot.id.short()
+        ));
     }
+    Ok(snapshot)
 }
 
 /// Takes `[SNAPSHOT] [PATH…]` apart: what has a slash, or is `.`, is a path, since no snapshot's name has one.

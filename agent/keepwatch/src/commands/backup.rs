@@ -5,10 +5,12 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use clap::Args;
 use keepwatch_engine::backup::{self, BackupError, Input, Options, Report};
+use keepwatch_engine::patterns::Patterns;
 use keepwatch_engine::records::Outcome as RunOutcome;
 use keepwatch_engine::repository::Repository;
 use keepwatch_engine::store::Name;
@@ -22,6 +24,7 @@ use super::init::{self, InitArgs};
 use crate::clock;
 use crate::context::{Context, host_name, user_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
+use crate::estimate::Estimate;
 use crate::output::{count, escape, print_after, print_json_after, problems_json, tell};
 
 /// Back up files, a stream, or the output of a command
@@ -102,7 +105,7 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
         );
     }
     // A slip in a pattern is told before a repository is made.
-    keepwatch_engine::patterns::Patterns::new(&excludes)?;
+    Patterns::new(&excludes)?;
     let (repository, made) = open_or_make(context, args.dry_run)?;
     excludes.extend(own_places(context));
     let options = Options {
@@ -127,16 +130,33 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
         tell(&format!("\nkeepwatch: WARNING: {w}\n"));
     }
     let bar = context.bar();
-    let report = source.run(context, |input| {
-        backup::run(
-            &repository,
-            &options,
-            input,
-            &clock::now,
-            &bar,
-            &context.cancel,
-        )
-    });
+    let report = {
+        let patterns = Patterns::new(&options.excludes)?;
+        let stop = AtomicBool::new(false);
+        let estimate = Estimate {
+            paths: &options.paths,
+            excludes: &patterns,
+            one_file_system: options.one_file_system,
+            stop: &stop,
+        };
+        std::thread::scope(|scope| {
+            if bar.is_visible() && !options.paths.is_empty() {
+                scope.spawn(|| estimate.bytes().map(|n| bar.expect(n)));
+            }
+            let report = source.run(context, |input| {
+                backup::run(
+                    &repository,
+                    &options,
+                    input,
+                    &clock::now,
+                    &bar,
+                    &context.cancel,
+                )
+            });
+            stop.store(true, Ordering::Relaxed);
+            report
+        })
+    };
     bar.finish();
     let mut report = report?;
     if let (Some(id), Some(writer)) = (report.snapshot, repository.writer()) {
@@ -359,6 +379,8 @@ fn run_command(
     let program = escape(&argv[0].to_string_lossy());
     let mut child = Command::new(&argv[0])
         .args(&argv[1..])
+        .env_remove("KEEPWATCH_IDENTITY_FILE")
+        .env_remove("KEEPWATCH_WRITER_KEY_FILE")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

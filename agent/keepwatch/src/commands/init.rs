@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use keepwatch_engine::ids::{OwnerKey, RepositoryId, WriterId};
-use keepwatch_engine::repository::{CHUNKER, Repository};
+use keepwatch_engine::repository::{AccessError, CHUNKER, Repository};
 use keepwatch_engine::seal::{Identity, ReaderRecipient, recipients_of_identity_file};
 use keepwatch_engine::store::local::LocalStore;
 use keepwatch_engine::store::{KeyName, Store};
@@ -199,12 +199,28 @@ fn refuse_foreign_directory(path: &Path) -> Result<(), Failure> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Failure::file("make a repository at", path, &e)),
     };
+    if path.join("config").exists() {
+        return Err(AccessError::AlreadyExists(path.display().to_string()).into());
+    }
     let is_empty = entries.next().is_none();
-    // What an interrupted init left behind is ours: areas, but no config.
-    if is_empty
-        || path.join("config").exists()
-        || (path.join("keys").is_dir() && path.join("packs").is_dir())
-    {
+    let holds =
+        |area: &str| std::fs::read_dir(path.join(area)).is_ok_and(|mut d| d.next().is_some());
+    if holds("packs") || holds("snapshots") {
+        return Err(Failure::new(Exit::Refused, format!("{} holds the data of a repository whose 'config' is gone; nothing was changed", path.display()))
+            .advice("put 'config' back from another copy: without it nothing there can be restored; do not make a new repository over it"));
+    }
+    if holds("keys") || holds("writers") {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!(
+                "{} holds what an interrupted 'init' left behind; nothing was changed",
+                path.display()
+            ),
+        )
+        .advice("there is no backup in it: remove the directory and run 'init' again"));
+    }
+    // Bare areas are ours, too: an 'init' that stopped even earlier.
+    if is_empty || path.join("keys").is_dir() && path.join("packs").is_dir() {
         return Ok(());
     }
     Err(Failure::new(
@@ -281,4 +297,59 @@ fn pin(file: &Path, id: RepositoryId, owner: OwnerKey) {
 /// For messages that name a writer.
 pub fn writer_name(id: WriterId, label: &str) -> String {
     format!("{id} ({label})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_anything_in_it_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let put = |name: &str| {
+            std::fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            std::fs::write(at(name), "x").unwrap();
+        };
+        assert!(refuse_foreign_directory(&at("absent")).is_ok());
+        std::fs::create_dir_all(at("empty")).unwrap();
+        assert!(refuse_foreign_directory(&at("empty")).is_ok());
+        put("made/config");
+        put("robbed/packs/00/x");
+        put("interrupted/keys/me.age");
+        put("foreign/notes.txt");
+        for (name, says) in [
+            ("made", "already holds"),
+            ("robbed", "'config' is gone"),
+            ("interrupted", "interrupted"),
+            ("foreign", "not empty"),
+        ] {
+            let e = refuse_foreign_directory(&at(name)).unwrap_err();
+            assert!(
+                e.exit == Exit::Refused && e.message.contains(says),
+                "{name}: {}",
+                e.message
+            );
+        }
+    }
+
+    #[test]
+    fn a_new_identity_is_one_that_age_and_we_read() {
+        let identity = Identity::generate();
+        let text = identity_text(&identity);
+        assert_eq!(
+            recipients_of_identity_file(text.as_bytes()),
+            [identity.recipient().to_string()]
+        );
+        let pinned = format!(
+            "{}{}",
+            text.as_str(),
+            keys::pin_lines(RepositoryId([1; 16]), OwnerKey([2; 32]))
+        );
+        assert_eq!(recipients_of_identity_file(pinned.as_bytes()).len(), 1);
+        assert_eq!(
+            keys::pins_of(&pinned),
+            [(RepositoryId([1; 16]), OwnerKey([2; 32]))]
+        );
+    }
 }

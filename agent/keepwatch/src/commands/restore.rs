@@ -130,28 +130,45 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
         &context.cancel,
     );
     bar.finish();
-    let report = report.map_err(|e| {
-        Failure::from(e).during(format!(
-            "restore snapshot {} to {}",
-            snapshot.id.short(),
-            target.display()
-        ))
-    })?;
+    let report = report?;
     for p in &report.left_out {
-        tell(&format!(
+        context.note(&format!(
             "keepwatch: left out: {}: {}",
             escape_bytes(&p.path),
             escape(&plain(&p.what))
         ));
+    }
+    for n in &report.notes {
+        tell(&format!("keepwatch: {}", escape(&plain(n))));
     }
     let found_nothing = !options.select.is_empty()
         && report.files_restored
             + report.files_skipped
             + report.directories
             + report.others
-            + report.problems_total
-            + report.left_out.len() as u64
-            == 0;
+            + report.left_out_total
+            == 0
+        && report.problems_total == options.select.len() as u64;
+    if context.json() {
+        let mut document = json!(report);
+        document["snapshot"] = json!(snapshot.id);
+        document["target"] = json!(target);
+        document["dry_run"] = json!(args.dry_run);
+        document["left_out"] = problems_json(&report.left_out);
+        document["problems"] = problems_json(&report.problems);
+        document["duration_seconds"] = json!(report.duration.as_secs_f64());
+        if let Some(fields) = document.as_object_mut() {
+            fields.remove("duration");
+        }
+        print_json_after(&document)?;
+    } else if !found_nothing && !context.globals.quiet {
+        print_after(&summary(
+            &report,
+            args,
+            &snapshot.id.short(),
+            &target.display().to_string(),
+        ))?;
+    }
     if found_nothing {
         return Err(Failure::new(
             Exit::NothingFound,
@@ -162,30 +179,6 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
             ),
         )
         .advice("'keepwatch ls' shows what it holds; paths are from the root"));
-    }
-    if context.json() {
-        print_json_after(&json!({
-            "snapshot": snapshot.id,
-            "target": target,
-            "dry_run": args.dry_run,
-            "files_restored": report.files_restored,
-            "files_skipped": report.files_skipped,
-            "directories": report.directories,
-            "others": report.others,
-            "bytes_written": report.bytes_written,
-            "deleted": report.deleted,
-            "left_out": problems_json(&report.left_out),
-            "problems": problems_json(&report.problems),
-            "problems_total": report.problems_total,
-            "duration_seconds": report.duration.as_secs_f64(),
-        }))?;
-    } else if !context.globals.quiet {
-        print_after(&summary(
-            &report,
-            args,
-            &snapshot.id.short(),
-            &target.display().to_string(),
-        ))?;
     }
     Ok(if report.problems_total > 0 {
         Exit::Partial
@@ -212,10 +205,16 @@ fn summary(report: &Report, args: &RestoreArgs, snapshot: &str, target: &str) ->
     if args.delete {
         out += &format!("{} deleted\n", crate::output::thousands(report.deleted));
     }
-    if !report.left_out.is_empty() {
+    if args.verify && !args.dry_run {
+        out += &format!(
+            "{} read back and compared\n",
+            count(report.files_verified, "file", "files")
+        );
+    }
+    if report.left_out_total > 0 {
         out += &format!(
             "{} left out; --trust-source restores devices, set-user-id bits and security attributes\n",
-            report.left_out.len()
+            report.left_out_total
         );
     }
     if report.problems_total > 0 {
@@ -225,17 +224,35 @@ fn summary(report: &Report, args: &RestoreArgs, snapshot: &str, target: &str) ->
         );
     }
     if !args.dry_run {
-        out += &format!("snapshot {snapshot} restored to {target}\n");
+        out += &format!(
+            "snapshot {snapshot} restored{} to {target}\n",
+            if report.problems_total > 0 {
+                " in part"
+            } else {
+                ""
+            }
+        );
     }
     out
 }
 
 impl From<RestoreError> for Failure {
     fn from(e: RestoreError) -> Self {
+        let message = e.to_string();
         match e {
+            RestoreError::Cancelled(_) => Failure::failed(message),
             RestoreError::Object(e) => e.into(),
-            RestoreError::Cancelled(e) => e.into(),
-            e => Failure::failed(e.to_string()),
+            RestoreError::Index(_) => Failure::failed(message).advice("give another place with --cache-dir, or use --no-cache; the cache can be deleted at any time"),
+            RestoreError::Target { path, cause } => Failure::file("restore into", std::path::Path::new(&path), &cause).safe("nothing was written"),
+            RestoreError::Space { path, needed, free } => Failure::failed(format!(
+                "not enough space in {path}: {} are needed, {} are free; nothing was written",
+                human_bytes(needed),
+                human_bytes(free)
+            ))
+            .advice("free some space, restore a part of it by giving paths, or choose another --target"),
+            RestoreError::Full { .. } => Failure::failed(message).advice("free some space and run the same command again: what is restored is not done twice"),
+            RestoreError::Path { .. } => Failure::usage(message),
+            RestoreError::Pattern(e) => e.into(),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! `verify`: whether the repository is whole.
 
 use clap::Args;
-use keepwatch_engine::verify::{self, ReadData, VerifyError};
+use keepwatch_engine::verify::{self, Loss, ReadData, Report, VerifyError};
 use keepwatch_model::size::human_bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
-use crate::output::{count, escape, escape_bytes, print_after, print_json_after, tell};
+use crate::output::{count, escape, escape_bytes, plain, print_after, print_json_after, tell};
 
 /// Find damage in a repository
 #[derive(Args)]
@@ -48,7 +48,7 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
     // Another part every time, so that repeated runs see all of it.
     let seed = clock::now().unix_nanos() as u64;
     let cache = context.cache(&repository);
-    let bar = context.bar();
+    let bar = context.bar_without_problems();
     let report = verify::run(
         &repository,
         cache.as_deref(),
@@ -60,89 +60,147 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
     bar.finish();
     let report = report?;
     if context.json() {
-        let damages: Vec<Value> = report
-            .damages
-            .iter()
-            .map(|d| {
-                json!({
-                    "object": d.object,
-                    "what": d.what,
-                    "snapshots": d.snapshots,
-                    "files": d.files.iter().map(|f| String::from_utf8_lossy(f).into_owned()).collect::<Vec<_>>(),
-                })
-            })
-            .collect();
-        print_json_after(&json!({
-            "healthy": report.damages.is_empty(),
-            "damages": damages,
-            "notes": report.notes,
-            "snapshots_checked": report.snapshots_checked,
-            "packs_read": report.packs_read,
-            "bytes_read": report.bytes_read,
-            "with_identity": repository.reader().is_some(),
-        }))?;
+        let mut document = json!(report);
+        document["sound"] = json!(report.is_sound());
+        print_json_after(&document)?;
     } else {
         for d in &report.damages {
             tell(&format!(
                 "damaged: {}: {}",
                 escape(&d.object),
-                escape(&d.what)
+                escape(&plain(&d.what))
             ));
             if !d.snapshots.is_empty() {
+                let ids: Vec<String> = d.snapshots.iter().take(SHOWN).map(|s| s.short()).collect();
                 tell(&format!(
-                    "  affects snapshots {}",
-                    d.snapshots
-                        .iter()
-                        .map(|s| s.short())
-                        .collect::<Vec<_>>()
-                        .join(", ")
+                    "  affects {}",
+                    named(&ids, d.snapshots.len(), "snapshot", "snapshots", false)
                 ));
             }
-            for f in &d.files {
-                tell(&format!("  affects file /{}", escape_bytes(f)));
+            if !d.files.is_empty() {
+                let files: Vec<String> = d
+                    .files
+                    .iter()
+                    .take(SHOWN)
+                    .map(|f| format!("/{}", escape_bytes(f)))
+                    .collect();
+                tell(&format!(
+                    "  affects {}",
+                    named(&files, d.files.len(), "file", "files", d.files_cut)
+                ));
             }
+        }
+        for l in &report.losses {
+            tell(&loss_line(l));
         }
         for n in &report.notes {
-            context.note(&format!("note: {}", escape(n)));
+            context.note(&format!("note: {}", escape(&plain(n))));
         }
         if !context.globals.quiet {
-            let mut text = format!(
-                "{} checked",
-                count(report.snapshots_checked, "snapshot", "snapshots")
-            );
-            if args.read_data.is_some() {
-                text += &format!(
-                    ", {} read ({})",
-                    count(report.packs_read, "pack", "packs"),
-                    human_bytes(report.bytes_read)
-                );
-            }
-            text += if report.damages.is_empty() {
-                "; no damage found\n"
-            } else {
-                "\n"
-            };
-            if repository.reader().is_none() {
-                text += "without an identity the content was not opened; give --identity to look deeper\n";
-            }
-            print_after(&text)?;
+            print_after(&summary(&report, args.read_data.is_some()))?;
         }
     }
-    if report.damages.is_empty() {
+    if report.is_sound() {
         return Ok(Exit::Done);
     }
     Err(Failure::failed(format!("{} found in {}", count(report.damages.len() as u64, "damage was", "damages were"), repository.store().location())).advice(
-        "undamaged files still restore; 'keepwatch repair index' rebuilds a lost index, 'keepwatch repair snapshots' says what is lost, and the next backup stores anew what the source still has",
+        "undamaged files still restore; put damaged objects back from another copy if there is one; 'keepwatch repair index' rebuilds a lost index, and the next backup stores anew what the source still has",
     ))
+}
+
+/// As many names are shown to people; JSON has them all.
+const SHOWN: usize = 20;
+
+fn named(first: &[String], all: usize, one: &str, many: &str, cut: bool) -> String {
+    let mut out = format!(
+        "{}{}: {}",
+        if cut { "more than " } else { "" },
+        count(all as u64, one, many),
+        first.join(", ")
+    );
+    if all > first.len() {
+        out += ", …";
+    }
+    out
+}
+
+/// What a snapshot lost, for people.
+pub fn loss_line(l: &Loss) -> String {
+    let mut out = format!(
+        "lost: snapshot {} of {}, {}: ",
+        l.snapshot.short(),
+        escape(&l.host),
+        l.time.short()
+    );
+    let mut what = Vec::new();
+    if l.refs > 0 {
+        what.push(count(l.refs, "piece of content", "pieces of content"));
+    }
+    if l.manifest_parts > 0 {
+        what.push(count(
+            l.manifest_parts,
+            "part of its list of files",
+            "parts of its list of files",
+        ));
+    }
+    out += &what.join(", ");
+    if !l.files.is_empty() {
+        let files: Vec<String> = l
+            .files
+            .iter()
+            .take(SHOWN)
+            .map(|f| format!("/{}", escape_bytes(f)))
+            .collect();
+        out += &format!(
+            "; {}",
+            named(&files, l.files.len(), "file", "files", l.files_cut)
+        );
+    }
+    out
+}
+
+fn summary(report: &Report, read: bool) -> String {
+    let mut text = format!(
+        "{}, {}, {} and {} checked",
+        count(report.snapshots_checked, "snapshot", "snapshots"),
+        count(report.packs, "pack", "packs"),
+        count(report.chunks, "chunk", "chunks"),
+        count(report.objects, "record", "records")
+    );
+    if read {
+        text += &format!(
+            ", {} read ({})",
+            count(report.packs_read, "pack", "packs"),
+            human_bytes(report.bytes_read)
+        );
+    }
+    if report.envelopes_opened > 0 {
+        text += &format!(
+            ", {} opened",
+            count(report.envelopes_opened, "envelope", "envelopes")
+        );
+    }
+    text += if report.is_sound() {
+        "; no damage found\n"
+    } else {
+        "\n"
+    };
+    if !report.with_identity {
+        text += "without an identity the content was not opened; give --identity to look deeper\n";
+    }
+    text
 }
 
 impl From<VerifyError> for Failure {
     fn from(e: VerifyError) -> Self {
+        let message = e.to_string();
         match e {
-            VerifyError::Object(e) => e.into(),
-            VerifyError::Cancelled(e) => e.into(),
-            #[allow(unreachable_patterns)]
-            e => Failure::failed(e.to_string()),
+            VerifyError::Store(e) => Failure::from(e).during("verify the repository"),
+            VerifyError::Object(e) => Failure::from(e).during("verify the repository"),
+            VerifyError::Cache(_) => Failure::failed(message)
+                .advice("give another place with --cache-dir, or use --no-cache"),
+            VerifyError::Cancelled(_) => Failure::failed(message)
+                .advice("run it again; --read-data=10% reads a part of the data"),
         }
     }
 }
