@@ -1,11 +1,11 @@
 """C1: several backups and prunes of one repository at once, real processes, no lock. What was reported as done verifies and restores."""
-import json, os, threading
+import json, os, random, threading, time
 
 from harness import need, remove, tree
 
 
-def together(t, writers, rounds, graces):
-    """`writers` backups of their own sources at once, with prunes and forgets running all the while."""
+def together(t, writers, rounds, graces, seconds=0):
+    """`writers` backups of their own sources at once, for so many rounds and seconds, with prunes and forgets running all the while."""
     repo = t.repository()
     homes, sources = [], []
     identity = t.env["HOME"] + "/.config/keepwatch/identity.txt"
@@ -24,7 +24,7 @@ def together(t, writers, rounds, graces):
             t.write("src%d/f%d" % (n, i), t.noise(20_000))
         sources.append(t.path("src%d" % n))
     common = [t.noise(15_000) for _ in range(6)]
-    done, lock, stop, problems, counts = {}, threading.Lock(), threading.Event(), [], {"pruned": 0, "refused": 0, "saved": 0}
+    done, lock, stop, problems, counts = {}, threading.Lock(), threading.Event(), [], {"pruned": 0, "refused": 0, "saved": 0, "packs": 0}
 
     def guarded(function, *args):
         def body():
@@ -37,8 +37,12 @@ def together(t, writers, rounds, graces):
         thread.start()
         return thread
 
+    end = time.time() + seconds
+
     def back_up(n, lots):
-        for _ in range(rounds):
+        done_here = 0
+        while done_here < rounds or time.time() < end:
+            done_here += 1
             # The same new content for all: they race to store it; and old content again that prune may just have marked.
             for i in range(3):
                 with open("%s/f%d" % (sources[n], lots.randrange(10)), "wb") as f:
@@ -64,10 +68,11 @@ def together(t, writers, rounds, graces):
                         del done[i]
                 if gone:
                     t.kw("forget", "--repo", repo, *gone)
-            run = t.kw("prune", "--repo", repo, "--grace", lots.choice(graces), "--max-unused", "0%", rc=(0, 1, 5))
+            run = t.kw("prune", "--repo", repo, "--grace", lots.choice(graces), "--max-unused", "0%", "--json", rc=(0, 1, 5))
             need(run.code == 0 or "what to do:" in run.said, run)
             counts["pruned"] += run.code == 0
-    import random
+            if run.code == 0:
+                counts["packs"] += run.json["packs_deleted"]
     maintainer = guarded(maintain, random.Random(t.random.random()))
     threads = [guarded(back_up, n, random.Random(t.random.random())) for n in range(writers)]
     for thread in threads:
@@ -88,19 +93,22 @@ def together(t, writers, rounds, graces):
         t.kw("prune", "--repo", repo, "--grace", "0s", "--max-unused", "0%")
     check()
     need(counts["saved"] >= writers and counts["pruned"] > 0, counts)
-    print("%(saved)d saved, %(refused)d refused, %(pruned)d prunes" % counts)
+    need(not seconds or counts["packs"], "the prunes deleted nothing: %s" % counts)
+    print("%(saved)d saved, %(refused)d refused, %(pruned)d prunes deleted %(packs)d packs" % counts)
 
+
+# The promise: nothing is lost while the grace period is longer than the longest run. A run takes a tenth of a second here, so that three seconds are long.
 
 def test_two_writers_default_grace(t):
     together(t, 2, 500 if t.long else 10, ["24h", "1h"])
 
 
-def test_two_writers_no_grace(t):
-    together(t, 2, 500 if t.long else 10, ["0s"])
+def test_two_writers_short_grace(t):
+    together(t, 2, 10, ["3s"], 600 if t.long else 8)
 
 
-def test_four_writers(t):
-    together(t, 4, 500 if t.long else 10, ["24h", "0s", "1s"])
+def test_four_writers_short_grace(t):
+    together(t, 4, 10, ["3s", "24h"], 600 if t.long else 10)
 
 
 def test_two_prunes(t):
@@ -112,7 +120,8 @@ def test_two_prunes(t):
         i = t.backup(repo, src)
         t.kw("forget", "--repo", repo, "--keep-last", "1")
         state = tree(src)
-        running = [t.start("prune", "--repo", repo, "--grace", "0s", "--max-unused", "0%") for _ in range(3)]
+        time.sleep(2.1)
+        running = [t.start("prune", "--repo", repo, "--grace", "1s", "--max-unused", "0%") for _ in range(3)]
         for p in running:
             run = t.finish(p, rc=(0, 1, 5))
             need(run.code == 0 or "what to do:" in run.said, run)
