@@ -8,9 +8,11 @@
 //! 3. places: [`store`], [`lookup`] (the local index), [`repository`], [`snapshots`], [`chunks`]
 //! 4. verbs: [`backup`], [`restore`], [`browse`], [`verify`], [`forget`], [`prune`], [`repair`]
 
+pub mod browse;
 pub mod chunker;
 pub mod chunks;
 mod contents;
+pub mod dump;
 pub mod envelope;
 pub mod ids;
 pub mod keys;
