@@ -479,25 +479,7 @@ impl Repository {
             let Name::Writer(id, revoked) = listed.name else {
                 continue;
             };
-            let read = || -> Result<WriterRecord, ObjectError> {
-                let bytes = self.store.get(&listed.name, limits::RECORD_BYTES as u64)?;
-                let record: WriterRecord = self.open_record(
-                    &listed.name,
-                    &bytes,
-                    RecordKind::Writer,
-                    OWNER,
-                    &owner,
-                    limits::RECORD_CONTENT_BYTES,
-                )?;
-                if record.id != id || record.revoked != revoked {
-                    return Err(ObjectError::content(
-                        &listed.name,
-                        ContentError::Decode("it describes another writer".into()),
-                    ));
-                }
-                Ok(record)
-            };
-            match read() {
+            match self.read_writer(&listed.name, id, revoked, &owner) {
                 // Listed in order: the revocation of an id comes after its record and replaces it.
                 Ok(record) => drop(self.writers.insert(id, record)),
                 // A damaged or forged writer is no writer: its records will be refused by name.
@@ -507,6 +489,63 @@ impl Repository {
             }
         }
         Ok(())
+    }
+
+    fn read_writer(
+        &self,
+        name: &Name,
+        id: WriterId,
+        revoked: bool,
+        owner: &ed25519_dalek::VerifyingKey,
+    ) -> Result<WriterRecord, ObjectError> {
+        let bytes = self.store.get(name, limits::RECORD_BYTES as u64)?;
+        let limit = limits::RECORD_CONTENT_BYTES;
+        let record: WriterRecord =
+            self.open_record(name, &bytes, RecordKind::Writer, OWNER, owner, limit)?;
+        if record.id != id || record.revoked != revoked {
+            return Err(ObjectError::content(
+                name,
+                ContentError::Decode("it describes another writer".into()),
+            ));
+        }
+        Ok(record)
+    }
+
+    /// Reads `config` and the records of all writers again: how many there are, and those that cannot be believed.
+    pub fn recheck(&self) -> Result<(u64, Vec<ObjectError>), StoreError> {
+        let mut problems = Vec::new();
+        let config = || -> Result<(), AccessError> {
+            let location = self.store.location();
+            let bytes = read_config(&*self.store)?;
+            let record = parse_config(&location, &bytes)?;
+            verify_config(&location, &record, self.owner)?;
+            if record.repository != self.id {
+                return Err(
+                    self.untrusted("config", RecordError::Repository(record.repository).into())
+                );
+            }
+            Ok(())
+        };
+        match config() {
+            Ok(()) => {}
+            Err(AccessError::Store(e)) => problems.push(e.into()),
+            Err(AccessError::Untrusted { cause, .. }) => {
+                problems.push(ObjectError::content(Name::Config, cause))
+            }
+            Err(e) => problems.push(ObjectError::content(
+                Name::Config,
+                ContentError::Decode(e.to_string()),
+            )),
+        }
+        let mut objects = 1;
+        let owner = keys::verifying_key(&self.owner.0);
+        for listed in list_all(&*self.store, Area::Writers)? {
+            if let (Name::Writer(id, revoked), Some(owner)) = (&listed.name, &owner) {
+                objects += 1;
+                problems.extend(self.read_writer(&listed.name, *id, *revoked, owner).err());
+            }
+        }
+        Ok((objects, problems))
     }
 
     fn untrusted(&self, object: &str, cause: ContentError) -> AccessError {

@@ -1,6 +1,6 @@
 //! The set of snapshots: which there are, which are forgotten, which cannot be believed; and finding the one that a person means.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 
 use keepwatch_model::retention::Candidate;
 use keepwatch_model::time::Moment;
@@ -159,10 +159,11 @@ impl Repository {
                 Err(e) => set.problems.push(e),
             }
         }
-        let dead: HashMap<ObjectId, Forgotten> = set
+        // With the writer: a tombstone that names another than the signer of the snapshot does not count, and must not hide one that does.
+        let dead: HashSet<(ObjectId, WriterId)> = set
             .tombstones
             .iter()
-            .flat_map(|t| t.snapshots.iter().map(|f| (f.id, *f)))
+            .flat_map(|t| t.snapshots.iter().map(|f| (f.id, f.writer)))
             .collect();
         for listed in snapshots {
             let id = listed
@@ -170,10 +171,7 @@ impl Repository {
                 .object_id()
                 .expect("snapshots are named by hash");
             match self.snapshot(id) {
-                // A tombstone names the writer: one that names another than the signer does not count.
-                Ok(s) if dead.get(&id).is_some_and(|f| f.writer == s.writer) => {
-                    set.forgotten.push(s)
-                }
+                Ok(s) if dead.contains(&(id, s.writer)) => set.forgotten.push(s),
                 Ok(s) => set.live.push(s),
                 Err(e) if e.is_missing() => {}
                 Err(e) => set.problems.push(e),

@@ -1,0 +1,188 @@
+//! `forget`: decide which snapshots a policy drops, and drop them by a tombstone (FORMAT.md, section 8).
+//!
+//! Forgetting writes one small record and deletes nothing: the snapshot objects, and what only they need, are deleted by `prune` after its grace period.
+//! A writer may forget its own snapshots; with the right *maintain*, those of all. A tombstone of anybody else would be passed over by every reader, so
+//! it is refused here before it is written. The last complete snapshot of a group is never dropped by a policy
+//! ([`keepwatch_model::retention`]); explicit ids are the word of a person and are obeyed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keepwatch_model::retention::{GroupKey, Policy};
+use keepwatch_model::time::Moment;
+
+use crate::ids::{ObjectId, WriterId};
+use crate::records::{Forgotten, Tombstone};
+use crate::repository::{PutError, Repository};
+use crate::snapshots::{SnapshotFilter, SnapshotRecord, SnapshotSet};
+use crate::store::Area;
+
+/// Snapshots that one tombstone names: 46 bytes each, 4.6 MB of the 8 MiB that a record may hold. More are split.
+pub(crate) const TOMBSTONE_SNAPSHOTS: usize = 100_000;
+
+/// What a policy says about one snapshot.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// Which.
+    pub snapshot: SnapshotRecord,
+    /// Whether it stays.
+    pub keep: bool,
+    /// Why it stays, for people; empty when it goes.
+    pub reasons: Vec<String>,
+}
+
+/// Snapshots that are judged together.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Their host, when grouped by it.
+    pub host: Option<String>,
+    /// Their job, when grouped by it and they have one.
+    pub job: Option<String>,
+    /// Their tags, sorted, when grouped by them.
+    pub tags: Option<Vec<String>>,
+    /// Their source paths, sorted, when grouped by them.
+    pub paths: Option<Vec<String>>,
+    /// Newest first.
+    pub decisions: Vec<Decision>,
+}
+
+/// What `forget` would do.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// In the order of their keys.
+    pub groups: Vec<Group>,
+}
+
+impl Plan {
+    /// The snapshots that go.
+    pub fn forgotten(&self) -> Vec<&SnapshotRecord> {
+        self.groups
+            .iter()
+            .flat_map(|g| &g.decisions)
+            .filter(|d| !d.keep)
+            .map(|d| &d.snapshot)
+            .collect()
+    }
+    /// How many stay.
+    pub fn kept(&self) -> usize {
+        self.groups
+            .iter()
+            .flat_map(|g| &g.decisions)
+            .filter(|d| d.keep)
+            .count()
+    }
+}
+
+/// Applies a policy to each group of the live snapshots that fit the filter. Changes nothing.
+pub fn plan(
+    set: &SnapshotSet,
+    policy: &Policy,
+    group_by: &[GroupKey],
+    filter: &SnapshotFilter,
+    now: Moment,
+) -> Plan {
+    type Key = (
+        Option<String>,
+        Option<Option<String>>,
+        Option<Vec<String>>,
+        Option<Vec<String>>,
+    );
+    let by = |key: GroupKey| group_by.contains(&key);
+    let sorted = |texts: Vec<String>| {
+        texts
+            .into_iter()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+    };
+    let mut groups: BTreeMap<Key, Vec<SnapshotRecord>> = BTreeMap::new();
+    for s in set.live.iter().filter(|s| filter.matches(s)) {
+        let key = (
+            by(GroupKey::Host).then(|| s.body.host.clone()),
+            by(GroupKey::Job).then(|| s.body.job.clone()),
+            by(GroupKey::Tags).then(|| sorted(s.body.tags.clone())),
+            by(GroupKey::Paths).then(|| sorted(s.paths())),
+        );
+        groups.entry(key).or_default().push(s.clone());
+    }
+    let groups = groups
+        .into_iter()
+        .map(|((host, job, tags, paths), list)| Group {
+            host,
+            job: job.flatten(),
+            tags,
+            paths,
+            decisions: policy
+                .apply(&list, now)
+                .into_iter()
+                .map(|d| Decision {
+                    snapshot: list[d.index].clone(),
+                    keep: d.keep,
+                    reasons: d.reasons.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+        })
+        .collect();
+    Plan { groups }
+}
+
+/// Why nothing, or not everything, was forgotten.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// Another writer's snapshot.
+    #[error(
+        "writer {writer} may not forget snapshot {}, which writer {owner} made: that needs the right 'maintain'; nothing was forgotten",
+        snapshot.short()
+    )]
+    NotYours {
+        /// Who asked.
+        writer: WriterId,
+        /// Whose it is.
+        owner: WriterId,
+        /// Which.
+        snapshot: ObjectId,
+    },
+    /// The tombstone was not stored.
+    #[error("the record of what is forgotten was not stored, so nothing is forgotten: {0}")]
+    Put(#[from] PutError),
+}
+
+/// Forgets snapshots: writes a tombstone that names them. Returns the tombstone; `None` when there was nothing to forget.
+pub fn apply(
+    repository: &Repository,
+    forgotten: &[&SnapshotRecord],
+    now: Moment,
+) -> Result<Option<ObjectId>, ForgetError> {
+    let writer = repository.writer().ok_or(PutError::NeedsWriter)?.id;
+    let maintain = repository
+        .writers()
+        .get(&writer)
+        .is_some_and(|w| w.maintain && !w.revoked);
+    if let Some(s) = forgotten.iter().find(|s| !maintain && s.writer != writer) {
+        return Err(ForgetError::NotYours {
+            writer,
+            owner: s.writer,
+            snapshot: s.id,
+        });
+    }
+    let named: BTreeMap<ObjectId, Forgotten> = forgotten
+        .iter()
+        .map(|s| {
+            let f = Forgotten {
+                id: s.id,
+                writer: s.writer,
+                sequence: s.body.sequence,
+            };
+            (s.id, f)
+        })
+        .collect();
+    let named: Vec<Forgotten> = named.into_values().collect();
+    let mut last = None;
+    for some in named.chunks(TOMBSTONE_SNAPSHOTS) {
+        let body = Tombstone {
+            time: now.unix_seconds(),
+            snapshots: some.to_vec(),
+        };
+        last = Some(repository.put_record(Area::Tombstones, &body)?);
+    }
+    Ok(last)
+}
