@@ -539,7 +539,7 @@ fn json(report: &Report, warnings: &[String], dry_run: bool) -> Value {
 
 impl From<BackupError> for Failure {
     fn from(e: BackupError) -> Self {
-        const SAFE: &str = "no snapshot was made, the earlier ones are as they were";
+        const SAFE: &str = "no snapshot was made";
         let message = e.to_string();
         match e {
             BackupError::Access(e) => e.into(),

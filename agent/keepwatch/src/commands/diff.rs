@@ -1,13 +1,17 @@
 //! `diff`: what changed from one snapshot to another.
 
-use clap::Args;
-use keepwatch_engine::browse::{self, ChangeKind};
-use serde_json::json;
+use std::io;
 
+use clap::Args;
+use keepwatch_engine::browse::{self, Change, ChangeKind};
+use keepwatch_model::size::human_bytes;
+use serde_json::{Value, json};
+
+use super::ls::entry_json;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
-use crate::output::{JsonStream, Out, escape_bytes, put_path};
+use crate::output::{JsonStream, Out, escape, escape_bytes, plain, put_path, tell, thousands};
 use crate::select::{FilterArgs, pick};
 
 /// Show what changed between two snapshots
@@ -29,13 +33,13 @@ pub struct DiffArgs {
     pub filter: FilterArgs,
 }
 
-fn mark(kind: ChangeKind) -> (char, &'static str) {
+fn mark(kind: ChangeKind) -> char {
     match kind {
-        ChangeKind::Added => ('+', "added"),
-        ChangeKind::Removed => ('-', "removed"),
-        ChangeKind::Modified => ('M', "modified"),
-        ChangeKind::Metadata => ('U', "metadata"),
-        ChangeKind::TypeChanged => ('T', "type-changed"),
+        ChangeKind::Added => '+',
+        ChangeKind::Removed => '-',
+        ChangeKind::Modified => 'M',
+        ChangeKind::Metadata => 'U',
+        ChangeKind::TypeChanged => 'T',
     }
 }
 
@@ -47,46 +51,71 @@ pub fn run(context: &Context, args: &DiffArgs) -> Outcome {
     let from = pick(&set, &args.from, &filter, now)?;
     let to = pick(&set, &args.to, &filter, now)?;
     let lookup = context.lookup(&repository)?;
-    let mut counts = [0u64; 5];
-    // The engine's receiver cannot stop the walk; after a failure nothing more is written.
-    let mut stopped: Option<Failure> = None;
     let mut stream = if context.json() {
         Some(JsonStream::begin("changes")?)
     } else {
         None
     };
     let mut out = (!context.json()).then(Out::new);
-    let totals = browse::diff(&repository, &lookup, from, to, &mut |change| {
-        counts[change.kind as usize] += 1;
-        if stopped.is_some() {
-            return;
-        }
-        let (sign, word) = mark(change.kind);
+    let mut stopped: Option<Failure> = None;
+    let result = browse::diff(&repository, &lookup, from, to, &mut |change| {
         let written = match (&mut stream, &mut out) {
-            (Some(stream), _) => {
-                let mut v = json!({ "change": word });
-                put_path(&mut v, &change.path);
-                stream.push(&v)
-            }
-            (None, Some(out)) => out.line(format!("{sign} /{}", escape_bytes(&change.path))),
+            (Some(stream), _) => stream.push(&change_json(&change)),
+            (None, Some(out)) => out.line(change_line(&change)),
             (None, None) => Ok(()),
         };
-        stopped = written.err();
-    })?;
+        written.map_err(|f| {
+            stopped = Some(f);
+            io::Error::other("stopped")
+        })
+    });
     if let Some(f) = stopped {
         return Err(f);
     }
+    let totals = result?;
     if let Some(stream) = stream {
         stream.end(&json!({ "from": from.id, "to": to.id, "totals": totals }))?;
     }
     if let Some(mut out) = out {
-        let [added, removed, modified, metadata, typed] = counts;
         out.line(format!(
-            "{} to {}: {added} added, {removed} removed, {modified} modified, {metadata} with other metadata, {typed} of another kind",
+            "{} to {}: {} added, {} removed, {} modified, {} with other metadata, {} of another kind; {} more, {} less",
             from.id.short(),
-            to.id.short()
+            to.id.short(),
+            thousands(totals.added),
+            thousands(totals.removed),
+            thousands(totals.modified),
+            thousands(totals.metadata),
+            thousands(totals.type_changed),
+            human_bytes(totals.bytes_added),
+            human_bytes(totals.bytes_removed)
         ))?;
         out.flush()?;
     }
-    Ok(Exit::Done)
+    if totals.lost.is_empty() {
+        return Ok(Exit::Done);
+    }
+    for l in &totals.lost {
+        tell(&format!("keepwatch: {}", escape(&plain(l))));
+    }
+    Err(Failure::new(Exit::Partial, "the comparison is not whole: parts of the lists of files cannot be read, around them differences are told that may be none")
+        .advice("'keepwatch verify' says what is damaged"))
+}
+
+fn change_line(change: &Change<'_>) -> String {
+    let mut line = format!("{} /{}", mark(change.kind), escape_bytes(change.path));
+    if change.kind == ChangeKind::Metadata && !change.metadata.is_empty() {
+        line += &format!("  ({})", change.metadata.join(", "));
+    }
+    line
+}
+
+fn change_json(change: &Change<'_>) -> Value {
+    let mut v = json!({
+        "change": change.kind,
+        "metadata": change.metadata,
+        "old": change.old.map(entry_json),
+        "new": change.new.map(entry_json),
+    });
+    put_path(&mut v, change.path);
+    v
 }

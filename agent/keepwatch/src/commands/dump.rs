@@ -3,14 +3,12 @@
 use std::io::{BufWriter, IsTerminal, Write, stdout};
 
 use clap::Args;
-use keepwatch_engine::browse;
-use keepwatch_engine::manifest::EntryKind;
+use keepwatch_engine::dump::{self, DumpError};
 
-use super::ls::walk;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
-use crate::output::escape;
+use crate::output::{escape, escape_bytes, plain, tell};
 use crate::select::{FilterArgs, pick, snapshot_and_paths, stored_paths};
 
 /// Write a file, or a tree as tar, to standard output
@@ -53,64 +51,73 @@ pub fn run(context: &Context, args: &DumpArgs) -> Outcome {
         clock::now(),
     )?;
     let lookup = context.lookup(&repository)?;
+    let mut out = BufWriter::with_capacity(256 << 10, stdout().lock());
     let single = match &select[..] {
         [one] if !args.tar => {
-            let mut kind = None;
-            walk(
-                |each| browse::list(&repository, &lookup, snapshot, &select, each),
-                &mut |e| {
-                    if e.path == *one {
-                        kind = Some(e.kind());
-                        // Known: the rest of the list is not needed.
-                        return Err(Failure::closed_pipe());
-                    }
-                    Ok(())
-                },
-            )
-            .map(drop)
-            .or_else(|f| if f.quiet { Ok(()) } else { Err(f) })?;
-            match kind {
-                Some(EntryKind::File) => Some(one),
-                Some(_) => None,
-                None => {
-                    return Err(Failure::new(
-                        Exit::NothingFound,
-                        format!(
-                            "snapshot {} holds nothing at {}",
-                            snapshot.id.short(),
-                            escape(&paths.join(", "))
-                        ),
-                    )
-                    .advice("'keepwatch ls' shows what it holds; paths are from the root"));
-                }
-            }
+            dump::dump_file(&repository, &lookup, snapshot, one, &mut out).map(drop)
         }
-        _ => None,
+        _ => Err(DumpError::NotAFile(String::new())),
     };
-    if single.is_none() && stdout().is_terminal() {
-        return Err(Failure::usage(
-            "a tar archive would only garble the terminal; nothing was written",
-        )
-        .advice("send it into a file or a program: keepwatch dump … | tar -t"));
-    }
-    let mut out = BufWriter::with_capacity(256 << 10, stdout().lock());
     let dumped = match single {
-        Some(path) => browse::dump_file(&repository, &lookup, snapshot, path, &mut out),
-        None => browse::dump_tar(&repository, &lookup, snapshot, &select, &mut out),
+        // Nothing was written yet.
+        Err(DumpError::NotAFile(_)) => {
+            if stdout().is_terminal() {
+                return Err(Failure::usage(
+                    "a tar archive would only garble the terminal; nothing was written",
+                )
+                .advice("send it into a file or a program: keepwatch dump … | tar -t"));
+            }
+            dump::dump_tar(&repository, &lookup, snapshot, &select, &mut out).map(|report| {
+                for p in &report.left_out {
+                    tell(&format!(
+                        "keepwatch: left out: {}: {}",
+                        escape_bytes(&p.path),
+                        escape(&plain(&p.what))
+                    ));
+                }
+                if report.entries == 0 && !select.is_empty() {
+                    Exit::NothingFound
+                } else {
+                    Exit::Done
+                }
+            })
+        }
+        other => other.map(|()| Exit::Done),
     };
     let result = dumped
-        .map(drop)
         .map_err(Failure::from)
-        .and_then(|()| out.flush().map_err(Failure::stdout));
-    // A reader that went away did not get all of it: that is no success, though nothing to talk about.
-    result.map(|()| Exit::Done).map_err(|f| {
-        if f.quiet {
-            Failure {
-                exit: Exit::Failed,
-                ..f
-            }
-        } else {
-            f
+        .and_then(|exit| out.flush().map(|()| exit).map_err(Failure::stdout));
+    match result {
+        Ok(Exit::NothingFound) => Err(Failure::new(
+            Exit::NothingFound,
+            format!(
+                "snapshot {} holds nothing at {}",
+                snapshot.id.short(),
+                escape(&paths.join(", "))
+            ),
+        )
+        .advice(LS_ADVICE)),
+        // A reader that went away did not get all of it: that is no success, though nothing to talk about.
+        Err(f) if f.quiet => Err(Failure {
+            exit: Exit::Failed,
+            ..f
+        }),
+        other => other,
+    }
+}
+
+const LS_ADVICE: &str = "'keepwatch ls' shows what it holds; paths are from the root";
+
+impl From<DumpError> for Failure {
+    fn from(e: DumpError) -> Self {
+        let message = e.to_string();
+        match e {
+            DumpError::Browse(e) => e.into(),
+            DumpError::Content { .. } => Failure::failed(message)
+                .advice("do not use the output; 'keepwatch verify' says what is damaged"),
+            DumpError::NotFound(_) => Failure::new(Exit::NothingFound, message).advice(LS_ADVICE),
+            DumpError::NotAFile(_) => Failure::usage(message),
+            DumpError::Out(e) => Failure::stdout(e),
         }
-    })
+    }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::context::Context;
-use crate::errors::{Exit, Failure, Outcome};
+use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::output::{JsonStream, Out, escape, escape_bytes, put_path, tell};
 use crate::select::{FilterArgs, pick, snapshot_and_paths, stored_paths};
 
@@ -229,11 +229,12 @@ pub fn entry_json(e: &Entry) -> Value {
 
 impl From<BrowseError> for Failure {
     fn from(e: BrowseError) -> Self {
+        let message = e.to_string();
         match e {
             BrowseError::Object(e) => e.into(),
-            BrowseError::Io(e) => Failure::stdout(e),
-            e => Failure::new(Exit::NothingFound, e.to_string())
-                .advice("'keepwatch ls' shows what a snapshot holds; paths are from the root"),
+            BrowseError::Io(e) => Failure::failed(format!("cannot read the local cache of the index: {}", plain_io(&e)))
+                .advice("give another place with --cache-dir, or use --no-cache; the cache can be deleted at any time"),
+            BrowseError::Path { .. } => Failure::usage(message),
         }
     }
 }

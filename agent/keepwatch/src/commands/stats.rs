@@ -1,7 +1,7 @@
 //! `stats`: how large the repository is, and what deduplication and compression save.
 
 use clap::Args;
-use keepwatch_engine::browse;
+use keepwatch_engine::browse::{self, BrowseError};
 use keepwatch_model::size::human_bytes;
 use serde_json::json;
 
@@ -35,7 +35,7 @@ pub fn run(context: &Context, args: &StatsArgs) -> Outcome {
         .cloned()
         .collect();
     let lookup = context.lookup(&repository)?;
-    let stats = browse::stats(&repository, &lookup, &chosen)?;
+    let stats = browse::stats(&lookup, &chosen).map_err(BrowseError::from)?;
     if context.json() {
         print_json(&json!(stats))?;
         return Ok(Exit::Done);
@@ -47,18 +47,26 @@ pub fn run(context: &Context, args: &StatsArgs) -> Outcome {
             format!("{:.2}", a as f64 / b as f64)
         }
     };
+    let [content, manifests, lists] = stats.chunk_bytes;
     let mut out = String::new();
     for (what, value) in [
         ("snapshots", thousands(stats.snapshots)),
-        ("files in them", thousands(stats.files)),
-        ("bytes in them", human_bytes(stats.bytes)),
-        ("chunks stored", thousands(stats.chunks)),
-        ("bytes of chunks", human_bytes(stats.chunk_bytes)),
+        ("files in them", thousands(stats.snapshot_files)),
+        ("bytes in them", human_bytes(stats.snapshot_bytes)),
+        ("chunks stored", thousands(stats.chunks.iter().sum())),
+        ("bytes of content", human_bytes(content)),
+        (
+            "bytes of lists",
+            human_bytes(manifests.saturating_add(lists)),
+        ),
         ("packs", thousands(stats.packs)),
         ("bytes of packs", human_bytes(stats.pack_bytes)),
         ("index objects", thousands(stats.indexes)),
-        ("deduplication", ratio(stats.bytes, stats.chunk_bytes)),
-        ("compression", ratio(stats.chunk_bytes, stats.pack_bytes)),
+        ("deduplication", ratio(stats.snapshot_bytes, content)),
+        (
+            "compression",
+            ratio(stats.chunk_bytes.iter().sum(), stats.pack_bytes),
+        ),
     ] {
         out += &format!("{what:<16} {value:>14}\n");
     }
