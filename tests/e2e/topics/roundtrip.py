@@ -23,7 +23,7 @@ def try_xattr(path, name, value, follow=False):
         return False
 
 
-def full_tree(t, name="src"):
+def full_tree(t, name="src", deep=True):
     """Everything of DESIGN section 5."""
     src = os.fsencode(t.path(name))
     os.mkdir(src)
@@ -90,6 +90,9 @@ def full_tree(t, name="src"):
         os.chown(put(b"owned"), 12345, 54321)
         os.chown(os.path.join(src, b"loop"), 7, 8, follow_symlinks=False)
         os.chown(os.path.join(src, b"fifo"), 65534, 65534)
+    os.utime(src, ns=(3, 1_111_111_111_111_111_111))
+    if not deep:
+        return os.fsdecode(src), have
     # 4,096 bytes: beyond what one system call takes. The stored path begins below the root.
     prefix = len(src.lstrip(b"/"))
     fd = os.open(src, os.O_RDONLY)
@@ -304,7 +307,7 @@ def test_resumed_restore(t):
 def test_dump(t):
     """dump of a tree as tar, against GNU tar -x; of one file, to the byte."""
     need_tools("tar")
-    src, _ = full_tree(t)
+    src, _ = full_tree(t, deep=False)  # GNU tar stops at PATH_MAX
     repo = t.repository()
     t.backup(repo, src)
     state = tree(src)
@@ -317,10 +320,9 @@ def test_dump(t):
     xattrs = ["--xattrs", "--xattrs-include=*", "--acls"] if is_root() else []
     subprocess.run(["tar", "-x", "-p", "--numeric-owner", *xattrs, "-C", t.path("tar")], input=archive, check=is_root(), capture_output=False)
     found = tree(t.path("tar") + src)
-    # Tar keeps of a time before 1970 and of a socket what it can.
     same(without(found, "s"), without(state, "s"), "what GNU tar unpacks")
     with tarfile.open(fileobj=io.BytesIO(archive)) as f:
-        need(len(f.getnames()) >= len(state) - 2, "Python's tarfile lists it")
+        need(len(f.getnames()) >= len(without(state, "s")) - 1, "Python's tarfile lists it")
     both = t.kw("dump", "--repo", repo, "--tar", "latest", src + "/one", src + "/empty").out
     with tarfile.open(fileobj=io.BytesIO(both)) as f:
         need(sorted(n.rsplit("/", 1)[-1] for n in f.getnames() if f.getmember(n).isfile()) == ["empty", "one"], f.getnames())
