@@ -136,26 +136,48 @@ impl Pipe<'_> {
     fn fill(&mut self) -> io::Result<()> {
         self.live.retain(|w| w.strong_count() > 0);
         while self.live.len() < AHEAD && !self.asked.is_empty() && self.queue.len() < RUN {
-            let Some(id) = self.asked.pop_front() else { break };
-            let Some(((pack, envelope_offset, envelope_length, offset, length), _)) = self.resolver.find(&id)? else {
+            let Some(id) = self.asked.pop_front() else {
+                break;
+            };
+            let Some(((pack, envelope_offset, envelope_length, offset, length), _)) =
+                self.resolver.find(&id)?
+            else {
                 self.queue.push_back(Item { id, at: None });
                 continue;
             };
-            let at = Location { pack, envelope: 0, envelope_offset, envelope_length, offset, length, kind: ChunkKind::Data };
+            let at = Location {
+                pack,
+                envelope: 0,
+                envelope_offset,
+                envelope_length,
+                offset,
+                length,
+                kind: ChunkKind::Data,
+            };
             let key = (pack.0, envelope_offset, envelope_length);
-            let known = self.live.iter().filter_map(Weak::upgrade).find(|s| s.key == key);
+            let known = self
+                .live
+                .iter()
+                .filter_map(Weak::upgrade)
+                .find(|s| s.key == key);
             let slot = match known {
                 Some(s) => s,
                 None => {
                     let (send, receive) = bounded(1);
                     // Without a thread to take it, the receiver below reports it.
                     let _ = self.jobs.send((at, send));
-                    let slot = Rc::new(Slot { key, state: RefCell::new(State::Waiting(receive)) });
+                    let slot = Rc::new(Slot {
+                        key,
+                        state: RefCell::new(State::Waiting(receive)),
+                    });
                     self.live.push(Rc::downgrade(&slot));
                     slot
                 }
             };
-            self.queue.push_back(Item { id, at: Some((at, slot)) });
+            self.queue.push_back(Item {
+                id,
+                at: Some((at, slot)),
+            });
         }
         Ok(())
     }
@@ -163,7 +185,9 @@ impl Pipe<'_> {
     /// The next chunk that was asked for.
     fn next(&mut self) -> Result<Option<Plain>, NextError> {
         self.fill().map_err(NextError::Io)?;
-        let Some(item) = self.queue.pop_front() else { return Ok(None) };
+        let Some(item) = self.queue.pop_front() else {
+            return Ok(None);
+        };
         if let Some((at, slot)) = &item.at {
             let mut state = slot.state.borrow_mut();
             if let State::Waiting(receive) = &*state {
@@ -180,7 +204,10 @@ impl Pipe<'_> {
             }
         }
         // Every copy is tried before it is given up.
-        self.reader.read(ChunkKind::Data, &item.id).map(|v| Some(Plain::Own(v))).map_err(NextError::Object)
+        self.reader
+            .read(ChunkKind::Data, &item.id)
+            .map(|v| Some(Plain::Own(v)))
+            .map_err(NextError::Object)
     }
 }
 
@@ -190,8 +217,14 @@ enum NextError {
 }
 
 /// Runs `body` with a pipe and the threads that feed it.
-fn with_pipe<'a, T>(repository: &'a Repository, lookup: &'a Lookup, body: impl FnOnce(&mut Pipe<'a>) -> T) -> T {
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).min(AHEAD / 2);
+fn with_pipe<'a, T>(
+    repository: &'a Repository,
+    lookup: &'a Lookup,
+    body: impl FnOnce(&mut Pipe<'a>) -> T,
+) -> T {
+    let threads = std::thread::available_parallelism()
+        .map_or(2, |n| n.get())
+        .min(AHEAD / 2);
     std::thread::scope(|scope| {
         let (jobs, take) = bounded::<(Location, Sender<Fetched>)>(AHEAD);
         for _ in 0..threads {
@@ -265,7 +298,9 @@ impl<'p, 'a> Content<'p, 'a> {
     }
 
     fn wrong_length(&mut self) -> io::Error {
-        let e = crate::object::ContentError::List("the chunks of the file do not have the length that the manifest says");
+        let e = crate::object::ContentError::List(
+            "the chunks of the file do not have the length that the manifest says",
+        );
         self.fail(ObjectError::content("manifest", e))
     }
 
@@ -340,7 +375,10 @@ pub fn dump_file(
     out: &mut dyn Write,
 ) -> Result<u64, DumpError> {
     let shown = || String::from_utf8_lossy(path).into_owned();
-    let stored = normal(path).map_err(|cause| BrowseError::Path { path: shown(), cause })?;
+    let stored = normal(path).map_err(|cause| BrowseError::Path {
+        path: shown(),
+        cause,
+    })?;
     let found = browse::entry_at(repository, lookup, snapshot, &stored)?;
     let (entry, first_ref) = found.ok_or_else(|| DumpError::NotFound(shown()))?;
     if entry.kind() != EntryKind::File {
@@ -368,7 +406,10 @@ pub fn dump_file(
 
 fn content_error(entry: &Entry, failure: Option<ObjectError>, e: io::Error) -> DumpError {
     match failure {
-        Some(cause) => DumpError::Content { path: entry.display(), cause },
+        Some(cause) => DumpError::Content {
+            path: entry.display(),
+            cause,
+        },
         None => DumpError::Out(e),
     }
 }
@@ -396,21 +437,35 @@ pub fn dump_tar(
             let mut batch: Vec<(Entry, u64, u64)> = Vec::new();
             let (mut asked, mut attributes) = (0, 0);
             while batch.len() < ENTRIES && asked < RUN && attributes < ATTRIBUTES {
-                let Some((entry, at)) = entries.next()? else { break };
+                let Some((entry, at)) = entries.next()? else {
+                    break;
+                };
                 if !selection.is_wanted(&entry.path) {
                     continue;
                 }
-                let n = if links.knows_or_learns(&entry) { 0 } else { entry.refs() as u64 };
+                let n = if links.knows_or_learns(&entry) {
+                    0
+                } else {
+                    entry.refs() as u64
+                };
                 // A large file asks as it is written, and nothing may be asked before it does.
                 let large = n > 0 && asked + n as usize > RUN;
                 if n > 0 && !large {
                     ids.clear();
                     let read = refs.read(&mut refs_reader, at, n, &mut ids);
-                    read.map_err(|cause| DumpError::Content { path: entry.display(), cause })?;
+                    read.map_err(|cause| DumpError::Content {
+                        path: entry.display(),
+                        cause,
+                    })?;
                     pipe.ask(&ids);
                     asked += n as usize;
                 }
-                attributes += entry.xattrs.iter().flatten().map(|x| x.name.len() + x.value.len()).sum::<usize>();
+                attributes += entry
+                    .xattrs
+                    .iter()
+                    .flatten()
+                    .map(|x| x.name.len() + x.value.len())
+                    .sum::<usize>();
                 batch.push((entry, at, if large { 0 } else { n }));
                 if large {
                     break;
@@ -424,10 +479,22 @@ pub fn dump_tar(
                 break;
             }
             for (entry, at, asked) in batch {
-                append(&mut builder, pipe, (&mut refs, &mut refs_reader), &entry, at, asked, &mut links, &mut report)?;
+                append(
+                    &mut builder,
+                    pipe,
+                    (&mut refs, &mut refs_reader),
+                    &entry,
+                    at,
+                    asked,
+                    &mut links,
+                    &mut report,
+                )?;
             }
         }
-        builder.finish().and_then(|()| builder.get_mut().flush()).map_err(DumpError::Out)?;
+        builder
+            .finish()
+            .and_then(|()| builder.get_mut().flush())
+            .map_err(DumpError::Out)?;
         Ok(report)
     })
 }
@@ -473,7 +540,9 @@ fn append<'a>(
             report.left_out.push(Problem::new(entry.path.clone(), what));
         }
     };
-    let linked = links.knows_or_learns(entry).then(|| links.first[&entry.link.unwrap_or_default()].clone());
+    let linked = links
+        .knows_or_learns(entry)
+        .then(|| links.first[&entry.link.unwrap_or_default()].clone());
     let kind = match entry.kind() {
         EntryKind::Socket => {
             left_out("a socket: archives cannot carry it".into());
@@ -495,9 +564,16 @@ fn append<'a>(
     }
     let target = linked.or_else(|| entry.target.as_ref().map(|t| t.to_vec()));
     let plain = |bytes: &[u8]| bytes.len() < 100 && bytes.is_ascii();
-    let texts = [Some(("path", &path)), target.as_ref().map(|t| ("linkpath", t))];
+    let texts = [
+        Some(("path", &path)),
+        target.as_ref().map(|t| ("linkpath", t)),
+    ];
     // Names are bytes; only with this record readers do not take them for UTF-8.
-    if texts.iter().flatten().any(|(_, v)| std::str::from_utf8(v).is_err()) {
+    if texts
+        .iter()
+        .flatten()
+        .any(|(_, v)| std::str::from_utf8(v).is_err())
+    {
         pax.push(("hdrcharset".into(), b"BINARY".to_vec()));
     }
     for (key, value) in texts.into_iter().flatten() {
@@ -512,8 +588,14 @@ fn append<'a>(
             field[..n].copy_from_slice(&value[..n]);
         };
         put(&mut old.name[..99], &path);
-        put(&mut old.linkname[..99], target.as_deref().unwrap_or_default());
-        for (field, name, key) in [(&mut old.uname, &entry.user, "uname"), (&mut old.gname, &entry.group, "gname")] {
+        put(
+            &mut old.linkname[..99],
+            target.as_deref().unwrap_or_default(),
+        );
+        for (field, name, key) in [
+            (&mut old.uname, &entry.user, "uname"),
+            (&mut old.gname, &entry.group, "gname"),
+        ] {
             let Some(name) = name else { continue };
             put(&mut field[..31], name.as_bytes());
             if name.len() > 31 || !name.is_ascii() {
@@ -521,7 +603,11 @@ fn append<'a>(
             }
         }
     }
-    let size = if kind == tar::EntryType::Regular { entry.len() } else { 0 };
+    let size = if kind == tar::EntryType::Regular {
+        entry.len()
+    } else {
+        0
+    };
     header.set_entry_type(kind);
     header.set_mode(entry.mode);
     header.set_uid(entry.uid as u64);
@@ -537,19 +623,28 @@ fn append<'a>(
         pax.push(("mtime".into(), decimal(seconds, nanoseconds).into_bytes()));
     }
     if let Some([major, minor]) = entry.device {
-        let set = header.set_device_major(major).and_then(|()| header.set_device_minor(minor));
+        let set = header
+            .set_device_major(major)
+            .and_then(|()| header.set_device_minor(minor));
         set.map_err(DumpError::Out)?;
     }
     for x in entry.xattrs.iter().flatten() {
         match std::str::from_utf8(&x.name) {
-            Ok(name) if !name.contains(['=', '\n']) => pax.push((format!("SCHILY.xattr.{name}"), x.value.clone())),
-            _ => left_out(format!("attribute {}: archives cannot carry its name", String::from_utf8_lossy(&x.name))),
+            Ok(name) if !name.contains(['=', '\n']) => {
+                pax.push((format!("SCHILY.xattr.{name}"), x.value.clone()))
+            }
+            _ => left_out(format!(
+                "attribute {}: archives cannot carry its name",
+                String::from_utf8_lossy(&x.name)
+            )),
         }
     }
     header.set_cksum();
     if !pax.is_empty() {
         let records = pax.iter().map(|(k, v)| (k.as_str(), &v[..]));
-        builder.append_pax_extensions(records).map_err(DumpError::Out)?;
+        builder
+            .append_pax_extensions(records)
+            .map_err(DumpError::Out)?;
     }
     if kind == tar::EntryType::Regular {
         let mut content = Content::new(pipe, refs, refs_reader, entry, first_ref, asked);
@@ -561,7 +656,9 @@ fn append<'a>(
             return Err(content_error(entry, content.failure.take(), e));
         }
     } else {
-        builder.append(&header, io::empty()).map_err(DumpError::Out)?;
+        builder
+            .append(&header, io::empty())
+            .map_err(DumpError::Out)?;
     }
     report.entries += 1;
     report.bytes = report.bytes.saturating_add(size);

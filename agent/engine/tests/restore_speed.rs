@@ -10,13 +10,21 @@ use restore_common::*;
 
 fn cpu() -> f64 {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = text
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
 fn peak() -> String {
     let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    text.lines().find(|l| l.starts_with("VmHWM")).unwrap().to_owned()
+    text.lines()
+        .find(|l| l.starts_with("VmHWM"))
+        .unwrap()
+        .to_owned()
 }
 
 fn text(seed: u64, len: usize) -> Vec<u8> {
@@ -42,10 +50,21 @@ fn measure(what: &str, b: &Builder, id: keepwatch_engine::ids::ObjectId, target:
         let mut options = into(target);
         options.threads = threads;
         let report = opened.restore_well(&options);
-        println!("{what}, {threads} threads: {:.2} s wall, {:.2} s CPU, {}; {} files", wall.elapsed().as_secs_f64(), cpu() - used, peak(), report.files_restored);
+        println!(
+            "{what}, {threads} threads: {:.2} s wall, {:.2} s CPU, {}; {} files",
+            wall.elapsed().as_secs_f64(),
+            cpu() - used,
+            peak(),
+            report.files_restored
+        );
         let (wall, used) = (Instant::now(), cpu());
         let report = opened.restore_well(&options);
-        println!("  again: {:.2} s wall, {:.2} s CPU; {} skipped", wall.elapsed().as_secs_f64(), cpu() - used, report.files_skipped);
+        println!(
+            "  again: {:.2} s wall, {:.2} s CPU; {} skipped",
+            wall.elapsed().as_secs_f64(),
+            cpu() - used,
+            report.files_skipped
+        );
     }
 }
 
@@ -64,7 +83,12 @@ fn figures() {
         }
     }
     let id = b.commit();
-    measure("A: 150,000 files, 2.1 GB", &b, id, &scratch.path().join("out"));
+    measure(
+        "A: 150,000 files, 2.1 GB",
+        &b,
+        id,
+        &scratch.path().join("out"),
+    );
     let _ = std::fs::remove_dir_all(scratch.path().join("out"));
 
     let mut ids = Vec::new();
