@@ -9,9 +9,11 @@
 //! 4. verbs: [`backup`], [`restore`], [`browse`], [`verify`], [`forget`], [`prune`], [`repair`]
 
 pub mod backup;
+pub mod browse;
 pub mod chunker;
 pub mod chunks;
 mod contents;
+pub mod dump;
 pub mod envelope;
 pub mod forget;
 pub mod ids;

@@ -43,8 +43,12 @@ const DAMAGES_KEPT: usize = 20_000;
 const BAD_KEPT: usize = 2 << 20;
 /// Runs of lost refs kept for a snapshot: 24 bytes each.
 const LOST_KEPT: usize = 1 << 20;
+/// Ids looked up together: 32 bytes each, 4 MiB.
+const BATCH: usize = 128 << 10;
 /// Larger packs are read one at a time.
 const LARGE_PACK: u64 = 32 << 20;
+/// Times the index is loaded again because a prune changes it meanwhile.
+const ATTEMPTS: usize = 4;
 /// Threads that read packs, at most.
 const THREADS: usize = 8;
 /// Stands for a whole envelope among bad places.
@@ -192,6 +196,7 @@ pub fn run(
             with_identity: repository.reader().is_some(),
             ..Report::default()
         },
+        again: false,
         hits: Vec::new(),
         files: Vec::new(),
     };
@@ -212,7 +217,18 @@ pub fn run(
     // Snapshots before the index, the index before the packs: what comes meanwhile is then no gap.
     let set = repository.snapshots()?;
     progress.event(Event::Phase("index"));
-    let (lookup, problems) = repository.load_index(scratch.as_ref().map(|s| s.0.as_path()))?;
+    // A prune at work replaces index objects and then deletes packs: what is missing is looked for again in the index of that moment.
+    let mut attempt = 1;
+    let (lookup, problems, inventory) = loop {
+        let (lookup, problems) = repository.load_index(scratch.as_ref().map(|s| s.0.as_path()))?;
+        let inventory = Inventory::load(&**repository.store(), &lookup)?;
+        let gaps = problems.iter().any(ObjectError::is_missing)
+            || inventory.packs.iter().any(|p| p.stored.is_none());
+        if !gaps || attempt >= ATTEMPTS || !index_changed(repository, &lookup, &problems)? {
+            break (lookup, problems, inventory);
+        }
+        attempt += 1;
+    };
     let mut bad_indexes = Vec::new();
     for e in problems {
         if e.is_missing() {
@@ -261,7 +277,6 @@ pub fn run(
         );
     }
 
-    let inventory = Inventory::load(&**repository.store(), &lookup)?;
     let mut examiner = Examiner {
         repository,
         lookup: &lookup,
@@ -280,19 +295,38 @@ pub fn run(
         dirty: HashMap::new(),
         windows: lookup.parts().iter().map(|_| Window::default()).collect(),
         reader: ChunkReader::new(repository, &lookup),
+        batch: Some(Vec::with_capacity(BATCH)),
+        lost: false,
         findings,
     };
     examiner.listing();
     examiner.packs(read_data, seed)?;
     progress.event(Event::Phase("snapshots"));
+    // Nearly always nothing is lost. That is found out by looking ids up in sorted batches, which is much faster; only if something is lost, it is looked for place by place.
+    let all = || set.live.iter().chain(&set.forgotten);
+    let mut sound = true;
+    for s in all() {
+        cancel.check()?;
+        sound &= examiner.snapshot(s)?.is_empty();
+    }
+    examiner.flush()?;
+    sound &= !examiner.lost;
+    examiner.batch = None;
+    examiner.findings.report.snapshots_checked = set.live.len() as u64;
+    if sound {
+        return Ok(examiner.findings.finish());
+    }
+    examiner.findings.again = true;
+    for (bits, part) in examiner.clean.iter_mut().zip(lookup.parts()) {
+        *bits = Bits::new(part.records());
+    }
+    examiner.dirty.clear();
     let mut hit = Vec::new();
-    for (s, live) in
-        (set.live.iter().map(|s| (s, true))).chain(set.forgotten.iter().map(|s| (s, false)))
-    {
+    for (n, s) in all().enumerate() {
+        let live = n < set.live.len();
         cancel.check()?;
         let found = examiner.snapshot(s)?;
         if live {
-            examiner.findings.report.snapshots_checked += 1;
             for d in &found {
                 examiner.findings.hit(*d, s.id);
             }
@@ -314,6 +348,27 @@ pub fn run(
         examiner.losses(s)?;
     }
     Ok(examiner.findings.finish())
+}
+
+/// True when the index objects are others than those that were loaded.
+fn index_changed(
+    repository: &Repository,
+    lookup: &Lookup,
+    problems: &[ObjectError],
+) -> Result<bool, VerifyError> {
+    let loaded: HashSet<ObjectId> = lookup
+        .parts()
+        .iter()
+        .flat_map(|p| p.covers().iter().copied())
+        .collect();
+    let mut there = 0usize;
+    let mut known = 0usize;
+    repository.store().list(Area::Index, &mut |l| {
+        there += 1;
+        known += l.name.object_id().is_some_and(|id| loaded.contains(&id)) as usize;
+    })?;
+    let unreadable = problems.iter().filter(|e| !e.is_missing()).count();
+    Ok(known < loaded.len() || there > known + unreadable)
 }
 
 /// Marks, writers, config, keys.
@@ -369,6 +424,8 @@ fn objects(repository: &Repository, findings: &mut Findings<'_>) -> Result<(), V
 struct Findings<'a> {
     progress: &'a dyn Progress,
     report: Report,
+    /// Snapshots are walked again: the same damage is met again.
+    again: bool,
     /// By damage.
     hits: Vec<BTreeSet<ObjectId>>,
     /// By damage.
@@ -383,14 +440,20 @@ impl Findings<'_> {
         }
     }
     fn damage(&mut self, object: String, what: String) -> u32 {
-        self.progress
-            .event(Event::Problem(&Problem::new(object.clone(), &what)));
         let damages = &mut self.report.damages;
+        if self.again {
+            let same = |d: &Damage| d.object == object && d.what == what;
+            if let Some(d) = damages.iter().position(same) {
+                return d as u32;
+            }
+        }
         if damages.len() >= DAMAGES_KEPT {
             let last = damages.len() - 1;
             damages[last].what = "this and further objects are damaged".into();
             return last as u32;
         }
+        self.progress
+            .event(Event::Problem(&Problem::new(object.clone(), &what)));
         damages.push(Damage {
             object,
             what,
@@ -458,6 +521,10 @@ struct Examiner<'a> {
     dirty: HashMap<ChunkId, Vec<u32>>,
     windows: Vec<Window>,
     reader: ChunkReader<'a>,
+    /// While it is only asked whether anything is lost: ids of data chunks to look up together.
+    batch: Option<Vec<ChunkId>>,
+    /// Something in a batch was lost.
+    lost: bool,
     findings: Findings<'a>,
 }
 
@@ -638,6 +705,23 @@ impl<'a> Examiner<'a> {
         Ok(out)
     }
 
+    /// Looks up what was gathered.
+    fn flush(&mut self) -> Result<(), VerifyError> {
+        let mut batch = self.batch.take().unwrap_or_default();
+        batch.sort_unstable();
+        batch.dedup();
+        for id in &batch {
+            if self.lost {
+                break;
+            }
+            let copies = self.copies(ChunkKind::Data, id)?;
+            self.lost |= !copies.iter().any(|c| self.is_sound(c));
+        }
+        batch.clear();
+        self.batch = Some(batch);
+        Ok(())
+    }
+
     fn is_sound(&self, &(_, _, pack, envelope, offset): &Copy) -> bool {
         !self.whole.get(pack as u64)
             && !self.bad.contains(&(pack, envelope, WHOLE))
@@ -749,6 +833,13 @@ impl<'a> Examiner<'a> {
                 match at.form {
                     Form::Refs => {
                         refs += 1;
+                        if let Some(batch) = &mut self.batch {
+                            batch.push(id);
+                            if batch.len() >= BATCH {
+                                self.flush()?;
+                            }
+                            continue;
+                        }
                         let copies = self.copies(ChunkKind::Data, &id)?;
                         if !copies.iter().any(|c| self.is_sound(c)) {
                             hits.extend(self.blame(&copies));

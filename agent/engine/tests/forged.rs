@@ -18,6 +18,8 @@ use keepwatch_engine::repository::Repository;
 use keepwatch_engine::store::{Area, Name};
 use keepwatch_engine::verify::{self, ReadData};
 
+type Reason = Box<dyn Fn(&ContentError) -> bool>;
+
 const AREAS: [(Area, RecordKind); 4] = [
     (Area::Snapshots, RecordKind::Snapshot),
     (Area::Index, RecordKind::Index),
@@ -112,7 +114,7 @@ fn a_thousand_forgeries_are_refused_with_the_right_reason() {
             world.store.peek(&name).unwrap()
         };
         let mut under = None;
-        let (bytes, right): (Vec<u8>, Box<dyn Fn(&ContentError) -> bool>) = match way {
+        let (bytes, right): (Vec<u8>, Reason) = match way {
             // Signed with a key of his own, under a name of his own.
             0 => {
                 let me = WriterId([dice.roll(200) as u8 + 1; 8]);

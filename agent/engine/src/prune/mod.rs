@@ -575,9 +575,18 @@ impl Run<'_> {
                 "{} is not copied and stays: {why}; run 'keepwatch verify'",
                 Name::Pack(pack.id)
             ));
-            plan.report.packs_repacked -= 1;
-            plan.report.packs_marked -= 1;
-            plan.report.packs_kept += 1;
+            let report = &mut plan.report;
+            let (live, stored) = (
+                plan.needs.live[*n as usize] as u64,
+                pack.stored.unwrap_or(0),
+            );
+            report.packs_repacked -= 1;
+            report.packs_marked -= 1;
+            report.packs_kept += 1;
+            report.bytes_copied -= live;
+            report.bytes_after -= live;
+            report.bytes_waiting -= stored;
+            report.bytes_unused += stored.saturating_sub(live + pack.footer_bytes());
         }
 
         self.progress.event(Event::Phase("marking"));

@@ -35,7 +35,7 @@ mod plan;
 mod select;
 mod space;
 mod target;
-mod window;
+pub(crate) mod window;
 mod write;
 
 pub(crate) use select::{Selection, normal};

@@ -73,6 +73,11 @@ impl Selection {
         Want::Yes
     }
 
+    /// True for what is wanted itself.
+    pub(crate) fn is_wanted(&self, path: &[u8]) -> bool {
+        self.want(path) == Want::Yes
+    }
+
     /// The selected paths.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Vec<u8>> {
         self.paths.iter()

@@ -182,7 +182,9 @@ pub(crate) fn unlink(dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
 
 /// The names in a directory.
 pub(crate) fn names(dir: &OwnedFd, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    for entry in Dir::read_from(dir)? {
+    // The descriptor at hand is only a path.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    for entry in Dir::new(fs::openat(dir, c".", flags, Mode::empty())?)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {

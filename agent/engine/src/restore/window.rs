@@ -305,7 +305,7 @@ impl Window {
         for s in 0..window.slices.len() {
             let slice = &window.slices[s];
             let file = slice.file.clone();
-            if file.failed.load(Ordering::Relaxed) {
+            if slice.uses.is_empty() || file.failed.load(Ordering::Relaxed) {
                 continue;
             }
             if let Err(why) = place(&file, slice.uses.clone(), &window.chunks, &window.chunk_of, &mut window.offsets) {

@@ -122,7 +122,7 @@ impl World {
 
     /// The present by the store's clock.
     pub fn moment(&self) -> Moment {
-        moment_of(&*self.store)
+        moment_of(&self.store)
     }
 
     pub fn prune(&self, options: &prune::Options) -> Result<prune::Report, prune::PruneError> {

@@ -221,6 +221,11 @@ impl Builder {
         self.repository.put_record(Area::Snapshots, &snapshot).unwrap()
     }
 
+    /// Opened by the host, which cannot read.
+    pub fn into_writer(self) -> Repository {
+        self.repository
+    }
+
     pub fn reader(&self) -> Repository {
         Repository::open_as_reader(self.store.clone(), &ReaderIdentity::native(&self.identity), None).unwrap()
     }
