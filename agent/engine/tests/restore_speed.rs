@@ -8,22 +8,34 @@ use std::time::Instant;
 use keepwatch_engine::store::local::LocalStore;
 use restore_common::*;
 
-fn cpu() -> f64 {
+/// User and system seconds of this process.
+fn cpu() -> (f64, f64) {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    let fields: Vec<f64> = text
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|f| f.parse().unwrap())
+        .collect();
+    (fields[0] / 100.0, fields[1] / 100.0)
 }
 
 fn peak() -> String {
     let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    text.lines().find(|l| l.starts_with("VmHWM")).unwrap().to_owned()
+    text.lines()
+        .find(|l| l.starts_with("VmHWM"))
+        .unwrap()
+        .to_owned()
 }
 
 fn text(seed: u64, len: usize) -> Vec<u8> {
     let words = noise(seed, len / 3 + 8);
     let mut out = Vec::with_capacity(len + 16);
     for w in words {
-        out.extend_from_slice(&["the ", "quick", " fox\n", "int x"][w as usize % 4].as_bytes());
+        out.extend_from_slice(["the ", "quick", " fox\n", "int x"][w as usize % 4].as_bytes());
         out.push(b'a' + w % 26);
         if out.len() >= len {
             break;
@@ -38,20 +50,28 @@ fn measure(what: &str, b: &Builder, id: keepwatch_engine::ids::ObjectId, target:
         let _ = std::fs::remove_dir_all(target);
         std::fs::write("/proc/self/clear_refs", "5").unwrap();
         let opened = b.open(id);
-        let (wall, used) = (Instant::now(), cpu());
-        let mut options = into(target);
-        options.threads = threads;
-        let report = opened.restore_well(&options);
-        println!("{what}, {threads} threads: {:.2} s wall, {:.2} s CPU, {}; {} files", wall.elapsed().as_secs_f64(), cpu() - used, peak(), report.files_restored);
-        let (wall, used) = (Instant::now(), cpu());
-        let report = opened.restore_well(&options);
-        println!("  again: {:.2} s wall, {:.2} s CPU; {} skipped", wall.elapsed().as_secs_f64(), cpu() - used, report.files_skipped);
+        for again in ["", ", again"] {
+            let (wall, used) = (Instant::now(), cpu());
+            let mut options = into(target);
+            options.threads = threads;
+            let report = opened.restore_well(&options);
+            let now = cpu();
+            println!(
+                "{what}, {threads} threads{again}: {:.2} s wall, {:.2} s user, {:.2} s system, {}; {} files written",
+                wall.elapsed().as_secs_f64(),
+                now.0 - used.0,
+                now.1 - used.1,
+                peak(),
+                report.files_restored
+            );
+        }
     }
+    let _ = std::fs::remove_dir_all(target);
 }
 
 #[test]
 #[ignore = "takes minutes; prints figures"]
-fn figures() {
+fn many_small_files() {
     let scratch = tempfile::tempdir().unwrap();
     let store = Arc::new(LocalStore::create(&scratch.path().join("repository")).unwrap());
     let mut b = Builder::new(store);
@@ -64,9 +84,20 @@ fn figures() {
         }
     }
     let id = b.commit();
-    measure("A: 150,000 files, 2.1 GB", &b, id, &scratch.path().join("out"));
-    let _ = std::fs::remove_dir_all(scratch.path().join("out"));
+    measure(
+        "A: 150,000 files, 2.1 GB",
+        &b,
+        id,
+        &scratch.path().join("out"),
+    );
+}
 
+#[test]
+#[ignore = "takes minutes; prints figures"]
+fn one_large_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = Arc::new(LocalStore::create(&scratch.path().join("repository")).unwrap());
+    let mut b = Builder::new(store);
     let mut ids = Vec::new();
     for n in 0..2000u64 {
         let content = text(1 << 40 | n, 1 << 20);
