@@ -221,7 +221,8 @@ pub fn diff(
                 while same && done < n {
                     // A large file a run at a time: 256 KiB of ids.
                     let run = (n - done).min(4096);
-                    (ids_a.clear(), ids_b.clear());
+                    ids_a.clear();
+                    ids_b.clear();
                     let read = refs_a
                         .read(&mut reader, at_p + done, run, &mut ids_a)
                         .and_then(|()| refs_b.read(&mut reader, at_q + done, run, &mut ids_b));

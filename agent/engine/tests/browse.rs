@@ -301,7 +301,7 @@ fn an_archive_holds_everything() {
     old.mtime = time(-2, 250_000_000);
     old.xattrs = Some(vec![Xattr {
         name: b"user.k".to_vec(),
-        value: vec![0, 10, 255],
+        value: vec![0, 11, 255],
     }]);
     b.add(dir("d"), b"");
     b.add(linked, &noise(1, 70_000));
@@ -348,7 +348,7 @@ fn an_archive_holds_everything() {
     );
     assert_eq!(find(b"s").2.as_deref(), Some(&b"d/l1"[..]));
     assert_eq!(find(b"old").4["mtime"], b"-1.750000000");
-    assert_eq!(find(b"old").4["SCHILY.xattr.user.k"], [0, 10, 255]);
+    assert_eq!(find(b"old").4["SCHILY.xattr.user.k"], [0, 11, 255]);
     assert_eq!(find(b"d/").1, tar::EntryType::Directory);
 
     // The stock tool takes it, where there is one.

@@ -61,6 +61,7 @@ pub const LAYERS: &[&[&str]] = &[
     &["object", "lookup"],
     &["repository"],
     &["snapshots", "chunks", "marks"],
+    &["contents", "inventory"],
     &[
         "backup", "restore", "browse", "dump", "verify", "forget", "prune", "repair",
     ],

@@ -34,6 +34,7 @@ mod meta;
 mod plan;
 mod select;
 mod space;
+mod stand;
 mod target;
 pub(crate) mod window;
 mod write;

@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{self, FileType, Mode, Stat};
 
 use super::meta::{self, Rules};
 use super::select::{Selection, Want};
+use super::stand::Decision;
 use super::target::{self, Dirs, Target};
 use super::window::{self, FileJob, Gathered, Resolver, Window};
 use super::write::{Shared, Work};
@@ -36,7 +36,7 @@ pub(crate) struct Holder {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Not made yet: made when something beneath is wanted.
     Pending,
     /// It is there; `fresh` when nothing was in it before.
@@ -57,15 +57,6 @@ struct Level {
     state: State,
 }
 
-/// What becomes of an entry where something may stand already.
-enum Decision {
-    Restore,
-    /// It is there already.
-    Right,
-    /// Something else is there and stays.
-    Keep,
-}
-
 /// What the planner found out, for the passes after it.
 #[derive(Default)]
 pub(crate) struct Planned {
@@ -84,12 +75,12 @@ pub(crate) struct Planned {
 
 /// See the module.
 pub(crate) struct Planner<'s, 'a> {
-    shared: &'s Shared<'a>,
+    pub(super) shared: &'s Shared<'a>,
     selection: &'s Selection,
-    rules: &'s Rules,
+    pub(super) rules: &'s Rules,
     /// `None`: a dry run into a directory that does not exist.
-    target: Option<&'s Target>,
-    dirs: Option<Dirs<'s>>,
+    pub(super) target: Option<&'s Target>,
+    pub(super) dirs: Option<Dirs<'s>>,
     /// Directories that get their metadata, and hard links that are made, when the content is there.
     again: &'s Bits,
     refs: RefCursor,
@@ -103,7 +94,7 @@ pub(crate) struct Planner<'s, 'a> {
     empties: Vec<Arc<FileJob>>,
     window_refs: usize,
     fetch: u32,
-    work: Option<Sender<Work>>,
+    pub(super) work: Option<Sender<Work>>,
     pub(crate) planned: Planned,
 }
 
@@ -140,7 +131,7 @@ impl<'s, 'a> Planner<'s, 'a> {
         }
     }
 
-    fn is_dry(&self) -> bool {
+    pub(super) fn is_dry(&self) -> bool {
         self.work.is_none()
     }
 
@@ -243,9 +234,9 @@ impl<'s, 'a> Planner<'s, 'a> {
         }
         let state = self.ensure();
         if state == State::Failed {
-            return Ok(self
-                .shared
-                .problem(&entry.path, "not restored: its directory could not be made"));
+            self.shared
+                .problem(&entry.path, "not restored: its directory could not be made");
+            return Ok(());
         }
         match entry.kind() {
             EntryKind::File => self.file(entry, number, first_ref, state),
@@ -366,69 +357,6 @@ impl<'s, 'a> Planner<'s, 'a> {
         });
     }
 
-    /// What stands at an entry's name, and in which directory.
-    fn existing(
-        &mut self,
-        path: &[u8],
-        state: State,
-    ) -> io::Result<(Option<Arc<OwnedFd>>, Option<Stat>)> {
-        let (Some(dirs), State::There { fresh }) = (self.dirs.as_mut(), state) else {
-            return Ok((None, None));
-        };
-        let (parent, name) = target::split(path);
-        let dir = dirs.open(parent)?;
-        let found = if fresh {
-            None
-        } else {
-            target::stat(&dir, name)?
-        };
-        Ok((Some(dir), found))
-    }
-
-    fn decide(
-        &self,
-        entry: &Entry,
-        found: Option<&Stat>,
-        same: impl Fn(&Stat) -> bool,
-    ) -> Decision {
-        let Some(s) = found else {
-            return Decision::Restore;
-        };
-        match self.shared.options.overwrite {
-            Overwrite::Always => Decision::Restore,
-            Overwrite::Never => Decision::Keep,
-            Overwrite::IfChanged if same(s) => Decision::Right,
-            Overwrite::IfChanged => Decision::Restore,
-            Overwrite::IfNewer if entry.mtime > meta::mtime(s) => Decision::Restore,
-            Overwrite::IfNewer if same(s) => Decision::Right,
-            Overwrite::IfNewer => Decision::Keep,
-        }
-    }
-
-    /// Makes way for something that is no directory where one stands. False: told, and not to be restored.
-    fn make_way(&mut self, entry: &Entry, dir: &OwnedFd, found: Option<&Stat>) -> bool {
-        if found.is_none_or(|s| target::type_of(s) != FileType::Directory) || self.is_dry() {
-            return true;
-        }
-        let name = target::split(&entry.path).1;
-        let removed = match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTEMPTY | Errno::EXIST) if self.shared.options.delete => {
-                target::remove_all(dir, name).map(drop)
-            }
-            Err(Errno::NOTEMPTY | Errno::EXIST) => Err(io::Error::other(
-                "a directory that is not empty stands in its place",
-            )),
-            other => other.map_err(Into::into),
-        };
-        if let Some(dirs) = self.dirs.as_mut() {
-            dirs.forget(&entry.path);
-        }
-        if let Err(e) = &removed {
-            self.shared.io_problem(&entry.path, "restore it", e);
-        }
-        removed.is_ok()
-    }
-
     fn file(
         &mut self,
         mut entry: Entry,
@@ -443,7 +371,10 @@ impl<'s, 'a> Planner<'s, 'a> {
         }
         let (dir, found) = match self.existing(&entry.path, state) {
             Ok(x) => x,
-            Err(e) => return Ok(self.shared.io_problem(&entry.path, "restore it", &e)),
+            Err(e) => {
+                self.shared.io_problem(&entry.path, "restore it", &e);
+                return Ok(());
+            }
         };
         let same = |s: &Stat| {
             target::type_of(s) == FileType::RegularFile
@@ -503,28 +434,6 @@ impl<'s, 'a> Planner<'s, 'a> {
             }
         }
         Ok(())
-    }
-
-    /// A file with the right content, but perhaps not the right mode and owner.
-    fn correct(&self, entry: &Entry, dir: &OwnedFd, s: &Stat) {
-        use std::os::fd::AsFd;
-        if self.rules.is_as_recorded(entry, s) {
-            return;
-        }
-        let name = target::split(&entry.path).1;
-        let done = (|| -> io::Result<()> {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let fd = fs::openat(dir, name, flags, Mode::empty())?;
-            let now = fs::fstat(&fd)?;
-            if (now.st_dev, now.st_ino) != (s.st_dev, s.st_ino) {
-                return Err(io::Error::other("it was exchanged meanwhile"));
-            }
-            self.rules.apply(fd.as_fd(), entry)
-        })();
-        if let Err(e) = done {
-            self.shared
-                .io_problem(&entry.path, "correct its owner and mode", &e);
-        }
     }
 
     /// Takes the file's chunks into the window.
@@ -595,102 +504,6 @@ impl<'s, 'a> Planner<'s, 'a> {
             // Without a receiver the run has failed already.
             let _ = work.send(Work::Empty(std::mem::take(&mut self.empties)));
         }
-    }
-
-    /// Symlinks, fifos, devices: made at once.
-    fn other(&mut self, entry: &Entry, number: u64, state: State) {
-        match entry.kind() {
-            EntryKind::Socket => {
-                return self.shared.leave_out(
-                    &entry.path,
-                    "a socket: the program that listens on it makes it",
-                );
-            }
-            EntryKind::CharDevice | EntryKind::BlockDevice if !self.shared.options.trust => {
-                return self
-                    .shared
-                    .leave_out(&entry.path, "device left out: not trusted");
-            }
-            _ => {}
-        }
-        let (dir, found) = match self.existing(&entry.path, state) {
-            Ok(x) => x,
-            Err(e) => return self.shared.io_problem(&entry.path, "restore it", &e),
-        };
-        let name = target::split(&entry.path).1;
-        let same = |s: &Stat| match (entry.kind(), target::type_of(s)) {
-            (EntryKind::Symlink, FileType::Symlink) => {
-                let there = dir
-                    .as_ref()
-                    .and_then(|d| fs::readlinkat(&**d, name, Vec::new()).ok());
-                there.is_some_and(|t| {
-                    Some(t.as_bytes()) == entry.target.as_ref().map(|t| t.as_slice())
-                })
-            }
-            (EntryKind::Fifo, FileType::Fifo) => true,
-            (EntryKind::CharDevice, FileType::CharacterDevice)
-            | (EntryKind::BlockDevice, FileType::BlockDevice) => {
-                entry.device == Some([fs::major(s.st_rdev), fs::minor(s.st_rdev)])
-            }
-            _ => false,
-        };
-        let decision = self.decide(entry, found.as_ref(), same);
-        let right = matches!(decision, Decision::Right);
-        if matches!(decision, Decision::Keep) || (right && self.is_dry()) {
-            self.planned.skipped += u64::from(!right);
-            self.planned.others += u64::from(right);
-            return;
-        }
-        self.planned.others += 1;
-        let Some(dir) = dir.filter(|_| !self.is_dry()) else {
-            return self.shared.progress.event(Event::Item(&entry.path));
-        };
-        if !right && !self.make_way(entry, &dir, found.as_ref()) {
-            return;
-        }
-        let made = if right {
-            self.rules.apply_at(&dir, name, entry)
-        } else {
-            self.make_other(entry, &dir, name)
-        };
-        match made {
-            Ok(()) => {
-                self.shared.done.set(number);
-                self.shared.tell_of(entry);
-            }
-            Err(e) => self.shared.io_problem(&entry.path, "restore it", &e),
-        }
-    }
-
-    fn make_other(&self, entry: &Entry, dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
-        let temp = self.target.expect("there is a target").temp_name();
-        let private = Mode::RUSR | Mode::WUSR;
-        let [major, minor] = entry.device.unwrap_or_default();
-        let device = fs::makedev(major, minor);
-        match entry.kind() {
-            EntryKind::Symlink => {
-                let to = entry.target.as_ref().map_or(&b""[..], |t| t.as_slice());
-                fs::symlinkat(to, dir, temp.as_slice())?;
-            }
-            EntryKind::Fifo => fs::mknodat(dir, temp.as_slice(), FileType::Fifo, private, 0)?,
-            EntryKind::CharDevice => fs::mknodat(
-                dir,
-                temp.as_slice(),
-                FileType::CharacterDevice,
-                private,
-                device,
-            )?,
-            _ => fs::mknodat(dir, temp.as_slice(), FileType::BlockDevice, private, device)?,
-        }
-        let replace = self.shared.options.overwrite != Overwrite::Never;
-        let done = self
-            .rules
-            .apply_at(dir, &temp, entry)
-            .and_then(|()| target::put_in_place(dir, &temp, name, replace));
-        if done.is_err() {
-            let _ = target::unlink(dir, &temp);
-        }
-        done
     }
 }
 

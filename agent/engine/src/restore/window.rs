@@ -104,6 +104,7 @@ impl FileJob {
     }
 
     /// Calls `each` with the offset in the file of every part of a piece of content.
+    #[allow(clippy::type_complexity)]
     pub(crate) fn place<E>(
         &self,
         at: u64,

@@ -33,6 +33,9 @@ use crate::store::Name;
 /// Descriptors held for files that are written piece by piece; further ones are opened again for each piece.
 const HELD: usize = 64;
 
+/// Directory and name.
+type Place = (Vec<u8>, Vec<u8>);
+
 /// What all threads of a run share.
 pub(crate) struct Shared<'a> {
     pub(crate) repository: &'a Repository,
@@ -51,8 +54,8 @@ pub(crate) struct Shared<'a> {
     pub(crate) torn: AtomicU64,
     fatal: Mutex<Option<RestoreError>>,
     stopped: AtomicBool,
-    /// Unfinished files that are written piece by piece: directory and name.
-    temps: Mutex<HashMap<u64, (Vec<u8>, Vec<u8>)>>,
+    /// Unfinished files that are written piece by piece.
+    temps: Mutex<HashMap<u64, Place>>,
     held: AtomicUsize,
 }
 
