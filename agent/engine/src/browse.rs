@@ -38,7 +38,10 @@ pub enum BrowseError {
 /// The selected paths in their stored form.
 pub(crate) fn paths(select: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, BrowseError> {
     let one = |p: &Vec<u8>| {
-        normal(p).map_err(|cause| BrowseError::Path { path: String::from_utf8_lossy(p).into_owned(), cause })
+        normal(p).map_err(|cause| BrowseError::Path {
+            path: String::from_utf8_lossy(p).into_owned(),
+            cause,
+        })
     };
     select.iter().map(one).collect()
 }
@@ -65,7 +68,14 @@ impl<'a> Entries<'a> {
         let ranges: Vec<Range<usize>> = manifest.parts_for(&mut reader, select)?;
         let lost = std::mem::take(&mut manifest.lost);
         let parts = ranges.into_iter().flatten().collect();
-        Ok(Entries { reader, manifest, parts, after: Vec::new(), ready: VecDeque::new(), lost })
+        Ok(Entries {
+            reader,
+            manifest,
+            parts,
+            after: Vec::new(),
+            ready: VecDeque::new(),
+            lost,
+        })
     }
 
     /// The next entry with the position of its first ref. Parts that cannot be read are remembered and passed over.
@@ -74,7 +84,9 @@ impl<'a> Entries<'a> {
             if let Some(e) = self.ready.pop_front() {
                 return Ok(Some(e));
             }
-            let Some(i) = self.parts.pop_front() else { return Ok(None) };
+            let Some(i) = self.parts.pop_front() else {
+                return Ok(None);
+            };
             let before = self.after.clone();
             match self.manifest.entries(&mut self.reader, i, &mut self.after) {
                 Ok(entries) => self.ready = entries.into(),
@@ -187,7 +199,10 @@ pub fn diff(
         let (x, y) = match order {
             Ordering::Less => (std::mem::replace(&mut old, left.next()?), None),
             Ordering::Greater => (None, std::mem::replace(&mut new, right.next()?)),
-            Ordering::Equal => (std::mem::replace(&mut old, left.next()?), std::mem::replace(&mut new, right.next()?)),
+            Ordering::Equal => (
+                std::mem::replace(&mut old, left.next()?),
+                std::mem::replace(&mut new, right.next()?),
+            ),
         };
         let mut metadata = Vec::new();
         let kind = match (&x, &y) {
@@ -206,7 +221,8 @@ pub fn diff(
                 while same && done < n {
                     // A large file a run at a time: 256 KiB of ids.
                     let run = (n - done).min(4096);
-                    (ids_a.clear(), ids_b.clear());
+                    ids_a.clear();
+                    ids_b.clear();
                     let read = refs_a
                         .read(&mut reader, at_p + done, run, &mut ids_a)
                         .and_then(|()| refs_b.read(&mut reader, at_q + done, run, &mut ids_b));
@@ -240,10 +256,20 @@ pub fn diff(
             totals.bytes_removed = totals.bytes_removed.saturating_add(bytes(old));
             totals.bytes_added = totals.bytes_added.saturating_add(bytes(new));
         }
-        let Some(path) = old.or(new).map(|e| &e.path[..]) else { continue };
-        each(Change { path, kind, metadata, old, new })?;
+        let Some(path) = old.or(new).map(|e| &e.path[..]) else {
+            continue;
+        };
+        each(Change {
+            path,
+            kind,
+            metadata,
+            old,
+            new,
+        })?;
     }
-    totals.lost.extend(left.lost.iter().chain(&right.lost).map(|e| e.to_string()));
+    totals
+        .lost
+        .extend(left.lost.iter().chain(&right.lost).map(|e| e.to_string()));
     Ok(totals)
 }
 
@@ -287,7 +313,10 @@ pub struct Stats {
 
 /// Adds up what a repository holds. Memory: 32 bytes per pack.
 pub fn stats(lookup: &Lookup, snapshots: &[SnapshotRecord]) -> io::Result<Stats> {
-    let mut out = Stats { snapshots: snapshots.len() as u64, ..Stats::default() };
+    let mut out = Stats {
+        snapshots: snapshots.len() as u64,
+        ..Stats::default()
+    };
     let mut seen = HashSet::new();
     for part in lookup.parts() {
         out.indexes += part.covers().len() as u64;

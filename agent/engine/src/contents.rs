@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use crate::chunks::ChunkReader;
 use crate::ids::{ChunkId, ChunkKind};
-use crate::list::{Form, NODE, PART, Part, REF};
 use crate::limits;
+use crate::list::{Form, NODE, PART, Part, REF};
 use crate::manifest::{self, Entry};
 use crate::object::{ContentError, ObjectError};
 use crate::records::{ListRoot, Snapshot};
@@ -39,9 +39,17 @@ struct Level {
 /// What stands at a position of a list.
 pub(crate) enum Run<'a> {
     /// Leaf items from position `start`; `refs` lie before them.
-    Items { start: u64, refs: u64, items: &'a [u8] },
+    Items {
+        start: u64,
+        refs: u64,
+        items: &'a [u8],
+    },
     /// A list chunk that cannot be read: it covers the positions to `end`, and `refs` lie before `end`.
-    Lost { end: u64, refs: u64, cause: ObjectError },
+    Lost {
+        end: u64,
+        refs: u64,
+        cause: ObjectError,
+    },
 }
 
 /// Reads a list from any position. Memory: one list chunk per level.
@@ -64,8 +72,19 @@ impl ListCursor {
         if leaves != root.count {
             return Err(malformed("it does not have as many items as its root says"));
         }
-        let top = Level { start: 0, refs: 0, leaves, depth: root.depth, items: root.items.clone() };
-        Ok(ListCursor { form, count: root.count, root_depth: root.depth, levels: vec![top] })
+        let top = Level {
+            start: 0,
+            refs: 0,
+            leaves,
+            depth: root.depth,
+            items: root.items.clone(),
+        };
+        Ok(ListCursor {
+            form,
+            count: root.count,
+            root_depth: root.depth,
+            levels: vec![top],
+        })
     }
 
     pub(crate) fn count(&self) -> u64 {
@@ -73,8 +92,17 @@ impl ListCursor {
     }
 
     /// The run that holds position `at`, which must be below [`Self::count`].
-    pub(crate) fn run(&mut self, reader: &mut ChunkReader<'_>, at: u64) -> Result<Run<'_>, ObjectError> {
-        while self.levels.len() > 1 && self.levels.last().is_some_and(|l| at < l.start || at - l.start >= l.leaves) {
+    pub(crate) fn run(
+        &mut self,
+        reader: &mut ChunkReader<'_>,
+        at: u64,
+    ) -> Result<Run<'_>, ObjectError> {
+        while self.levels.len() > 1
+            && self
+                .levels
+                .last()
+                .is_some_and(|l| at < l.start || at - l.start >= l.leaves)
+        {
             self.levels.pop();
         }
         loop {
@@ -87,36 +115,71 @@ impl ListCursor {
             for node in level.items.chunks_exact(NODE) {
                 let (leaves, node_refs) = node_counts(node);
                 if at - start < leaves {
-                    below = Some((ChunkId(node[..32].try_into().expect("32 bytes")), leaves, node_refs));
+                    below = Some((
+                        ChunkId(node[..32].try_into().expect("32 bytes")),
+                        leaves,
+                        node_refs,
+                    ));
                     break;
                 }
                 start += leaves;
-                refs = refs.checked_add(node_refs).ok_or_else(|| malformed("its counts overflow"))?;
+                refs = refs
+                    .checked_add(node_refs)
+                    .ok_or_else(|| malformed("its counts overflow"))?;
             }
-            let Some((id, leaves, node_refs)) = below else { return Err(malformed("it ends too early")) };
+            let Some((id, leaves, node_refs)) = below else {
+                return Err(malformed("it ends too early"));
+            };
             let depth = level.depth - 1;
             match self.load(reader, &id, depth, leaves, node_refs) {
-                Ok(items) => self.levels.push(Level { start, refs, leaves, depth, items }),
+                Ok(items) => self.levels.push(Level {
+                    start,
+                    refs,
+                    leaves,
+                    depth,
+                    items,
+                }),
                 Err(e) if e.needs_identity() => return Err(e),
                 Err(cause) => {
-                    let refs = refs.checked_add(node_refs).ok_or_else(|| malformed("its counts overflow"))?;
-                    return Ok(Run::Lost { end: start + leaves, refs, cause });
+                    let refs = refs
+                        .checked_add(node_refs)
+                        .ok_or_else(|| malformed("its counts overflow"))?;
+                    return Ok(Run::Lost {
+                        end: start + leaves,
+                        refs,
+                        cause,
+                    });
                 }
             }
         }
         debug_assert!(self.levels.len() == self.root_depth as usize + 1);
         let level = self.levels.last().expect("the root is never popped");
-        Ok(Run::Items { start: level.start, refs: level.refs, items: &level.items })
+        Ok(Run::Items {
+            start: level.start,
+            refs: level.refs,
+            items: &level.items,
+        })
     }
 
-    fn load(&self, reader: &mut ChunkReader<'_>, id: &ChunkId, depth: u8, leaves: u64, refs: u64) -> Result<Vec<u8>, ObjectError> {
+    fn load(
+        &self,
+        reader: &mut ChunkReader<'_>,
+        id: &ChunkId,
+        depth: u8,
+        leaves: u64,
+        refs: u64,
+    ) -> Result<Vec<u8>, ObjectError> {
         let mut chunk = reader.read(ChunkKind::List, id)?;
         if chunk.len() < 2 || chunk[0] != depth + 1 || chunk[1] != self.form as u8 {
-            return Err(malformed("a list chunk stands at a level that is not its own"));
+            return Err(malformed(
+                "a list chunk stands at a level that is not its own",
+            ));
         }
         chunk.drain(..2);
         if sums(&chunk, depth, self.form)? != (leaves, refs) {
-            return Err(malformed("a node does not have as many items beneath as it says"));
+            return Err(malformed(
+                "a node does not have as many items beneath as it says",
+            ));
         }
         Ok(chunk)
     }
@@ -175,12 +238,19 @@ pub(crate) struct Manifest {
 
 impl Manifest {
     /// Lists the parts; reads none.
-    pub(crate) fn load(reader: &mut ChunkReader<'_>, snapshot: &Snapshot) -> Result<Self, ObjectError> {
+    pub(crate) fn load(
+        reader: &mut ChunkReader<'_>,
+        snapshot: &Snapshot,
+    ) -> Result<Self, ObjectError> {
         let mut cursor = ListCursor::new(&snapshot.manifest, Form::Parts)?;
         if cursor.count() > PARTS_MAX {
             return Err(malformed("a manifest of more than a million parts"));
         }
-        let mut out = Manifest { parts: Vec::new(), entries: 0, lost: Vec::new() };
+        let mut out = Manifest {
+            parts: Vec::new(),
+            entries: 0,
+            lost: Vec::new(),
+        };
         let mut seen = HashSet::new();
         let (mut at, mut first_ref) = (0, 0u64);
         while at < cursor.count() {
@@ -196,8 +266,14 @@ impl Manifest {
                         if !seen.insert(part.id) {
                             return Err(malformed("a manifest part stands in it twice"));
                         }
-                        out.parts.push(PartRow { part, first_ref, first_entry: out.entries });
-                        first_ref = first_ref.checked_add(part.refs as u64).ok_or_else(|| malformed("its counts overflow"))?;
+                        out.parts.push(PartRow {
+                            part,
+                            first_ref,
+                            first_entry: out.entries,
+                        });
+                        first_ref = first_ref
+                            .checked_add(part.refs as u64)
+                            .ok_or_else(|| malformed("its counts overflow"))?;
                         out.entries += part.entries as u64;
                     }
                     at = start + (items.len() / PART) as u64;
@@ -209,7 +285,9 @@ impl Manifest {
                 }
             }
             if out.entries > ENTRIES_MAX {
-                return Err(malformed("a manifest of more entries than this program handles"));
+                return Err(malformed(
+                    "a manifest of more entries than this program handles",
+                ));
             }
         }
         let _ = first_ref;
@@ -235,37 +313,62 @@ impl Manifest {
 
     /// The parts that can hold entries of which `below` says that they come before what is wanted ([`Side::Before`]), are wanted, or come after.
     /// Reads about log2(parts) of them. A part that cannot be read makes it give up and name all.
-    fn range(&self, reader: &mut ChunkReader<'_>, side: &dyn Fn(&[u8]) -> Side) -> Result<Range<usize>, ObjectError> {
-        let first_path = |reader: &mut ChunkReader<'_>, i: usize| -> Result<Option<Vec<u8>>, ObjectError> {
-            match self.entries(reader, i, &mut Vec::new()) {
-                Ok(e) => Ok(e.into_iter().next().map(|(e, _)| e.path)),
-                Err(e) if e.needs_identity() => Err(e),
-                Err(_) => Ok(None),
-            }
-        };
+    fn range(
+        &self,
+        reader: &mut ChunkReader<'_>,
+        side: &dyn Fn(&[u8]) -> Side,
+    ) -> Result<Range<usize>, ObjectError> {
+        let first_path =
+            |reader: &mut ChunkReader<'_>, i: usize| -> Result<Option<Vec<u8>>, ObjectError> {
+                match self.entries(reader, i, &mut Vec::new()) {
+                    Ok(e) => Ok(e.into_iter().next().map(|(e, _)| e.path)),
+                    Err(e) if e.needs_identity() => Err(e),
+                    Err(_) => Ok(None),
+                }
+            };
         // The first part whose first path is wanted or after: what is wanted may begin in the part before it.
         let (mut low, mut high) = (0, self.parts.len());
         while low < high {
             let mid = (low + high) / 2;
-            let Some(path) = first_path(reader, mid)? else { return Ok(0..self.parts.len()) };
-            if side(&path) == Side::Before { low = mid + 1 } else { high = mid }
+            let Some(path) = first_path(reader, mid)? else {
+                return Ok(0..self.parts.len());
+            };
+            if side(&path) == Side::Before {
+                low = mid + 1
+            } else {
+                high = mid
+            }
         }
         let from = low.saturating_sub(1);
         let (mut low, mut high) = (low, self.parts.len());
         while low < high {
             let mid = (low + high) / 2;
-            let Some(path) = first_path(reader, mid)? else { return Ok(0..self.parts.len()) };
-            if side(&path) == Side::After { high = mid } else { low = mid + 1 }
+            let Some(path) = first_path(reader, mid)? else {
+                return Ok(0..self.parts.len());
+            };
+            if side(&path) == Side::After {
+                high = mid
+            } else {
+                low = mid + 1
+            }
         }
         Ok(from..low)
     }
 
     /// The parts that hold what is at or beneath `paths`, and the directories above: all parts when `paths` is empty.
-    pub(crate) fn parts_for(&self, reader: &mut ChunkReader<'_>, paths: &[Vec<u8>]) -> Result<Vec<Range<usize>>, ObjectError> {
+    pub(crate) fn parts_for(
+        &self,
+        reader: &mut ChunkReader<'_>,
+        paths: &[Vec<u8>],
+    ) -> Result<Vec<Range<usize>>, ObjectError> {
         #[allow(clippy::single_range_in_vec_init)]
         let all = vec![0..self.parts.len()];
         // A search reads a dozen parts: not worth it for many paths or few parts.
-        if paths.is_empty() || paths.iter().any(|p| p.is_empty()) || paths.len() > 64 || self.parts.len() < 64 {
+        if paths.is_empty()
+            || paths.iter().any(|p| p.is_empty())
+            || paths.len() > 64
+            || self.parts.len() < 64
+        {
             return Ok(all);
         }
         let mut points = HashSet::new();
@@ -313,7 +416,9 @@ pub(crate) struct RefCursor {
 
 impl RefCursor {
     pub(crate) fn new(snapshot: &Snapshot) -> Result<Self, ObjectError> {
-        Ok(RefCursor { list: ListCursor::new(&snapshot.refs, Form::Refs)? })
+        Ok(RefCursor {
+            list: ListCursor::new(&snapshot.refs, Form::Refs)?,
+        })
     }
 
     /// Appends the ids at `from..from + count` to `out`. On an error `out` may have got some of them.
@@ -325,7 +430,8 @@ impl RefCursor {
         out: &mut Vec<ChunkId>,
     ) -> Result<(), ObjectError> {
         let end = from.checked_add(count).filter(|e| *e <= self.list.count());
-        let end = end.ok_or_else(|| malformed("the manifest uses more chunks than the snapshot lists"))?;
+        let end =
+            end.ok_or_else(|| malformed("the manifest uses more chunks than the snapshot lists"))?;
         let mut at = from;
         while at < end {
             match self.list.run(reader, at)? {
@@ -333,7 +439,11 @@ impl RefCursor {
                     let run_end = start + (items.len() / REF) as u64;
                     let upto = end.min(run_end);
                     let bytes = &items[(at - start) as usize * REF..(upto - start) as usize * REF];
-                    out.extend(bytes.chunks_exact(REF).map(|c| ChunkId(c.try_into().expect("32 bytes"))));
+                    out.extend(
+                        bytes
+                            .chunks_exact(REF)
+                            .map(|c| ChunkId(c.try_into().expect("32 bytes"))),
+                    );
                     at = upto;
                 }
                 Run::Lost { cause, .. } => return Err(cause),
@@ -348,7 +458,11 @@ pub(crate) struct Bits(Vec<std::sync::atomic::AtomicU64>);
 
 impl Bits {
     pub(crate) fn new(entries: u64) -> Self {
-        Bits((0..entries.div_ceil(64)).map(|_| Default::default()).collect())
+        Bits(
+            (0..entries.div_ceil(64))
+                .map(|_| Default::default())
+                .collect(),
+        )
     }
     pub(crate) fn set(&self, n: u64) {
         self.0[n as usize / 64].fetch_or(1 << (n % 64), std::sync::atomic::Ordering::Relaxed);

@@ -504,7 +504,7 @@ impl Gather {
     }
     /// Writes the part.
     pub fn write(mut self, dir: &Path) -> io::Result<Part> {
-        self.rows.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        self.rows.sort_unstable_by_key(|r| r.id);
         let mut w = PartWriter::create(
             dir,
             &self.covers,
@@ -815,7 +815,7 @@ mod tests {
             for n in (0..20_000).step_by(37) {
                 let l = lookup.find(&id(n), &mut w).unwrap().unwrap();
                 assert_eq!(l.length, 1 + n as u32 % 1000);
-                assert_eq!(l.pack, ObjectId(id(1 << 40 | n / 100 * 100).0));
+                assert_eq!(l.pack, ObjectId(id((1 << 40) | (n / 100 * 100)).0));
                 assert_eq!(l.envelope as u64, n % 100 / 10);
             }
             assert!(lookup.find(&id(20_001), &mut w).unwrap().is_none());
@@ -877,10 +877,11 @@ mod tests {
     #[test]
     fn impossible_indexes_are_refused() {
         let (name, ok) = index(1, 0..100);
-        let cases: HashMap<&str, Box<dyn Fn(&mut Index)>> = HashMap::from([
+        type Spoil = Box<dyn Fn(&mut Index)>;
+        let cases: HashMap<&str, Spoil> = HashMap::from([
             (
                 "class",
-                Box::new(|i: &mut Index| i.packs[0].class = 7) as Box<dyn Fn(&mut Index)>,
+                Box::new(|i: &mut Index| i.packs[0].class = 7) as Spoil,
             ),
             (
                 "kind of other class",

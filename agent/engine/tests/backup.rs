@@ -651,7 +651,7 @@ fn reading_an_unreadable_directory_is_a_problem_not_an_end() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     sample_tree(&tree, 13);
-    fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0o000)).unwrap();
     let w = World::new(Arc::new(MemoryStore::new()));
     let r = w.backup(&[&tree], None).unwrap();
     assert_eq!(r.outcome, Outcome::Partial);

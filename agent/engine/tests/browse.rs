@@ -37,8 +37,20 @@ fn listing_selects() {
     };
     assert_eq!(list(&[]).len(), 40 * 101);
     assert_eq!(list(&["d07"]).len(), 101);
-    assert_eq!(list(&["/d07/f050/", "d30/f001", "nowhere"]), ["d07/f050", "d30/f001"]);
-    assert!(browse::list(&o.repository, &o.lookup, &o.snapshot, &[b"../x".to_vec()], &mut |_| Ok(())).is_err());
+    assert_eq!(
+        list(&["/d07/f050/", "d30/f001", "nowhere"]),
+        ["d07/f050", "d30/f001"]
+    );
+    assert!(
+        browse::list(
+            &o.repository,
+            &o.lookup,
+            &o.snapshot,
+            &[b"../x".to_vec()],
+            &mut |_| Ok(())
+        )
+        .is_err()
+    );
 }
 
 /// Many parts, so that paths are searched rather than read through.
@@ -48,23 +60,46 @@ fn paths_are_found_among_many_parts() {
     for d in 0..1000 {
         b.add(dir(format!("d{d:04}")), b"");
         for f in 0..60 {
-            b.add(file(format!("d{d:04}/f{f:02}"), 4), format!("{:04}", d * 60 + f % 7).as_bytes().get(..4).unwrap());
+            b.add(
+                file(format!("d{d:04}/f{f:02}"), 4),
+                format!("{:04}", d * 60 + f % 7)
+                    .as_bytes()
+                    .get(..4)
+                    .unwrap(),
+            );
         }
     }
     let id = b.commit();
     let o = b.open(id);
-    assert!(o.snapshot.body.manifest.count >= 64, "{}", o.snapshot.body.manifest.count);
+    assert!(
+        o.snapshot.body.manifest.count >= 64,
+        "{}",
+        o.snapshot.body.manifest.count
+    );
     for d in (0..1000).step_by(37) {
         let mut seen = 0;
-        browse::list(&o.repository, &o.lookup, &o.snapshot, &[format!("d{d:04}").into_bytes()], &mut |_| {
-            seen += 1;
-            Ok(())
-        })
+        browse::list(
+            &o.repository,
+            &o.lookup,
+            &o.snapshot,
+            &[format!("d{d:04}").into_bytes()],
+            &mut |_| {
+                seen += 1;
+                Ok(())
+            },
+        )
         .unwrap();
         assert_eq!(seen, 61);
         let mut out = Vec::new();
         let path = format!("d{d:04}/f59");
-        dump::dump_file(&o.repository, &o.lookup, &o.snapshot, path.as_bytes(), &mut out).unwrap();
+        dump::dump_file(
+            &o.repository,
+            &o.lookup,
+            &o.snapshot,
+            path.as_bytes(),
+            &mut out,
+        )
+        .unwrap();
         assert_eq!(out, &format!("{:04}", d * 60 + 59 % 7).as_bytes()[..4]);
     }
     let scratch = tempfile::tempdir().unwrap();
@@ -91,7 +126,10 @@ fn differences_have_names() {
     b.add(symlink("link", "a"), b"");
     let first = b.commit();
     b.add(with(dir("d"), &|e| e.mtime.seconds += 1), b"");
-    b.add(with(file("d/mode", 3), &|e| (e.mode, e.uid) = (0o600, 4242)), b"abc");
+    b.add(
+        with(file("d/mode", 3), &|e| (e.mode, e.uid) = (0o600, 4242)),
+        b"abc",
+    );
     b.add(file("d/new", 5), b"abcde");
     b.add(file("d/same", 3), b"abc");
     b.add(file("d/text", 3), b"abd");
@@ -100,10 +138,19 @@ fn differences_have_names() {
     let second = b.commit();
     let (x, y) = (b.open(first), b.open(second));
     let mut changes = BTreeMap::new();
-    let totals = browse::diff(&x.repository, &y.lookup, &x.snapshot, &y.snapshot, &mut |c| {
-        changes.insert(String::from_utf8_lossy(c.path).into_owned(), (c.kind, c.metadata));
-        Ok(())
-    })
+    let totals = browse::diff(
+        &x.repository,
+        &y.lookup,
+        &x.snapshot,
+        &y.snapshot,
+        &mut |c| {
+            changes.insert(
+                String::from_utf8_lossy(c.path).into_owned(),
+                (c.kind, c.metadata),
+            );
+            Ok(())
+        },
+    )
     .unwrap();
     let wanted = [
         ("d", ChangeKind::Metadata, vec!["mtime"]),
@@ -114,10 +161,31 @@ fn differences_have_names() {
         ("kind", ChangeKind::TypeChanged, vec![]),
         ("link", ChangeKind::Modified, vec![]),
     ];
-    assert_eq!(changes, wanted.into_iter().map(|(p, k, m)| (p.to_owned(), (k, m))).collect());
-    assert_eq!((totals.unchanged, totals.added, totals.removed, totals.modified), (1, 1, 1, 2));
+    assert_eq!(
+        changes,
+        wanted
+            .into_iter()
+            .map(|(p, k, m)| (p.to_owned(), (k, m)))
+            .collect()
+    );
+    assert_eq!(
+        (
+            totals.unchanged,
+            totals.added,
+            totals.removed,
+            totals.modified
+        ),
+        (1, 1, 1, 2)
+    );
     assert_eq!((totals.bytes_added, totals.bytes_removed), (8, 9));
-    let none = browse::diff(&x.repository, &y.lookup, &x.snapshot, &x.snapshot, &mut |_| panic!("none")).unwrap();
+    let none = browse::diff(
+        &x.repository,
+        &y.lookup,
+        &x.snapshot,
+        &x.snapshot,
+        &mut |_| panic!("none"),
+    )
+    .unwrap();
     assert_eq!(none.unchanged, 7);
 }
 
@@ -141,7 +209,13 @@ fn a_file_is_dumped_in_order_with_its_holes() {
     let o = b.open(id);
     let dumped = |path: &str| {
         let mut out = Vec::new();
-        let n = dump::dump_file(&o.repository, &o.lookup, &o.snapshot, path.as_bytes(), &mut out)?;
+        let n = dump::dump_file(
+            &o.repository,
+            &o.lookup,
+            &o.snapshot,
+            path.as_bytes(),
+            &mut out,
+        )?;
         assert_eq!(n, out.len() as u64);
         Ok::<_, DumpError>(out)
     };
@@ -167,15 +241,36 @@ fn damage_ends_a_dump_with_an_error() {
     let id = b.commit();
     store.tamper(&Name::Pack(pack), noise(9, 100_200));
     let o = b.open(id);
-    for (path, fine) in [("a", false), ("b", true), ("c", false), ("long", false), ("short", false)] {
+    for (path, fine) in [
+        ("a", false),
+        ("b", true),
+        ("c", false),
+        ("long", false),
+        ("short", false),
+    ] {
         let mut out = Vec::new();
-        let done = dump::dump_file(&o.repository, &o.lookup, &o.snapshot, path.as_bytes(), &mut out);
+        let done = dump::dump_file(
+            &o.repository,
+            &o.lookup,
+            &o.snapshot,
+            path.as_bytes(),
+            &mut out,
+        );
         assert_eq!(done.is_ok(), fine, "{path}");
         if !fine {
-            assert!(matches!(done, Err(DumpError::Content { .. })), "{path}: {done:?}");
+            assert!(
+                matches!(done, Err(DumpError::Content { .. })),
+                "{path}: {done:?}"
+            );
         }
         let mut out = Vec::new();
-        let done = dump::dump_tar(&o.repository, &o.lookup, &o.snapshot, &[path.as_bytes().to_vec()], &mut out);
+        let done = dump::dump_tar(
+            &o.repository,
+            &o.lookup,
+            &o.snapshot,
+            &[path.as_bytes().to_vec()],
+            &mut out,
+        );
         assert_eq!(done.is_ok(), fine, "{path}");
     }
     // A receiver that goes away.
@@ -204,7 +299,10 @@ fn an_archive_holds_everything() {
     second.link = Some([1, 2]);
     let mut old = file("old", 2);
     old.mtime = time(-2, 250_000_000);
-    old.xattrs = Some(vec![Xattr { name: b"user.k".to_vec(), value: vec![0, 10, 255] }]);
+    old.xattrs = Some(vec![Xattr {
+        name: b"user.k".to_vec(),
+        value: vec![0, 11, 255],
+    }]);
     b.add(dir("d"), b"");
     b.add(linked, &noise(1, 70_000));
     b.add(dir(&long[..202]), b"");
@@ -228,31 +326,51 @@ fn an_archive_holds_everything() {
         let mut content = Vec::new();
         e.read_to_end(&mut content).unwrap();
         let pax: BTreeMap<String, Vec<u8>> = match e.pax_extensions().unwrap() {
-            Some(p) => p.map(|p| p.unwrap()).map(|p| (p.key().unwrap().into(), p.value_bytes().to_vec())).collect(),
+            Some(p) => p
+                .map(|p| p.unwrap())
+                .map(|p| (p.key().unwrap().into(), p.value_bytes().to_vec()))
+                .collect(),
             None => BTreeMap::new(),
         };
         seen.push((path, e.header().entry_type(), target, content, pax));
     }
-    let find = |p: &[u8]| seen.iter().find(|s| s.0 == p).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(p)));
+    let find = |p: &[u8]| {
+        seen.iter()
+            .find(|s| s.0 == p)
+            .unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(p)))
+    };
     assert_eq!(find(&long).3, b"odd");
     assert_eq!(find(&long).4["hdrcharset"], b"BINARY");
     assert!(find(b"d/l1").3 == noise(1, 70_000) && find(b"many").3 == noise(3, 1_000_000));
-    assert_eq!((find(b"z").1, find(b"z").2.as_deref()), (tar::EntryType::Link, Some(&b"d/l1"[..])));
+    assert_eq!(
+        (find(b"z").1, find(b"z").2.as_deref()),
+        (tar::EntryType::Link, Some(&b"d/l1"[..]))
+    );
     assert_eq!(find(b"s").2.as_deref(), Some(&b"d/l1"[..]));
     assert_eq!(find(b"old").4["mtime"], b"-1.750000000");
-    assert_eq!(find(b"old").4["SCHILY.xattr.user.k"], [0, 10, 255]);
+    assert_eq!(find(b"old").4["SCHILY.xattr.user.k"], [0, 11, 255]);
     assert_eq!(find(b"d/").1, tar::EntryType::Directory);
 
     // The stock tool takes it, where there is one.
     let scratch = tempfile::tempdir().unwrap();
     std::fs::write(scratch.path().join("a.tar"), &out).unwrap();
-    let run = std::process::Command::new("tar").args(["xf", "a.tar"]).current_dir(scratch.path()).output();
+    let run = std::process::Command::new("tar")
+        .args(["xf", "a.tar"])
+        .current_dir(scratch.path())
+        .output();
     if let Ok(run) = run {
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        assert!(
+            run.status.success(),
+            "{}",
+            String::from_utf8_lossy(&run.stderr)
+        );
         use std::os::unix::fs::MetadataExt;
         let at = |p: &str| scratch.path().join(p).symlink_metadata().unwrap();
         assert_eq!(at("z").ino(), at("d/l1").ino());
-        assert_eq!((at("many").mtime(), at("many").mtime_nsec()), (1_700_000_000, 123_456_789));
+        assert_eq!(
+            (at("many").mtime(), at("many").mtime_nsec()),
+            (1_700_000_000, 123_456_789)
+        );
     }
 }
 

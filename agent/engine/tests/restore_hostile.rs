@@ -48,7 +48,10 @@ impl Place {
             assert_eq!(fs::read(&at).unwrap(), b"precious");
             assert_eq!(at.metadata().unwrap().nlink(), 1);
         }
-        let mut top: Vec<_> = fs::read_dir(self.scratch.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut top: Vec<_> = fs::read_dir(self.scratch.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         top.sort();
         assert_eq!(top, ["outside", "target"]);
     }
@@ -65,7 +68,12 @@ fn opened(entries: Vec<(Entry, Vec<u8>)>) -> Opened {
 
 #[test]
 fn symlinks_that_stand_in_the_target_are_not_followed() {
-    for overwrite in [Overwrite::Never, Overwrite::IfChanged, Overwrite::IfNewer, Overwrite::Always] {
+    for overwrite in [
+        Overwrite::Never,
+        Overwrite::IfChanged,
+        Overwrite::IfNewer,
+        Overwrite::Always,
+    ] {
         let place = Place::new();
         make_symlink(place.outside(), place.target().join("d")).unwrap();
         make_symlink(place.outside().join("file"), place.target().join("f")).unwrap();
@@ -83,12 +91,26 @@ fn symlinks_that_stand_in_the_target_are_not_followed() {
         let report = o.restore(&options).unwrap();
         place.unharmed();
         if overwrite == Overwrite::Never {
-            assert!(place.target().join("d").symlink_metadata().unwrap().is_symlink());
+            assert!(
+                place
+                    .target()
+                    .join("d")
+                    .symlink_metadata()
+                    .unwrap()
+                    .is_symlink()
+            );
             assert!(report.problems_total >= 2);
         } else if overwrite != Overwrite::IfNewer {
             assert_eq!(report.problems_total, 0, "{:?}", report.problems);
             assert_eq!(fs::read(place.target().join("d/file")).unwrap(), b"evil");
-            assert!(place.target().join("f").symlink_metadata().unwrap().is_file());
+            assert!(
+                place
+                    .target()
+                    .join("f")
+                    .symlink_metadata()
+                    .unwrap()
+                    .is_file()
+            );
         }
     }
 }
@@ -114,7 +136,11 @@ fn directories_swapped_for_symlinks_during_the_restore() {
                 let mut n = 0u64;
                 while !stop.load(Ordering::Relaxed) {
                     n += 1;
-                    let victim = if n % 2 == 0 { t.join(format!("d{}", n % 4)) } else { t.join(format!("d{}/sub", n % 4)) };
+                    let victim = if n % 2 == 0 {
+                        t.join(format!("d{}", n % 4))
+                    } else {
+                        t.join(format!("d{}/sub", n % 4))
+                    };
                     if fs::rename(&victim, &aside).is_ok() {
                         let _ = make_symlink(place.outside(), &victim);
                         std::thread::yield_now();
@@ -126,7 +152,11 @@ fn directories_swapped_for_symlinks_during_the_restore() {
                 }
             });
             let mut options = into(&place.target());
-            options.overwrite = if round % 2 == 0 { Overwrite::IfChanged } else { Overwrite::Always };
+            options.overwrite = if round % 2 == 0 {
+                Overwrite::IfChanged
+            } else {
+                Overwrite::Always
+            };
             options.delete = round == 4;
             options.verify = round == 3;
             // Problems are expected; harm is not.
@@ -170,11 +200,24 @@ fn the_unfinished_file_swapped_for_a_hard_link_to_something_outside() {
 #[test]
 fn paths_that_lead_elsewhere_are_refused() {
     let paths: Vec<Vec<u8>> = [
-        "../x", "a/../../x", "/etc/x", "a//b", "a/", ".", "..", "a/./b", "", "x\0y",
+        "../x",
+        "a/../../x",
+        "/etc/x",
+        "a//b",
+        "a/",
+        ".",
+        "..",
+        "a/./b",
+        "",
+        "x\0y",
     ]
     .iter()
     .map(|p| p.as_bytes().to_vec())
-    .chain([vec![b'x'; 256], [&b"y/"[..], &vec![b'a'; 5000]].concat(), b"a/".repeat(2048)])
+    .chain([
+        vec![b'x'; 256],
+        [&b"y/"[..], &vec![b'a'; 5000]].concat(),
+        b"a/".repeat(2048),
+    ])
     .collect();
     for path in paths {
         let place = Place::new();
@@ -185,7 +228,11 @@ fn paths_that_lead_elsewhere_are_refused() {
         b.add(file(&path, 4), b"evil");
         let id = b.commit();
         let report = b.open(id).restore(&into(&place.target())).unwrap();
-        assert!(report.problems_total > 0, "{:?}", String::from_utf8_lossy(&path));
+        assert!(
+            report.problems_total > 0,
+            "{:?}",
+            String::from_utf8_lossy(&path)
+        );
         assert!(tree(&place.target()).is_empty());
         place.unharmed();
     }
@@ -209,9 +256,16 @@ fn something_beneath_what_is_no_directory() {
     for _ in 0..2 {
         let report = o.restore(&into(&place.target())).unwrap();
         assert_eq!(tree(&place.target()), ["a", "l", "z"]);
-        let mut refused: Vec<_> = report.problems.iter().map(|p| String::from_utf8_lossy(&p.path).into_owned()).collect();
+        let mut refused: Vec<_> = report
+            .problems
+            .iter()
+            .map(|p| String::from_utf8_lossy(&p.path).into_owned())
+            .collect();
         refused.sort();
-        assert_eq!(refused, ["a/b", "a/c", "a/c/d", "l/dir", "l/dir/file", "l/file"]);
+        assert_eq!(
+            refused,
+            ["a/b", "a/c", "a/c/d", "l/dir", "l/dir/file", "l/file"]
+        );
         place.unharmed();
     }
 }
@@ -245,7 +299,11 @@ fn hard_links_that_lie() {
     b.add_refs(linked("e", 3, 2), &[ChunkId([7; 32])]);
     let id = b.commit();
     let report = b.open(id).restore(&into(&place.target())).unwrap();
-    let mut named: Vec<_> = report.problems.iter().map(|p| String::from_utf8_lossy(&p.path).into_owned()).collect();
+    let mut named: Vec<_> = report
+        .problems
+        .iter()
+        .map(|p| String::from_utf8_lossy(&p.path).into_owned())
+        .collect();
     named.sort();
     assert_eq!(named, ["b", "damaged", "e"]);
     assert_eq!(tree(&place.target()), ["a", "damaged"]);
@@ -265,7 +323,12 @@ fn damaged_packs_cost_exactly_the_files_that_need_them() {
         // Every third shares a chunk with its neighbour.
         let mut content = noise(n, 5_000 + (n as usize * 7919) % 90_000);
         if n % 3 == 1 {
-            content.splice(0..0, noise(n - 1, 90_000).into_iter().take(20_000.min(5_000 + ((n - 1) as usize * 7919) % 90_000)));
+            content.splice(
+                0..0,
+                noise(n - 1, 90_000)
+                    .into_iter()
+                    .take(20_000.min(5_000 + ((n - 1) as usize * 7919) % 90_000)),
+            );
         }
         b.add(file(format!("f{n:03}"), content.len()), &content);
         contents.push(content);
@@ -282,7 +345,12 @@ fn damaged_packs_cost_exactly_the_files_that_need_them() {
             c.chunks(20_000)
                 .map(|c| {
                     let chunk = whole.repository.hash().id(ChunkKind::Data, c);
-                    whole.lookup.find(&chunk, &mut Default::default()).unwrap().unwrap().pack
+                    whole
+                        .lookup
+                        .find(&chunk, &mut Default::default())
+                        .unwrap()
+                        .unwrap()
+                        .pack
                 })
                 .collect()
         })
@@ -310,14 +378,24 @@ fn damaged_packs_cost_exactly_the_files_that_need_them() {
         b.store = fork;
         let place = Place::new();
         let report = b.open(id).restore(&into(&place.target())).unwrap();
-        let mut lost: Vec<String> = report.problems.iter().map(|p| String::from_utf8_lossy(&p.path).into_owned()).collect();
+        let mut lost: Vec<String> = report
+            .problems
+            .iter()
+            .map(|p| String::from_utf8_lossy(&p.path).into_owned())
+            .collect();
         lost.sort();
-        let mut expected: Vec<String> =
-            (0..120).filter(|n| refs_of[*n].contains(pack)).map(|n| format!("f{n:03}")).collect();
+        let mut expected: Vec<String> = (0..120)
+            .filter(|n| refs_of[*n].contains(pack))
+            .map(|n| format!("f{n:03}"))
+            .collect();
         if exact {
             assert_eq!(lost, expected);
         } else {
-            assert!(!lost.is_empty() && lost.len() < expected.len() && lost.iter().all(|l| expected.contains(l)));
+            assert!(
+                !lost.is_empty()
+                    && lost.len() < expected.len()
+                    && lost.iter().all(|l| expected.contains(l))
+            );
             expected = lost.clone();
         }
         for (n, content) in contents.iter().enumerate() {
@@ -337,12 +415,18 @@ fn flipped_bits_never_reach_a_file() {
     let store = memory();
     let mut b = Builder::new(store.clone());
     b.chunk = 3_000;
-    let contents: Vec<_> = (0..30u64).map(|n| noise(n, 1_000 + n as usize * 300)).collect();
+    let contents: Vec<_> = (0..30u64)
+        .map(|n| noise(n, 1_000 + n as usize * 300))
+        .collect();
     for (n, c) in contents.iter().enumerate() {
         b.add(file(format!("f{n:02}"), c.len()), c);
     }
     let id = b.commit();
-    let packs: Vec<_> = store.names().into_iter().filter(|n| matches!(n, Name::Pack(_))).collect();
+    let packs: Vec<_> = store
+        .names()
+        .into_iter()
+        .filter(|n| matches!(n, Name::Pack(_)))
+        .collect();
     for round in 0..60usize {
         let fork = Arc::new(store.fork());
         let name = &packs[round % packs.len()];
@@ -356,7 +440,10 @@ fn flipped_bits_never_reach_a_file() {
         let _ = b.open(id).restore(&into(&place.target()));
         for f in tree(&place.target()) {
             let n: usize = f[1..].parse().unwrap();
-            assert!(fs::read(place.target().join(&f)).unwrap() == contents[n], "{f}");
+            assert!(
+                fs::read(place.target().join(&f)).unwrap() == contents[n],
+                "{f}"
+            );
         }
     }
 }
@@ -405,7 +492,11 @@ fn exchanged_content_under_a_valid_index_is_refused() {
     let place = Place::new();
     fs::write(place.target().join("script"), b"mine").unwrap();
     let report = b.open(snapshot).restore(&into(&place.target())).unwrap();
-    let mut named: Vec<_> = report.problems.iter().map(|p| String::from_utf8_lossy(&p.path).into_owned()).collect();
+    let mut named: Vec<_> = report
+        .problems
+        .iter()
+        .map(|p| String::from_utf8_lossy(&p.path).into_owned())
+        .collect();
     named.sort();
     assert_eq!(named, ["script", "too-long", "too-short"]);
     assert_eq!(fs::read(place.target().join("script")).unwrap(), b"mine");
@@ -448,7 +539,11 @@ fn lost_parts_and_lists_are_told_and_the_rest_comes_back() {
         let mut bytes = Vec::new();
         entries.iter().for_each(|e| e.encode_to(&mut bytes));
         let refs = entries.iter().map(|e| e.refs()).sum();
-        Part { id: b.chunk(ChunkKind::Manifest, &bytes), refs, entries: entries.len() as u32 }
+        Part {
+            id: b.chunk(ChunkKind::Manifest, &bytes),
+            refs,
+            entries: entries.len() as u32,
+        }
     };
     let chunk = b.chunk(ChunkKind::Data, b"one");
     let with_ref = |path: &str| {
@@ -457,10 +552,25 @@ fn lost_parts_and_lists_are_told_and_the_rest_comes_back() {
         e
     };
     let one = part(&mut b, &[dir("a"), with_ref("a/1")]);
-    let gone = Part { id: ChunkId([9; 32]), refs: 2, entries: 2 };
+    let gone = Part {
+        id: ChunkId([9; 32]),
+        refs: 2,
+        entries: 2,
+    };
     let three = part(&mut b, &[with_ref("a/lost/3"), with_ref("z")]);
-    let manifest = b.list(Form::Parts, [one, gone, three].map(|p| p.to_bytes()).iter().map(|p| &p[..]));
-    let refs = b.list(Form::Refs, [chunk, ChunkId([8; 32]), ChunkId([8; 32]), chunk, chunk].iter().map(|r| &r.0[..]));
+    let manifest = b.list(
+        Form::Parts,
+        [one, gone, three]
+            .map(|p| p.to_bytes())
+            .iter()
+            .map(|p| &p[..]),
+    );
+    let refs = b.list(
+        Form::Refs,
+        [chunk, ChunkId([8; 32]), ChunkId([8; 32]), chunk, chunk]
+            .iter()
+            .map(|r| &r.0[..]),
+    );
     let id = b.commit_lists(manifest, refs);
     let place = Place::new();
     fs::create_dir(place.target().join("a")).unwrap();
@@ -469,9 +579,17 @@ fn lost_parts_and_lists_are_told_and_the_rest_comes_back() {
     options.delete = true;
     let report = b.open(id).restore(&options).unwrap();
     assert_eq!(report.problems_total, 1, "{:?}", report.problems);
-    assert_eq!(tree(&place.target()), ["a", "a/1", "a/extra", "a/lost", "a/lost/3", "z"]);
+    assert_eq!(
+        tree(&place.target()),
+        ["a", "a/1", "a/extra", "a/lost", "a/lost/3", "z"]
+    );
     assert_eq!((report.deleted, report.files_restored), (0, 3));
-    assert!(report.notes.iter().any(|n| n.contains("nothing was deleted")));
+    assert!(
+        report
+            .notes
+            .iter()
+            .any(|n| n.contains("nothing was deleted"))
+    );
 }
 
 /// H3: claims that cost little to write and would cost much to believe.
@@ -486,13 +604,33 @@ fn claims_are_not_believed() {
 
     // A part that claims four billion entries and refs.
     let part = Part::from_bytes(snapshot.manifest.items[..40].try_into().unwrap());
-    for lie in [Part { entries: u32::MAX, ..part }, Part { refs: u32::MAX, ..part }] {
-        let root = ListRoot { depth: 0, items: lie.to_bytes().to_vec(), count: 1 };
+    for lie in [
+        Part {
+            entries: u32::MAX,
+            ..part
+        },
+        Part {
+            refs: u32::MAX,
+            ..part
+        },
+    ] {
+        let root = ListRoot {
+            depth: 0,
+            items: lie.to_bytes().to_vec(),
+            count: 1,
+        };
         let id = b.commit_lists(root, snapshot.refs.clone());
-        assert!(matches!(b.open(id).restore(&into(&place.target())), Err(RestoreError::Object(_))));
+        assert!(matches!(
+            b.open(id).restore(&into(&place.target())),
+            Err(RestoreError::Object(_))
+        ));
     }
     // The same part a thousand times.
-    let root = ListRoot { depth: 0, items: part.to_bytes().repeat(200), count: 200 };
+    let root = ListRoot {
+        depth: 0,
+        items: part.to_bytes().repeat(200),
+        count: 200,
+    };
     let id = b.commit_lists(root, snapshot.refs.clone());
     assert!(b.open(id).restore(&into(&place.target())).is_err());
     // A tree of eight levels that repeats itself: 300^8 parts in a few kilobytes.
@@ -506,22 +644,41 @@ fn claims_are_not_believed() {
         let mut node = id.0.to_vec();
         node.extend(leaves.to_le_bytes());
         node.extend(refs.to_le_bytes());
-        root = Some(ListRoot { depth: level, items: node.clone(), count: leaves });
+        root = Some(ListRoot {
+            depth: level,
+            items: node.clone(),
+            count: leaves,
+        });
         let (l, r) = (leaves.checked_mul(300), refs.checked_mul(300));
         let (Some(l), Some(r)) = (l, r) else { break };
         (leaves, refs) = (l, r);
         items = node.repeat(300);
     }
     let id = b.commit_lists(root.unwrap(), snapshot.refs.clone());
-    assert!(matches!(b.open(id).restore(&into(&place.target())), Err(RestoreError::Object(_))));
+    assert!(matches!(
+        b.open(id).restore(&into(&place.target())),
+        Err(RestoreError::Object(_))
+    ));
     // Counts that overflow, a depth beyond the limit, a root that says too much.
     let mut node = part.id.0.to_vec();
     node.extend(u64::MAX.to_le_bytes());
     node.extend(u64::MAX.to_le_bytes());
     for root in [
-        ListRoot { depth: 1, items: node.repeat(3), count: 5 },
-        ListRoot { depth: 200, items: node.clone(), count: u64::MAX },
-        ListRoot { depth: 0, items: part.to_bytes().to_vec(), count: u64::MAX },
+        ListRoot {
+            depth: 1,
+            items: node.repeat(3),
+            count: 5,
+        },
+        ListRoot {
+            depth: 200,
+            items: node.clone(),
+            count: u64::MAX,
+        },
+        ListRoot {
+            depth: 0,
+            items: part.to_bytes().to_vec(),
+            count: u64::MAX,
+        },
     ] {
         let id = b.commit_lists(root, snapshot.refs.clone());
         assert!(b.open(id).restore(&into(&place.target())).is_err());
@@ -575,7 +732,12 @@ fn verification_finds_what_was_changed_after_the_restore() {
     bytes[1234] ^= 1;
     let when = path.metadata().unwrap().modified().unwrap();
     fs::write(&path, bytes).unwrap();
-    fs::File::options().write(true).open(&path).unwrap().set_modified(when).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_modified(when)
+        .unwrap();
     let mut options = into(&place.target());
     options.verify = true;
     let report = o.restore(&options).unwrap();
@@ -597,7 +759,9 @@ fn failing_store() {
     let mut b = Builder::new(store.clone());
     b.chunk = 30_000;
     b.pack = 200_000;
-    let contents: Vec<_> = (0..40u64).map(|n| noise(n, 10_000 + n as usize * 2000)).collect();
+    let contents: Vec<_> = (0..40u64)
+        .map(|n| noise(n, 10_000 + n as usize * 2000))
+        .collect();
     for (n, c) in contents.iter().enumerate() {
         b.add(file(format!("f{n:02}"), c.len()), c);
         if n % 5 == 4 {
@@ -613,7 +777,10 @@ fn failing_store() {
     assert!(all > 5);
     for n in 1..=all {
         let place = Place::new();
-        store.fail_at.store(store.operations.load(Ordering::SeqCst) + n, Ordering::SeqCst);
+        store.fail_at.store(
+            store.operations.load(Ordering::SeqCst) + n,
+            Ordering::SeqCst,
+        );
         let first = o.restore(&into(&place.target()));
         store.fail_at.store(0, Ordering::SeqCst);
         let incomplete = first.map_or(true, |r| r.problems_total > 0);

@@ -8,7 +8,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink as make_symlink};
 use std::path::{Path, PathBuf};
 
-use keepwatch_engine::manifest::{Entry, EntryKind, FLAG_PARENT, FLAG_TORN, FileTime, Xattr, compare};
+use keepwatch_engine::manifest::{
+    Entry, EntryKind, FLAG_PARENT, FLAG_TORN, FileTime, Xattr, compare,
+};
 use keepwatch_engine::restore::{Overwrite, RestoreError};
 use proptest::prelude::*;
 use restore_common::*;
@@ -34,8 +36,14 @@ fn sample() -> Vec<(Entry, Vec<u8>)> {
     closed.mode = 0o000;
     let mut xattr = file("x", 1);
     xattr.xattrs = Some(vec![
-        Xattr { name: b"user.one".to_vec(), value: b"1".to_vec() },
-        Xattr { name: b"user.two".to_vec(), value: vec![0, 255, 7] },
+        Xattr {
+            name: b"user.one".to_vec(),
+            value: b"1".to_vec(),
+        },
+        Xattr {
+            name: b"user.two".to_vec(),
+            value: vec![0, 255, 7],
+        },
     ]);
     let mut old = file("old", 0);
     old.mtime = time(-5, 999_999_999);
@@ -94,8 +102,14 @@ fn compare_tree(target: &Path, entries: &[(Entry, Vec<u8>)]) {
             continue;
         }
         wanted.push(e.path.clone());
-        let m = path.symlink_metadata().unwrap_or_else(|x| panic!("{what}: {x}"));
-        assert_eq!((m.mtime(), m.mtime_nsec() as u32), (e.mtime.seconds, e.mtime.nanoseconds), "{what}: time");
+        let m = path
+            .symlink_metadata()
+            .unwrap_or_else(|x| panic!("{what}: {x}"));
+        assert_eq!(
+            (m.mtime(), m.mtime_nsec() as u32),
+            (e.mtime.seconds, e.mtime.nanoseconds),
+            "{what}: time"
+        );
         if e.kind() != EntryKind::Symlink {
             assert_eq!(m.mode() & 0o7777, e.mode & 0o1777, "{what}: mode");
         }
@@ -105,10 +119,17 @@ fn compare_tree(target: &Path, entries: &[(Entry, Vec<u8>)]) {
         match e.kind() {
             EntryKind::File => {
                 if e.mode & 0o400 != 0 || is_root() {
-                    assert!(fs::read(&path).unwrap() == with_holes(e, content), "{what}: content");
+                    assert!(
+                        fs::read(&path).unwrap() == with_holes(e, content),
+                        "{what}: content"
+                    );
                 }
                 if e.holes.is_some() {
-                    assert!(m.blocks() * 512 <= e.stored_len() + 64 * 1024, "{what}: {} blocks", m.blocks());
+                    assert!(
+                        m.blocks() * 512 <= e.stored_len() + 64 * 1024,
+                        "{what}: {} blocks",
+                        m.blocks()
+                    );
                 }
                 for x in e.xattrs.iter().flatten() {
                     let mut value = vec![0u8; 1024];
@@ -118,7 +139,10 @@ fn compare_tree(target: &Path, entries: &[(Entry, Vec<u8>)]) {
             }
             EntryKind::Directory => assert!(m.is_dir()),
             EntryKind::Symlink => {
-                assert_eq!(fs::read_link(&path).unwrap().as_os_str().as_bytes(), e.target.as_ref().unwrap().as_slice())
+                assert_eq!(
+                    fs::read_link(&path).unwrap().as_os_str().as_bytes(),
+                    e.target.as_ref().unwrap().as_slice()
+                )
             }
             EntryKind::Fifo => assert!(m.file_type().is_fifo()),
             _ => unreachable!(),
@@ -137,7 +161,13 @@ fn everything_comes_back() {
     options.verify = is_root();
     let report = opened.restore_well(&options);
     compare_tree(&target, &entries);
-    assert_eq!(report.files_restored, entries.iter().filter(|e| e.0.kind() == EntryKind::File).count() as u64);
+    assert_eq!(
+        report.files_restored,
+        entries
+            .iter()
+            .filter(|e| e.0.kind() == EntryKind::File)
+            .count() as u64
+    );
     assert_eq!(report.left_out_total, 1, "{:?}", report.left_out);
     if is_root() {
         assert_eq!(report.files_verified, report.files_restored);
@@ -160,7 +190,13 @@ fn a_dry_run_touches_nothing() {
     options.dry_run = true;
     options.delete = true;
     let report = opened.restore_well(&options);
-    assert_eq!(report.files_restored, entries.iter().filter(|e| e.0.kind() == EntryKind::File).count() as u64);
+    assert_eq!(
+        report.files_restored,
+        entries
+            .iter()
+            .filter(|e| e.0.kind() == EntryKind::File)
+            .count() as u64
+    );
     assert!(!options.target.exists());
     fs::create_dir(&options.target).unwrap();
     fs::write(options.target.join("other"), b"x").unwrap();
@@ -187,7 +223,12 @@ fn hard_links_are_one_file_again() {
     let scratch = tempfile::tempdir().unwrap();
     let at = scratch.path();
     let ino = |n: &str| at.join(n).metadata().unwrap().ino();
-    for overwrite in [Overwrite::IfChanged, Overwrite::IfChanged, Overwrite::Always, Overwrite::Never] {
+    for overwrite in [
+        Overwrite::IfChanged,
+        Overwrite::IfChanged,
+        Overwrite::Always,
+        Overwrite::Never,
+    ] {
         let mut options = into(at);
         options.overwrite = overwrite;
         opened.restore_well(&options);
@@ -214,7 +255,9 @@ fn hard_links_are_one_file_again() {
 #[test]
 fn overwrite_modes() {
     let (_b, opened) = build(&[(file("f", 5), b"saved".to_vec())]);
-    let when = |t: FileTime| std::time::UNIX_EPOCH + std::time::Duration::new(t.seconds as u64, t.nanoseconds);
+    let when = |t: FileTime| {
+        std::time::UNIX_EPOCH + std::time::Duration::new(t.seconds as u64, t.nanoseconds)
+    };
     let saved = time(1_700_000_000, 123_456_789);
     let (older, newer) = (time(1_600_000_000, 0), time(1_800_000_000, 0));
     for (overwrite, content, mtime, after) in [
@@ -229,11 +272,20 @@ fn overwrite_modes() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("f");
         fs::write(&path, content).unwrap();
-        fs::File::options().write(true).open(&path).unwrap().set_modified(when(mtime)).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(when(mtime))
+            .unwrap();
         let mut options = into(scratch.path());
         options.overwrite = overwrite;
         let report = opened.restore_well(&options);
-        assert_eq!(fs::read_to_string(&path).unwrap(), after, "{overwrite:?} {content} {mtime:?}");
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            after,
+            "{overwrite:?} {content} {mtime:?}"
+        );
         assert_eq!(report.files_restored + report.files_skipped, 1);
         assert_eq!(report.files_restored == 1, after == "saved");
     }
@@ -255,8 +307,13 @@ fn a_skipped_file_gets_its_mode() {
 fn delete_removes_only_what_was_restored_and_is_extra() {
     let mut parent = dir("home");
     parent.set_flag(FLAG_PARENT);
-    let entries =
-        [(parent, vec![]), (dir("home/me"), vec![]), (file("home/me/a", 1), vec![1]), (dir("home/me/sub"), vec![]), (file("home/me/sub/b", 1), vec![2])];
+    let entries = [
+        (parent, vec![]),
+        (dir("home/me"), vec![]),
+        (file("home/me/a", 1), vec![1]),
+        (dir("home/me/sub"), vec![]),
+        (file("home/me/sub/b", 1), vec![2]),
+    ];
     let (_b, opened) = build(&entries);
     let scratch = tempfile::tempdir().unwrap();
     let at = scratch.path();
@@ -285,7 +342,19 @@ fn delete_removes_only_what_was_restored_and_is_extra() {
     assert_eq!(opened.restore_well(&options).deleted, 2);
     options.dry_run = false;
     assert_eq!(opened.restore_well(&options).deleted, 4);
-    assert_eq!(tree(at), ["home", "home/me", "home/me/a", "home/me/extra.keep", "home/me/sub", "home/me/sub/b", "home/other", "top"]);
+    assert_eq!(
+        tree(at),
+        [
+            "home",
+            "home/me",
+            "home/me/a",
+            "home/me/extra.keep",
+            "home/me/sub",
+            "home/me/sub/b",
+            "home/other",
+            "top"
+        ]
+    );
     assert!(outside.path().join("precious").exists());
 }
 
@@ -293,7 +362,14 @@ fn delete_removes_only_what_was_restored_and_is_extra() {
 fn selection_makes_the_way_but_not_more() {
     let mut top = dir("top");
     top.mode = 0o711;
-    let entries = [(top, vec![]), (file("top/a.txt", 1), vec![1]), (file("top/b.rs", 1), vec![2]), (dir("top/none"), vec![]), (dir("top/sub"), vec![]), (file("top/sub/c.txt", 1), vec![3])];
+    let entries = [
+        (top, vec![]),
+        (file("top/a.txt", 1), vec![1]),
+        (file("top/b.rs", 1), vec![2]),
+        (dir("top/none"), vec![]),
+        (dir("top/sub"), vec![]),
+        (file("top/sub/c.txt", 1), vec![3]),
+    ];
     let (_b, opened) = build(&entries);
     let run = |change: &dyn Fn(&mut keepwatch_engine::restore::Options)| {
         let scratch = tempfile::tempdir().unwrap();
@@ -304,7 +380,10 @@ fn selection_makes_the_way_but_not_more() {
     };
     let (names, _, scratch) = run(&|o| o.include = vec!["*.txt".into()]);
     assert_eq!(names, ["top", "top/a.txt", "top/sub", "top/sub/c.txt"]);
-    assert_eq!(scratch.path().join("top").metadata().unwrap().mode() & 0o7777, 0o711);
+    assert_eq!(
+        scratch.path().join("top").metadata().unwrap().mode() & 0o7777,
+        0o711
+    );
     let (names, _, _s) = run(&|o| o.select = vec![b"top/sub".to_vec()]);
     assert_eq!(names, ["top", "top/sub", "top/sub/c.txt"]);
     let (names, _, _s) = run(&|o| o.exclude = vec!["/top/sub".into()]);
@@ -315,16 +394,25 @@ fn selection_makes_the_way_but_not_more() {
     // A directory above that was there is not altered.
     let scratch = tempfile::tempdir().unwrap();
     fs::create_dir(scratch.path().join("top")).unwrap();
-    fs::set_permissions(scratch.path().join("top"), fs::Permissions::from_mode(0o750)).unwrap();
+    fs::set_permissions(
+        scratch.path().join("top"),
+        fs::Permissions::from_mode(0o750),
+    )
+    .unwrap();
     let mut options = into(scratch.path());
     options.select = vec![b"top/sub".to_vec()];
     opened.restore_well(&options);
-    assert_eq!(scratch.path().join("top").metadata().unwrap().mode() & 0o7777, 0o750);
+    assert_eq!(
+        scratch.path().join("top").metadata().unwrap().mode() & 0o7777,
+        0o750
+    );
 }
 
 #[test]
 fn a_partial_restore_goes_on() {
-    let entries: Vec<_> = (0..200).map(|n| (file(format!("f{n:03}"), 1000), noise(n, 1000))).collect();
+    let entries: Vec<_> = (0..200)
+        .map(|n| (file(format!("f{n:03}"), 1000), noise(n, 1000)))
+        .collect();
     let (_b, opened) = build(&entries);
     let scratch = tempfile::tempdir().unwrap();
     opened.restore_well(&into(scratch.path()));
@@ -333,7 +421,13 @@ fn a_partial_restore_goes_on() {
     }
     fs::write(scratch.path().join("f001"), b"half").unwrap();
     // What an interrupted run leaves, and what only looks like it.
-    fs::write(scratch.path().join(".keepwatch-0123456789abcdef01234567.tmp"), b"half").unwrap();
+    fs::write(
+        scratch
+            .path()
+            .join(".keepwatch-0123456789abcdef01234567.tmp"),
+        b"half",
+    )
+    .unwrap();
     fs::write(scratch.path().join(".keepwatch-mine.tmp"), b"mine").unwrap();
     let report = opened.restore_well(&into(scratch.path()));
     assert_eq!((report.files_restored, report.files_skipped), (68, 132));
@@ -343,9 +437,14 @@ fn a_partial_restore_goes_on() {
 
 #[test]
 fn cancelled_leaves_no_unfinished_files() {
-    let entries: Vec<_> = (0..40).map(|n| (file(format!("f{n:03}"), 3 << 20), noise(n, 3 << 20))).collect();
+    let entries: Vec<_> = (0..40)
+        .map(|n| (file(format!("f{n:03}"), 3 << 20), noise(n, 3 << 20)))
+        .collect();
     let (_b, opened) = build(&entries);
-    struct Stop(keepwatch_engine::progress::Cancel, std::sync::atomic::AtomicU64);
+    struct Stop(
+        keepwatch_engine::progress::Cancel,
+        std::sync::atomic::AtomicU64,
+    );
     impl keepwatch_engine::progress::Progress for Stop {
         fn event(&self, e: keepwatch_engine::progress::Event<'_>) {
             if let keepwatch_engine::progress::Event::Done { bytes: 1.., .. } = e {
@@ -358,12 +457,25 @@ fn cancelled_leaves_no_unfinished_files() {
     let scratch = tempfile::tempdir().unwrap();
     let cancel = keepwatch_engine::progress::Cancel::new();
     let stop = Stop(cancel.clone(), Default::default());
-    let e = keepwatch_engine::restore::run(&opened.repository, &opened.lookup, &opened.snapshot, &into(scratch.path()), &stop, &cancel);
+    let e = keepwatch_engine::restore::run(
+        &opened.repository,
+        &opened.lookup,
+        &opened.snapshot,
+        &into(scratch.path()),
+        &stop,
+        &cancel,
+    );
     assert!(matches!(e, Err(RestoreError::Cancelled(_))), "{e:?}");
     let left = tree(scratch.path());
-    assert!(left.iter().all(|n| n.starts_with('f')) && left.len() < 40, "{left:?}");
+    assert!(
+        left.iter().all(|n| n.starts_with('f')) && left.len() < 40,
+        "{left:?}"
+    );
     for n in &left {
-        assert_eq!(fs::read(scratch.path().join(n)).unwrap(), noise(n[1..].parse().unwrap(), 3 << 20));
+        assert_eq!(
+            fs::read(scratch.path().join(n)).unwrap(),
+            noise(n[1..].parse().unwrap(), 3 << 20)
+        );
     }
     opened.restore_well(&into(scratch.path()));
     compare_tree(scratch.path(), &entries);
@@ -416,7 +528,10 @@ fn torn_files_are_noted() {
     let (_b, opened) = build(&[(e, vec![1])]);
     let scratch = tempfile::tempdir().unwrap();
     let report = opened.restore_well(&into(scratch.path()));
-    assert!(report.left_out.iter().any(|p| p.path == b"f") && report.notes.iter().any(|n| n.contains("changed")));
+    assert!(
+        report.left_out.iter().any(|p| p.path == b"f")
+            && report.notes.iter().any(|n| n.contains("changed"))
+    );
 }
 
 #[test]
@@ -425,7 +540,10 @@ fn what_needs_trust() {
     suid.mode = 0o6755;
     let mut security = file("security", 1);
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    security.xattrs = Some(vec![Xattr { name: b"security.capability".to_vec(), value: capability.to_vec() }]);
+    security.xattrs = Some(vec![Xattr {
+        name: b"security.capability".to_vec(),
+        value: capability.to_vec(),
+    }]);
     let mut device = entry("null", EntryKind::CharDevice, 0o666);
     device.device = Some([1, 3]);
     let entries = [(device, vec![]), (security, vec![1]), (suid, vec![2])];
@@ -433,9 +551,19 @@ fn what_needs_trust() {
     let scratch = tempfile::tempdir().unwrap();
     let report = opened.restore_well(&into(scratch.path()));
     assert_eq!(report.left_out_total, 3, "{:?}", report.left_out);
-    assert_eq!(scratch.path().join("suid").metadata().unwrap().mode() & 0o7777, 0o755);
+    assert_eq!(
+        scratch.path().join("suid").metadata().unwrap().mode() & 0o7777,
+        0o755
+    );
     assert!(!scratch.path().join("null").exists());
-    let has = |at: &Path| rustix::fs::getxattr(at.join("security"), "security.capability", &mut [0u8; 64][..]).is_ok();
+    let has = |at: &Path| {
+        rustix::fs::getxattr(
+            at.join("security"),
+            "security.capability",
+            &mut [0u8; 64][..],
+        )
+        .is_ok()
+    };
     assert!(!has(scratch.path()));
     if !is_root() {
         return;
@@ -445,7 +573,10 @@ fn what_needs_trust() {
     options.trust = true;
     let report = opened.restore(&options).unwrap();
     assert_eq!(report.left_out_total, 0, "{:?}", report.left_out);
-    assert_eq!(scratch.path().join("suid").metadata().unwrap().mode() & 0o7777, 0o6755);
+    assert_eq!(
+        scratch.path().join("suid").metadata().unwrap().mode() & 0o7777,
+        0o6755
+    );
     // A container may forbid devices.
     match scratch.path().join("null").metadata() {
         Ok(m) => assert_eq!(m.rdev(), rustix::fs::makedev(1, 3)),
@@ -461,7 +592,13 @@ fn acls_and_owners_as_root() {
     }
     let acl = |perm: u8| {
         let mut v = 2u32.to_le_bytes().to_vec();
-        for (tag, perm, id) in [(1u16, 6u16, u32::MAX), (2, perm as u16, 12_345), (4, 4, u32::MAX), (0x10, 6, u32::MAX), (0x20, 0, u32::MAX)] {
+        for (tag, perm, id) in [
+            (1u16, 6u16, u32::MAX),
+            (2, perm as u16, 12_345),
+            (4, 4, u32::MAX),
+            (0x10, 6, u32::MAX),
+            (0x20, 0, u32::MAX),
+        ] {
             v.extend(tag.to_le_bytes());
             v.extend(perm.to_le_bytes());
             v.extend(id.to_le_bytes());
@@ -470,35 +607,78 @@ fn acls_and_owners_as_root() {
     };
     let mut with = file("d/with", 1);
     with.mode = 0o660;
-    with.xattrs = Some(vec![Xattr { name: b"system.posix_acl_access".to_vec(), value: acl(6) }]);
+    with.xattrs = Some(vec![Xattr {
+        name: b"system.posix_acl_access".to_vec(),
+        value: acl(6),
+    }]);
     let mut other = file("d/other", 1);
     (other.uid, other.gid) = (4321, 1234);
     let mut named = file("d/named", 1);
     (named.uid, named.user) = (77_777, Some("nobody".into()));
-    let entries = [(dir("d"), vec![]), (named.clone(), vec![3]), (other, vec![1]), (with, vec![2])];
+    let entries = [
+        (dir("d"), vec![]),
+        (named.clone(), vec![3]),
+        (other, vec![1]),
+        (with, vec![2]),
+    ];
     let (_b, opened) = build(&entries);
     let scratch = tempfile::tempdir().unwrap();
     opened.restore_well(&into(scratch.path()));
     let mut value = [0u8; 256];
-    let n = rustix::fs::getxattr(scratch.path().join("d/with"), "system.posix_acl_access", &mut value[..]).unwrap();
+    let n = rustix::fs::getxattr(
+        scratch.path().join("d/with"),
+        "system.posix_acl_access",
+        &mut value[..],
+    )
+    .unwrap();
     assert_eq!(value[..n], acl(6)[..]);
     let m = scratch.path().join("d/other").metadata().unwrap();
     assert_eq!((m.uid(), m.gid()), (4321, 1234));
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
-    let nobody = passwd.lines().find(|l| l.starts_with("nobody:")).and_then(|l| l.split(':').nth(2)).map(|u| u.parse().unwrap());
-    assert_eq!(scratch.path().join("d/named").metadata().unwrap().uid(), nobody.unwrap_or(77_777));
+    let nobody = passwd
+        .lines()
+        .find(|l| l.starts_with("nobody:"))
+        .and_then(|l| l.split(':').nth(2))
+        .map(|u| u.parse().unwrap());
+    assert_eq!(
+        scratch.path().join("d/named").metadata().unwrap().uid(),
+        nobody.unwrap_or(77_777)
+    );
     let mut options = into(scratch.path());
     options.numeric_ids = true;
     opened.restore_well(&options);
-    assert_eq!(scratch.path().join("d/named").metadata().unwrap().uid(), 77_777);
+    assert_eq!(
+        scratch.path().join("d/named").metadata().unwrap().uid(),
+        77_777
+    );
     // A target that hands down an ACL and a group: what is restored has what was recorded.
     let scratch = tempfile::tempdir().unwrap();
-    rustix::fs::setxattr(scratch.path(), "system.posix_acl_default", &acl(7), rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(
+        scratch.path(),
+        "system.posix_acl_default",
+        &acl(7),
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o2770)).unwrap();
     rustix::fs::chown(scratch.path(), None, Some(rustix::fs::Gid::from_raw(999))).unwrap();
     opened.restore_well(&into(scratch.path()));
-    assert!(rustix::fs::getxattr(scratch.path().join("d/other"), "system.posix_acl_access", &mut value[..]).is_err());
-    assert!(rustix::fs::getxattr(scratch.path().join("d"), "system.posix_acl_default", &mut value[..]).is_err());
+    assert!(
+        rustix::fs::getxattr(
+            scratch.path().join("d/other"),
+            "system.posix_acl_access",
+            &mut value[..]
+        )
+        .is_err()
+    );
+    assert!(
+        rustix::fs::getxattr(
+            scratch.path().join("d"),
+            "system.posix_acl_default",
+            &mut value[..]
+        )
+        .is_err()
+    );
     let m = scratch.path().join("d").metadata().unwrap();
     assert_eq!((m.gid(), m.mode() & 0o7777), (entries[0].0.gid, 0o755));
 }
@@ -523,7 +703,14 @@ fn the_longest_and_the_deepest_paths() {
         assert_eq!(report.files_restored, 1);
         assert_eq!(report.directories as usize, entries.len() - 1);
         // tempfile cannot remove so deep a tree by path; rm can.
-        assert!(std::process::Command::new("rm").arg("-rf").arg(scratch.path()).status().unwrap().success());
+        assert!(
+            std::process::Command::new("rm")
+                .arg("-rf")
+                .arg(scratch.path())
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }
 
@@ -551,7 +738,11 @@ fn without_root() {
                 set_thread_uid(rustix::fs::Uid::from_raw(65534)).unwrap();
             }
             let report = opened.restore_well(&into(&target));
-            assert!(report.notes.iter().any(|n| n.contains("owners")), "{:?}", report.notes);
+            assert!(
+                report.notes.iter().any(|n| n.contains("owners")),
+                "{:?}",
+                report.notes
+            );
             let again = opened.restore_well(&into(&target));
             assert_eq!(again.files_restored, 0);
             let mut options = into(&target);
@@ -606,17 +797,22 @@ fn things() -> impl Strategy<Value = Vec<Thing>> {
         any::<bool>(),
         any::<bool>(),
     )
-        .prop_map(|(path, kind, mode, (seconds, nanoseconds), seed, len, link, sparse, xattr)| Thing {
-            path,
-            kind,
-            mode,
-            mtime: FileTime { seconds, nanoseconds },
-            seed,
-            len,
-            link,
-            sparse,
-            xattr,
-        });
+        .prop_map(
+            |(path, kind, mode, (seconds, nanoseconds), seed, len, link, sparse, xattr)| Thing {
+                path,
+                kind,
+                mode,
+                mtime: FileTime {
+                    seconds,
+                    nanoseconds,
+                },
+                seed,
+                len,
+                link,
+                sparse,
+                xattr,
+            },
+        );
     proptest::collection::vec(one, 0..25)
 }
 
@@ -631,7 +827,9 @@ fn entries_of(things: &[Thing]) -> Vec<(Entry, Vec<u8>)> {
                 above.push(b'/');
             }
             above.extend_from_slice(c);
-            let here = out.entry(above.clone()).or_insert_with(|| (dir(&above), vec![]));
+            let here = out
+                .entry(above.clone())
+                .or_insert_with(|| (dir(&above), vec![]));
             if here.0.kind() != EntryKind::Directory {
                 blocked = true;
                 break;
@@ -656,7 +854,14 @@ fn entries_of(things: &[Thing]) -> Vec<(Entry, Vec<u8>)> {
             _ => {
                 // Members of a group agree about everything but the path.
                 let (seed, len, mode, mtime, sparse, xattr) = match t.link {
-                    Some(l) => (100 + l, 1000 * l as usize, 0o640, time(l as i64, 5), false, false),
+                    Some(l) => (
+                        100 + l,
+                        1000 * l as usize,
+                        0o640,
+                        time(l as i64, 5),
+                        false,
+                        false,
+                    ),
                     None => (t.seed, t.len, t.mode, t.mtime, t.sparse, t.xattr),
                 };
                 let mut e = file(&path, len);
@@ -670,7 +875,10 @@ fn entries_of(things: &[Thing]) -> Vec<(Entry, Vec<u8>)> {
                     stored -= hole as usize + 4096;
                 }
                 if xattr {
-                    e.xattrs = Some(vec![Xattr { name: b"user.k".to_vec(), value: noise(seed, 20) }]);
+                    e.xattrs = Some(vec![Xattr {
+                        name: b"user.k".to_vec(),
+                        value: noise(seed, 20),
+                    }]);
                 }
                 (e, noise(seed, stored))
             }

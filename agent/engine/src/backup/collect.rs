@@ -28,7 +28,7 @@ pub enum Ready {
     /// Looked at.
     Fresh {
         /// Metadata, number of refs set.
-        entry: Entry,
+        entry: Box<Entry>,
         /// To tell a change next time.
         fingerprint: Fingerprint,
         /// Ids, 32 bytes each.

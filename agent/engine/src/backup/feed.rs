@@ -212,7 +212,7 @@ impl Shared<'_> {
                         }
                     };
                     batch.items.push(Item::Ready(Ready::Fresh {
-                        entry,
+                        entry: Box::new(entry),
                         fingerprint: content.fingerprint,
                         chunks: content.chunks,
                         status,
@@ -295,7 +295,7 @@ impl Shared<'_> {
                 };
                 dir.set_flag(FLAG_PARENT);
                 collector.push(&Ready::Fresh {
-                    entry: dir,
+                    entry: Box::new(dir),
                     fingerprint: Default::default(),
                     chunks: Vec::new(),
                     status: Status::New,
@@ -312,7 +312,7 @@ impl Shared<'_> {
             entry.size = Some(size);
             entry.set_refs((chunks.len() / 32) as u32);
             collector.push(&Ready::Fresh {
-                entry,
+                entry: Box::new(entry),
                 fingerprint: Default::default(),
                 chunks,
                 status: Status::New,
@@ -459,7 +459,7 @@ impl Visitor for Walk<'_, '_> {
             entry, fingerprint, ..
         } = found;
         self.push(Item::Ready(Ready::Fresh {
-            entry,
+            entry: Box::new(entry),
             fingerprint,
             chunks: Vec::new(),
             status: Status::New,

@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
         let mut got = 0u64;
         let (total, end) = if holes.is_empty() {
             let n = self.data(
-                &mut parts.iter().map(|p| (&file, *p)).collect::<Vec<_>>()[..],
+                &parts.iter().map(|p| (&file, *p)).collect::<Vec<_>>(),
                 &mut chunks,
             )?;
             (n, n)

@@ -37,36 +37,53 @@ pub(crate) fn run(
     let mut gathered = Gathered::default();
     let mut failure = None;
     let mut checked = 0;
-    each_marked(shared, manifest, ranges, &shared.done, false, &mut |entry, number, first_ref| {
-        if entry.kind() != EntryKind::File || failure.is_some() {
-            return;
-        }
-        checked += 1;
-        let job = Arc::new(FileJob::new(entry.clone(), number, false));
-        let (mut at, mut left) = (first_ref, entry.refs() as usize);
-        loop {
-            let n = left.min(window::REFS);
-            let first = gathered.ids.len();
-            if let Err(e) = refs.read(&mut reader, at, n as u64, &mut gathered.ids) {
-                gathered.ids.truncate(first);
-                return shared.problem(&entry.path, format!("not verified, its refs are lost: {e}"));
+    each_marked(
+        shared,
+        manifest,
+        ranges,
+        &shared.done,
+        false,
+        &mut |entry, number, first_ref| {
+            if entry.kind() != EntryKind::File || failure.is_some() {
+                return;
             }
-            gathered.push(&job, first);
-            at += n as u64;
-            left -= n;
-            if gathered.is_full(window::REFS) {
-                let full = std::mem::take(&mut gathered);
-                if let Err(e) = check(shared, target, full, &mut resolver, &mut reader, threads) {
-                    failure = Some(e);
+            checked += 1;
+            let job = Arc::new(FileJob::new(entry.clone(), number, false));
+            let (mut at, mut left) = (first_ref, entry.refs() as usize);
+            loop {
+                let n = left.min(window::REFS);
+                let first = gathered.ids.len();
+                if let Err(e) = refs.read(&mut reader, at, n as u64, &mut gathered.ids) {
+                    gathered.ids.truncate(first);
+                    return shared
+                        .problem(&entry.path, format!("not verified, its refs are lost: {e}"));
+                }
+                gathered.push(&job, first);
+                at += n as u64;
+                left -= n;
+                if gathered.is_full(window::REFS) {
+                    let full = std::mem::take(&mut gathered);
+                    if let Err(e) = check(shared, target, full, &mut resolver, &mut reader, threads)
+                    {
+                        failure = Some(e);
+                    }
+                }
+                if left == 0 || failure.is_some() {
+                    break;
                 }
             }
-            if left == 0 || failure.is_some() {
-                break;
-            }
-        }
-    })?;
+        },
+    )?;
     if failure.is_none() && !gathered.is_empty() && !shared.is_stopped() {
-        failure = check(shared, target, gathered, &mut resolver, &mut reader, threads).err();
+        failure = check(
+            shared,
+            target,
+            gathered,
+            &mut resolver,
+            &mut reader,
+            threads,
+        )
+        .err();
     }
     failure.map_or(Ok(checked), |e| Err(RestoreError::Index(e)))
 }
@@ -110,7 +127,9 @@ fn check(
                     if file.failed.load(Ordering::Relaxed) {
                         continue;
                     }
-                    if let Err(e) = compare(shared, &mut dirs, &window, file, uses.clone(), &mut buffer) {
+                    if let Err(e) =
+                        compare(shared, &mut dirs, &window, file, uses.clone(), &mut buffer)
+                    {
                         if !file.failed.swap(true, Ordering::Relaxed) {
                             shared.problem(&file.entry.path, format!("verification failed: {e}"));
                         }
@@ -143,11 +162,15 @@ fn compare(
         buffer.resize(chunk.length as usize, 0);
         let mut filled = 0;
         // The content's bytes, taken together from around the holes.
-        file.place_ranges(window.offsets[u as usize], chunk.length as u64, &mut |at, n| {
-            input.read_exact_at(&mut buffer[filled..filled + n as usize], at)?;
-            filled += n as usize;
-            Ok::<(), io::Error>(())
-        })?;
+        file.place_ranges(
+            window.offsets[u as usize],
+            chunk.length as u64,
+            &mut |at, n| {
+                input.read_exact_at(&mut buffer[filled..filled + n as usize], at)?;
+                filled += n as usize;
+                Ok::<(), io::Error>(())
+            },
+        )?;
         if shared.repository.hash().id(ChunkKind::Data, buffer) != chunk.id {
             return Err(io::Error::other("its content is not what the snapshot has"));
         }

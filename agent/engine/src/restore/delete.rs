@@ -35,7 +35,10 @@ pub(crate) fn run(
 ) -> Result<u64, RestoreError> {
     let mut reader = ChunkReader::new(shared.repository, shared.lookup);
     let hasher = RandomState::new();
-    let mut stack = vec![Level { path: Vec::new(), names: root.then(HashSet::new) }];
+    let mut stack = vec![Level {
+        path: Vec::new(),
+        names: root.then(HashSet::new),
+    }];
     let mut dirs = Dirs::new(target);
     let mut removed = 0;
     let mut after = Vec::new();
@@ -44,7 +47,11 @@ pub(crate) fn run(
             if shared.is_stopped() {
                 return Ok(removed);
             }
-            while stack.len() > 1 && stack.last().is_some_and(|l| !manifest::is_beneath(&entry.path, &l.path)) {
+            while stack.len() > 1
+                && stack
+                    .last()
+                    .is_some_and(|l| !manifest::is_beneath(&entry.path, &l.path))
+            {
                 let level = stack.pop().expect("more than one");
                 removed += clean(shared, &mut dirs, selection, &hasher, &level);
             }
@@ -56,7 +63,10 @@ pub(crate) fn run(
             }
             if entry.kind() == EntryKind::Directory {
                 let ours = selection.want(&entry.path) == Want::Yes && !entry.has_flag(FLAG_PARENT);
-                stack.push(Level { names: ours.then(HashSet::new), path: entry.path });
+                stack.push(Level {
+                    names: ours.then(HashSet::new),
+                    path: entry.path,
+                });
             }
         }
     }
@@ -66,7 +76,13 @@ pub(crate) fn run(
     Ok(removed)
 }
 
-fn clean(shared: &Shared<'_>, dirs: &mut Dirs<'_>, selection: &Selection, hasher: &RandomState, level: &Level) -> u64 {
+fn clean(
+    shared: &Shared<'_>,
+    dirs: &mut Dirs<'_>,
+    selection: &Selection,
+    hasher: &RandomState,
+    level: &Level,
+) -> u64 {
     let Some(names) = &level.names else { return 0 };
     let mut removed = 0;
     let dir = match dirs.open(&level.path) {
@@ -80,7 +96,9 @@ fn clean(shared: &Shared<'_>, dirs: &mut Dirs<'_>, selection: &Selection, hasher
     };
     let mut extra = Vec::new();
     let listed = target::names(&dir, &mut |name| {
-        if !names.contains(&hasher.hash_one(name)) && selection.want(&join(&level.path, name)) == Want::Yes {
+        if !names.contains(&hasher.hash_one(name))
+            && selection.want(&join(&level.path, name)) == Want::Yes
+        {
             extra.push(name.to_vec());
         }
         Ok(())

@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
+use super::Overwrite;
 use super::RestoreError;
 use super::meta;
 use super::plan::{Holder, Planned};
 use super::target::{self, Dirs, Target};
 use super::write::Shared;
-use super::Overwrite;
 use crate::chunks::ChunkReader;
 use crate::contents::{Bits, Manifest};
 use crate::manifest::{Entry, EntryKind};
@@ -40,12 +40,18 @@ pub(crate) fn each_marked(
         let mut entries = match manifest.entries(&mut reader, i, &mut Vec::new()) {
             Ok(e) => e,
             Err(e) => {
-                shared.problem(b"", format!("entries of the snapshot cannot be read again: {e}"));
+                shared.problem(
+                    b"",
+                    format!("entries of the snapshot cannot be read again: {e}"),
+                );
                 continue;
             }
         };
-        let mut numbered: Vec<(u64, (Entry, u64))> =
-            entries.drain(..).enumerate().map(|(k, e)| (row.first_entry + k as u64, e)).collect();
+        let mut numbered: Vec<(u64, (Entry, u64))> = entries
+            .drain(..)
+            .enumerate()
+            .map(|(k, e)| (row.first_entry + k as u64, e))
+            .collect();
         if backwards {
             numbered.reverse();
         }
@@ -75,36 +81,62 @@ pub(crate) fn links(
         return Ok(0);
     }
     let mut dirs = Dirs::new(target);
-    each_marked(shared, manifest, ranges, again, false, &mut |entry, number, _| {
-        let Some(holder) = entry.link.and_then(|l| planned.links.get(&l)) else { return };
-        if !shared.done.get(holder.number) {
-            let holder = String::from_utf8_lossy(&holder.path);
-            return shared.problem(&entry.path, format!("not restored: it is a hard link to {holder}, which could not be restored"));
-        }
-        match link(shared, target, &mut dirs, entry, holder) {
-            Ok(made) => {
-                shared.done.set(number);
-                if made {
-                    shared.files.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                } else {
-                    skipped += 1;
-                }
-                shared.progress.event(Event::Done { items: 1, bytes: 0 });
+    each_marked(
+        shared,
+        manifest,
+        ranges,
+        again,
+        false,
+        &mut |entry, number, _| {
+            let Some(holder) = entry.link.and_then(|l| planned.links.get(&l)) else {
+                return;
+            };
+            if !shared.done.get(holder.number) {
+                let holder = String::from_utf8_lossy(&holder.path);
+                return shared.problem(
+                    &entry.path,
+                    format!(
+                        "not restored: it is a hard link to {holder}, which could not be restored"
+                    ),
+                );
             }
-            Err(e) => shared.io_problem(&entry.path, "restore the hard link", &e),
-        }
-    })?;
+            match link(shared, target, &mut dirs, entry, holder) {
+                Ok(made) => {
+                    shared.done.set(number);
+                    if made {
+                        shared
+                            .files
+                            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    } else {
+                        skipped += 1;
+                    }
+                    shared.progress.event(Event::Done { items: 1, bytes: 0 });
+                }
+                Err(e) => shared.io_problem(&entry.path, "restore the hard link", &e),
+            }
+        },
+    )?;
     Ok(skipped)
 }
 
-fn link(shared: &Shared<'_>, target: &Target, dirs: &mut Dirs<'_>, entry: &Entry, holder: &Holder) -> io::Result<bool> {
+fn link(
+    shared: &Shared<'_>,
+    target: &Target,
+    dirs: &mut Dirs<'_>,
+    entry: &Entry,
+    holder: &Holder,
+) -> io::Result<bool> {
     let (from_parent, from_name) = target::split(&holder.path);
     let (parent, name) = target::split(&entry.path);
     let from_dir = dirs.open(from_parent)?;
     let dir = dirs.open(parent)?;
     let first = target::stat(&from_dir, from_name)?;
-    let is_holder = |s: &fs::Stat| target::type_of(s) == FileType::RegularFile && s.st_size as u64 == entry.len();
-    let Some(first) = first.filter(is_holder) else { return Err(io::Error::other("the first link was exchanged meanwhile")) };
+    let is_holder = |s: &fs::Stat| {
+        target::type_of(s) == FileType::RegularFile && s.st_size as u64 == entry.len()
+    };
+    let Some(first) = first.filter(is_holder) else {
+        return Err(io::Error::other("the first link was exchanged meanwhile"));
+    };
     if let Some(there) = target::stat(&dir, name)? {
         if (there.st_dev, there.st_ino) == (first.st_dev, first.st_ino) {
             return Ok(false);
@@ -120,13 +152,31 @@ fn link(shared: &Shared<'_>, target: &Target, dirs: &mut Dirs<'_>, entry: &Entry
     }
     let replace = shared.options.overwrite != Overwrite::Never;
     let temp = target.temp_name();
-    let done = match fs::linkat(&*from_dir, from_name, &*dir, temp.as_slice(), AtFlags::empty()) {
+    let done = match fs::linkat(
+        &*from_dir,
+        from_name,
+        &*dir,
+        temp.as_slice(),
+        AtFlags::empty(),
+    ) {
         Ok(()) => match target::stat(&dir, &temp)? {
-            Some(s) if (s.st_dev, s.st_ino) == (first.st_dev, first.st_ino) => target::put_in_place(&dir, &temp, name, replace),
+            Some(s) if (s.st_dev, s.st_ino) == (first.st_dev, first.st_ino) => {
+                target::put_in_place(&dir, &temp, name, replace)
+            }
             _ => Err(io::Error::other("the first link was exchanged meanwhile")),
         },
         // Too many links, another file system, or one without links.
-        Err(_) => return copy(shared, target, (&from_dir, from_name), (&dir, name), entry, replace).map(|()| true),
+        Err(_) => {
+            return copy(
+                shared,
+                target,
+                (&from_dir, from_name),
+                (&dir, name),
+                entry,
+                replace,
+            )
+            .map(|()| true);
+        }
     };
     // After a rename onto another link of the same file both names stay.
     let _ = target::unlink(&dir, &temp);
@@ -164,7 +214,8 @@ pub(crate) fn leftovers(target: &Target, paths: &HashSet<Vec<u8>>) {
     for path in paths {
         let (parent, name) = target::split(path);
         let Ok(dir) = dirs.open(parent) else { continue };
-        if matches!(target::stat(&dir, name), Ok(Some(s)) if target::type_of(&s) != FileType::Directory) {
+        if matches!(target::stat(&dir, name), Ok(Some(s)) if target::type_of(&s) != FileType::Directory)
+        {
             let _ = target::unlink(&dir, name);
         }
     }
@@ -184,9 +235,16 @@ pub(crate) fn directories(
             return;
         }
         let (parent, name) = target::split(&entry.path);
-        match dirs.open(parent).and_then(|dir| shared.rules.apply_dir(&dir, name, entry)) {
+        match dirs
+            .open(parent)
+            .and_then(|dir| shared.rules.apply_dir(&dir, name, entry))
+        {
             Ok(()) => shared.tell_of(entry),
-            Err(e) => shared.io_problem(&entry.path, "give the directory its owner, mode and times", &e),
+            Err(e) => shared.io_problem(
+                &entry.path,
+                "give the directory its owner, mode and times",
+                &e,
+            ),
         }
     })
 }

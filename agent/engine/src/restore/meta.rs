@@ -9,7 +9,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::fs::{
+    self, AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use crate::manifest::{Entry, EntryKind, FileTime};
@@ -47,15 +49,24 @@ fn ids_of(file: &str) -> HashMap<String, u32> {
 impl Rules {
     pub(crate) fn new(trust: bool, numeric_ids: bool) -> Self {
         let euid = rustix::process::geteuid().as_raw();
-        let capable = rustix::thread::capabilities(None).is_ok_and(|c| c.effective.contains(rustix::thread::CapabilitySet::CHOWN));
+        let capable = rustix::thread::capabilities(None)
+            .is_ok_and(|c| c.effective.contains(rustix::thread::CapabilitySet::CHOWN));
         Rules {
             trust,
             numeric_ids,
             may_chown: capable,
             euid,
             egid: rustix::process::getegid().as_raw(),
-            users: if numeric_ids { HashMap::new() } else { ids_of("/etc/passwd") },
-            groups: if numeric_ids { HashMap::new() } else { ids_of("/etc/group") },
+            users: if numeric_ids {
+                HashMap::new()
+            } else {
+                ids_of("/etc/passwd")
+            },
+            groups: if numeric_ids {
+                HashMap::new()
+            } else {
+                ids_of("/etc/group")
+            },
             inherits: AtomicBool::new(false),
             owner_kept: AtomicBool::new(false),
             unsupported: Mutex::new(BTreeSet::new()),
@@ -67,8 +78,13 @@ impl Rules {
         if self.numeric_ids {
             return (e.uid, e.gid);
         }
-        let by = |names: &HashMap<String, u32>, name: &Option<String>| name.as_ref().and_then(|n| names.get(n)).copied();
-        (by(&self.users, &e.user).unwrap_or(e.uid), by(&self.groups, &e.group).unwrap_or(e.gid))
+        let by = |names: &HashMap<String, u32>, name: &Option<String>| {
+            name.as_ref().and_then(|n| names.get(n)).copied()
+        };
+        (
+            by(&self.users, &e.user).unwrap_or(e.uid),
+            by(&self.groups, &e.group).unwrap_or(e.gid),
+        )
     }
 
     /// Turns the recorded names into ids of this machine, and drops them.
@@ -81,7 +97,11 @@ impl Rules {
     fn mode(&self, e: &Entry) -> u32 {
         // A setuid bit under another owner than the recorded one would be another program.
         let owner_is_right = self.may_chown || self.owner(e) == (self.euid, self.egid);
-        if self.trust && owner_is_right { e.mode } else { e.mode & !0o6000 }
+        if self.trust && owner_is_right {
+            e.mode
+        } else {
+            e.mode & !0o6000
+        }
     }
 
     /// What will be left out of an entry, for the report.
@@ -93,11 +113,18 @@ impl Rules {
                 0o4000 => "setuid bit",
                 _ => "setuid and setgid bits",
             };
-            let why = if self.trust { "its owner cannot be restored" } else { "not trusted" };
+            let why = if self.trust {
+                "its owner cannot be restored"
+            } else {
+                "not trusted"
+            };
             tell(format!("{bits} left out: {why}"));
         }
         for x in e.xattrs.iter().flatten().filter(|x| !self.takes(&x.name)) {
-            tell(format!("attribute {} left out: not trusted", String::from_utf8_lossy(&x.name)));
+            tell(format!(
+                "attribute {} left out: not trusted",
+                String::from_utf8_lossy(&x.name)
+            ));
         }
     }
 
@@ -117,17 +144,27 @@ impl Rules {
     /// True when mode and owner are as they would be made.
     pub(crate) fn is_as_recorded(&self, e: &Entry, s: &Stat) -> bool {
         let (uid, gid) = self.owner(e);
-        (e.kind() == EntryKind::Symlink || s.st_mode & 0o7777 == self.mode(e)) && (!self.may_chown || (s.st_uid, s.st_gid) == (uid, gid))
+        (e.kind() == EntryKind::Symlink || s.st_mode & 0o7777 == self.mode(e))
+            && (!self.may_chown || (s.st_uid, s.st_gid) == (uid, gid))
     }
 
     /// The kinds of attributes that the target's file system refused.
     pub(crate) fn unsupported(&self) -> Vec<String> {
-        self.unsupported.lock().unwrap_or_else(|e| e.into_inner()).iter().cloned().collect()
+        self.unsupported
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .iter()
+            .cloned()
+            .collect()
     }
 
     fn refused(&self, name: &[u8], e: Errno) -> io::Result<()> {
         if !matches!(e, Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) {
-            return Err(io::Error::other(format!("attribute {}: {}", String::from_utf8_lossy(name), io::Error::from(e))));
+            return Err(io::Error::other(format!(
+                "attribute {}: {}",
+                String::from_utf8_lossy(name),
+                io::Error::from(e)
+            )));
         }
         let space = name.split(|b| *b == b'.').next().unwrap_or(name);
         let mut set = self.unsupported.lock().unwrap_or_else(|e| e.into_inner());
@@ -143,7 +180,8 @@ impl Rules {
         let (uid, gid) = self.owner(e);
         let inherits = self.inherits.load(Ordering::Relaxed);
         if self.may_chown {
-            if inherits || (uid, gid) != (self.euid, self.egid) || e.kind() == EntryKind::Directory {
+            if inherits || (uid, gid) != (self.euid, self.egid) || e.kind() == EntryKind::Directory
+            {
                 fs::fchown(fd, owner(uid), group(gid))?;
             }
         } else if (uid, gid) != (self.euid, self.egid) {
@@ -158,7 +196,8 @@ impl Rules {
             }
         }
         for x in e.xattrs.iter().flatten().filter(|x| self.takes(&x.name)) {
-            if let Err(error) = fs::fsetxattr(fd, x.name.as_slice(), &x.value, XattrFlags::empty()) {
+            if let Err(error) = fs::fsetxattr(fd, x.name.as_slice(), &x.value, XattrFlags::empty())
+            {
                 self.refused(&x.name, error)?;
             }
         }
@@ -176,15 +215,33 @@ impl Rules {
         }
         let here = proc_path(dir, Some(name));
         for x in e.xattrs.iter().flatten().filter(|x| self.takes(&x.name)) {
-            if let Err(error) = fs::lsetxattr(here.as_slice(), x.name.as_slice(), &x.value, XattrFlags::empty()) {
+            if let Err(error) = fs::lsetxattr(
+                here.as_slice(),
+                x.name.as_slice(),
+                &x.value,
+                XattrFlags::empty(),
+            ) {
                 self.refused(&x.name, error)?;
             }
         }
         if e.kind() != EntryKind::Symlink {
-            let fd = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-            fs::chmod(proc_path(&fd, None).as_slice(), Mode::from_raw_mode(self.mode(e)))?;
+            let fd = fs::openat(
+                dir,
+                name,
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            fs::chmod(
+                proc_path(&fd, None).as_slice(),
+                Mode::from_raw_mode(self.mode(e)),
+            )?;
         }
-        Ok(fs::utimensat(dir, name, &times(e), AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(fs::utimensat(
+            dir,
+            name,
+            &times(e),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?)
     }
 
     /// Applies everything to a directory, readable or not.
@@ -214,7 +271,10 @@ pub(crate) fn make_accessible(parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = fs::openat(parent, name, flags, Mode::empty())?;
     let mode = fs::fstat(&fd)?.st_mode & 0o7777 | 0o700;
-    Ok(fs::chmod(proc_path(&fd, None).as_slice(), Mode::from_raw_mode(mode))?)
+    Ok(fs::chmod(
+        proc_path(&fd, None).as_slice(),
+        Mode::from_raw_mode(mode),
+    )?)
 }
 
 /// A path that reaches an open descriptor, or a name in an open directory, whatever happens to the tree around it.
@@ -237,12 +297,24 @@ fn group(id: u32) -> Option<Gid> {
 }
 
 fn times(e: &Entry) -> Timestamps {
-    let at = |t: FileTime| Timespec { tv_sec: t.seconds, tv_nsec: t.nanoseconds as _ };
-    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
-    Timestamps { last_access: e.atime.map_or(omit, at), last_modification: at(e.mtime) }
+    let at = |t: FileTime| Timespec {
+        tv_sec: t.seconds,
+        tv_nsec: t.nanoseconds as _,
+    };
+    let omit = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT as _,
+    };
+    Timestamps {
+        last_access: e.atime.map_or(omit, at),
+        last_modification: at(e.mtime),
+    }
 }
 
 /// The time that a file has.
 pub(crate) fn mtime(s: &Stat) -> FileTime {
-    FileTime { seconds: s.st_mtime, nanoseconds: s.st_mtime_nsec as u32 }
+    FileTime {
+        seconds: s.st_mtime,
+        nanoseconds: s.st_mtime_nsec as u32,
+    }
 }

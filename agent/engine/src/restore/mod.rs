@@ -34,6 +34,7 @@ mod meta;
 mod plan;
 mod select;
 mod space;
+mod stand;
 mod target;
 pub(crate) mod window;
 mod write;
@@ -141,7 +142,9 @@ pub enum RestoreError {
         cause: io::Error,
     },
     /// It would not fit; found out before anything was written.
-    #[error("not enough space in {path}: {needed} bytes are needed, {free} are free; nothing was written")]
+    #[error(
+        "not enough space in {path}: {needed} bytes are needed, {free} are free; nothing was written"
+    )]
     Space {
         /// Where.
         path: String,
@@ -151,7 +154,9 @@ pub enum RestoreError {
         free: u64,
     },
     /// It did not fit.
-    #[error("no space left while restoring {path}: {cause}; files restored so far are whole and stay, run it again to go on")]
+    #[error(
+        "no space left while restoring {path}: {cause}; files restored so far are whole and stay, run it again to go on"
+    )]
     Full {
         /// Which file did not fit.
         path: String,
@@ -182,13 +187,18 @@ pub fn run(
 ) -> Result<Report, RestoreError> {
     let begun = Instant::now();
     let select = options.select.iter().map(|p| {
-        normal(p).map_err(|cause| RestoreError::Path { path: String::from_utf8_lossy(p).into_owned(), cause })
+        normal(p).map_err(|cause| RestoreError::Path {
+            path: String::from_utf8_lossy(p).into_owned(),
+            cause,
+        })
     });
     let select = select.collect::<Result<Vec<_>, _>>()?;
     let selection = Selection::new(&select, &options.include, &options.exclude)?;
     let rules = meta::Rules::new(options.trust, options.numeric_ids);
-    let target_error =
-        |cause: io::Error| RestoreError::Target { path: options.target.display().to_string(), cause };
+    let target_error = |cause: io::Error| RestoreError::Target {
+        path: options.target.display().to_string(),
+        cause,
+    };
 
     progress.event(Event::Phase("reading the snapshot"));
     let mut reader = ChunkReader::new(repository, lookup);
@@ -199,8 +209,24 @@ pub fn run(
         Err(e) if options.dry_run && e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(target_error(e)),
     };
-    let shared = write::Shared::new(repository, lookup, options, &rules, progress, cancel, manifest.entries);
-    space::check(&shared, target.as_ref(), &mut reader, &manifest, &ranges, &selection, &snapshot.body.totals)?;
+    let shared = write::Shared::new(
+        repository,
+        lookup,
+        options,
+        &rules,
+        progress,
+        cancel,
+        manifest.entries,
+    );
+    space::check(
+        &shared,
+        target.as_ref(),
+        &mut reader,
+        &manifest,
+        &ranges,
+        &selection,
+        &snapshot.body.totals,
+    )?;
     drop(reader);
 
     progress.event(Event::Phase("restoring"));
@@ -221,11 +247,30 @@ pub fn run(
                 scope.spawn(move || worker.run(&receive));
             }
             drop(receive);
-            let planner = plan::Planner::new(&shared, &selection, Some(target), &again, refs, fetch, Some(send));
+            let planner = plan::Planner::new(
+                &shared,
+                &selection,
+                Some(target),
+                &again,
+                refs,
+                fetch,
+                Some(send),
+            );
             // An error of the planner must stop the workers too; the scope waits for them.
-            planner.run(&manifest, &ranges).inspect_err(|_| shared.stop())
+            planner
+                .run(&manifest, &ranges)
+                .inspect_err(|_| shared.stop())
         }),
-        _ => plan::Planner::new(&shared, &selection, target.as_ref(), &again, refs, fetch, None).run(&manifest, &ranges),
+        _ => plan::Planner::new(
+            &shared,
+            &selection,
+            target.as_ref(),
+            &again,
+            refs,
+            fetch,
+            None,
+        )
+        .run(&manifest, &ranges),
     };
     if let Some(target) = &target {
         shared.remove_temps(target);
@@ -236,7 +281,10 @@ pub fn run(
         None => Ok(cancel.check()?),
     };
     stopped(&shared)?;
-    for path in selection.paths().filter(|p| !p.is_empty() && !planned.found.contains(*p)) {
+    for path in selection
+        .paths()
+        .filter(|p| !p.is_empty() && !planned.found.contains(*p))
+    {
         shared.problem(path, "there is no such path in the snapshot");
     }
 
@@ -244,7 +292,8 @@ pub fn run(
     let mut verified = 0;
     if let Some(target) = &target {
         if !options.dry_run {
-            planned.skipped += finish::links(&shared, target, &manifest, &ranges, &again, &planned)?;
+            planned.skipped +=
+                finish::links(&shared, target, &manifest, &ranges, &again, &planned)?;
             finish::leftovers(target, &planned.leftovers);
             stopped(&shared)?;
         }
@@ -253,7 +302,8 @@ pub fn run(
                 shared.note("nothing was deleted: a part of the manifest is lost, so it is not known what the snapshot has".into());
             } else {
                 progress.event(Event::Phase("deleting"));
-                let root = selection.selects_all() && snapshot.body.paths.iter().any(|p| p.as_slice() == b"/");
+                let root = selection.selects_all()
+                    && snapshot.body.paths.iter().any(|p| p.as_slice() == b"/");
                 deleted = delete::run(&shared, target, &manifest, &ranges, &selection, root)?;
             }
         }
@@ -277,7 +327,9 @@ pub fn run(
     }
     match shared.torn.load(Ordering::Relaxed) {
         0 => {}
-        n => shared.note(format!("{n} files changed while they were backed up: their content may be of different moments")),
+        n => shared.note(format!(
+            "{n} files changed while they were backed up: their content may be of different moments"
+        )),
     }
     let left_out = take(&shared.left_out);
     let problems = take(&shared.problems);

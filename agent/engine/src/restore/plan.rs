@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{self, FileType, Mode, Stat};
 
 use super::meta::{self, Rules};
 use super::select::{Selection, Want};
+use super::stand::Decision;
 use super::target::{self, Dirs, Target};
 use super::window::{self, FileJob, Gathered, Resolver, Window};
 use super::write::{Shared, Work};
@@ -36,7 +36,7 @@ pub(crate) struct Holder {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Not made yet: made when something beneath is wanted.
     Pending,
     /// It is there; `fresh` when nothing was in it before.
@@ -57,15 +57,6 @@ struct Level {
     state: State,
 }
 
-/// What becomes of an entry where something may stand already.
-enum Decision {
-    Restore,
-    /// It is there already.
-    Right,
-    /// Something else is there and stays.
-    Keep,
-}
-
 /// What the planner found out, for the passes after it.
 #[derive(Default)]
 pub(crate) struct Planned {
@@ -84,12 +75,12 @@ pub(crate) struct Planned {
 
 /// See the module.
 pub(crate) struct Planner<'s, 'a> {
-    shared: &'s Shared<'a>,
+    pub(super) shared: &'s Shared<'a>,
     selection: &'s Selection,
-    rules: &'s Rules,
+    pub(super) rules: &'s Rules,
     /// `None`: a dry run into a directory that does not exist.
-    target: Option<&'s Target>,
-    dirs: Option<Dirs<'s>>,
+    pub(super) target: Option<&'s Target>,
+    pub(super) dirs: Option<Dirs<'s>>,
     /// Directories that get their metadata, and hard links that are made, when the content is there.
     again: &'s Bits,
     refs: RefCursor,
@@ -103,7 +94,7 @@ pub(crate) struct Planner<'s, 'a> {
     empties: Vec<Arc<FileJob>>,
     window_refs: usize,
     fetch: u32,
-    work: Option<Sender<Work>>,
+    pub(super) work: Option<Sender<Work>>,
     pub(crate) planned: Planned,
 }
 
@@ -140,12 +131,16 @@ impl<'s, 'a> Planner<'s, 'a> {
         }
     }
 
-    fn is_dry(&self) -> bool {
+    pub(super) fn is_dry(&self) -> bool {
         self.work.is_none()
     }
 
     /// Goes through the given parts of the manifest.
-    pub(crate) fn run(mut self, manifest: &Manifest, ranges: &[Range<usize>]) -> Result<Planned, RestoreError> {
+    pub(crate) fn run(
+        mut self,
+        manifest: &Manifest,
+        ranges: &[Range<usize>],
+    ) -> Result<Planned, RestoreError> {
         for lost in &manifest.lost {
             self.lost(b"", lost);
         }
@@ -182,11 +177,18 @@ impl<'s, 'a> Planner<'s, 'a> {
 
     fn lost(&mut self, after: &[u8], e: &ObjectError) {
         self.planned.incomplete = true;
-        self.shared.problem(after, format!("entries of the snapshot after this path are lost: {e}"));
+        self.shared.problem(
+            after,
+            format!("entries of the snapshot after this path are lost: {e}"),
+        );
     }
 
     fn entry(&mut self, entry: Entry, number: u64, first_ref: u64) -> Result<(), RestoreError> {
-        while self.stack.last().is_some_and(|l| !manifest::is_beneath(&entry.path, &l.path)) {
+        while self
+            .stack
+            .last()
+            .is_some_and(|l| !manifest::is_beneath(&entry.path, &l.path))
+        {
             self.stack.pop();
         }
         let (parent, name) = target::split(&entry.path);
@@ -199,7 +201,10 @@ impl<'s, 'a> Planner<'s, 'a> {
         }
         if !self.no_directory.is_empty() && manifest::is_beneath(&entry.path, &self.no_directory) {
             if want == Want::Yes {
-                self.shared.problem(&entry.path, "not restored: the snapshot has something beneath what is no directory");
+                self.shared.problem(
+                    &entry.path,
+                    "not restored: the snapshot has something beneath what is no directory",
+                );
             }
             return Ok(());
         }
@@ -214,7 +219,13 @@ impl<'s, 'a> Planner<'s, 'a> {
         if is_dir {
             let selected = want == Want::Yes && !entry.has_flag(FLAG_PARENT);
             let path = entry.path.clone();
-            self.stack.push(Level { path, entry: Some(Box::new(entry)), number, selected, state: State::Pending });
+            self.stack.push(Level {
+                path,
+                entry: Some(Box::new(entry)),
+                number,
+                selected,
+                state: State::Pending,
+            });
             if want == Want::Yes {
                 self.ensure();
                 self.planned.directories += u64::from(selected);
@@ -223,7 +234,9 @@ impl<'s, 'a> Planner<'s, 'a> {
         }
         let state = self.ensure();
         if state == State::Failed {
-            return Ok(self.shared.problem(&entry.path, "not restored: its directory could not be made"));
+            self.shared
+                .problem(&entry.path, "not restored: its directory could not be made");
+            return Ok(());
         }
         match entry.kind() {
             EntryKind::File => self.file(entry, number, first_ref, state),
@@ -242,7 +255,13 @@ impl<'s, 'a> Planner<'s, 'a> {
         }
         for end in (known + 1..=parent.len()).filter(|&i| i == parent.len() || parent[i] == b'/') {
             let path = parent[..end].to_vec();
-            self.stack.push(Level { path, entry: None, number: 0, selected: false, state: State::Pending });
+            self.stack.push(Level {
+                path,
+                entry: None,
+                number: 0,
+                selected: false,
+                state: State::Pending,
+            });
         }
     }
 
@@ -259,7 +278,8 @@ impl<'s, 'a> Planner<'s, 'a> {
                     _ => {
                         let made = self.make(i, above == (State::There { fresh: true }));
                         made.unwrap_or_else(|e| {
-                            self.shared.io_problem(&self.stack[i].path, "make the directory", &e);
+                            self.shared
+                                .io_problem(&self.stack[i].path, "make the directory", &e);
                             State::Failed
                         })
                     }
@@ -277,7 +297,11 @@ impl<'s, 'a> Planner<'s, 'a> {
         let dirs = self.dirs.as_mut().expect("there is a target");
         let dir = dirs.open(parent)?;
         let never = self.shared.options.overwrite == Overwrite::Never;
-        match if in_fresh { None } else { target::stat(&dir, name)? } {
+        match if in_fresh {
+            None
+        } else {
+            target::stat(&dir, name)?
+        } {
             Some(s) if target::type_of(&s) == FileType::Directory => {
                 let finish = level.selected && !never;
                 if !dry {
@@ -294,9 +318,14 @@ impl<'s, 'a> Planner<'s, 'a> {
                 return Ok(State::There { fresh: false });
             }
             Some(s) => {
-                let newer = level.entry.as_ref().is_some_and(|e| e.mtime > meta::mtime(&s));
+                let newer = level
+                    .entry
+                    .as_ref()
+                    .is_some_and(|e| e.mtime > meta::mtime(&s));
                 if never || (self.shared.options.overwrite == Overwrite::IfNewer && !newer) {
-                    return Err(io::Error::other("something that is no directory stands in its place, and may not be replaced"));
+                    return Err(io::Error::other(
+                        "something that is no directory stands in its place, and may not be replaced",
+                    ));
                 }
                 if dry {
                     return Ok(State::Imagined);
@@ -328,49 +357,13 @@ impl<'s, 'a> Planner<'s, 'a> {
         });
     }
 
-    /// What stands at an entry's name, and in which directory.
-    fn existing(&mut self, path: &[u8], state: State) -> io::Result<(Option<Arc<OwnedFd>>, Option<Stat>)> {
-        let (Some(dirs), State::There { fresh }) = (self.dirs.as_mut(), state) else { return Ok((None, None)) };
-        let (parent, name) = target::split(path);
-        let dir = dirs.open(parent)?;
-        let found = if fresh { None } else { target::stat(&dir, name)? };
-        Ok((Some(dir), found))
-    }
-
-    fn decide(&self, entry: &Entry, found: Option<&Stat>, same: impl Fn(&Stat) -> bool) -> Decision {
-        let Some(s) = found else { return Decision::Restore };
-        match self.shared.options.overwrite {
-            Overwrite::Always => Decision::Restore,
-            Overwrite::Never => Decision::Keep,
-            Overwrite::IfChanged if same(s) => Decision::Right,
-            Overwrite::IfChanged => Decision::Restore,
-            Overwrite::IfNewer if entry.mtime > meta::mtime(s) => Decision::Restore,
-            Overwrite::IfNewer if same(s) => Decision::Right,
-            Overwrite::IfNewer => Decision::Keep,
-        }
-    }
-
-    /// Makes way for something that is no directory where one stands. False: told, and not to be restored.
-    fn make_way(&mut self, entry: &Entry, dir: &OwnedFd, found: Option<&Stat>) -> bool {
-        if found.is_none_or(|s| target::type_of(s) != FileType::Directory) || self.is_dry() {
-            return true;
-        }
-        let name = target::split(&entry.path).1;
-        let removed = match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTEMPTY | Errno::EXIST) if self.shared.options.delete => target::remove_all(dir, name).map(drop),
-            Err(Errno::NOTEMPTY | Errno::EXIST) => Err(io::Error::other("a directory that is not empty stands in its place")),
-            other => other.map_err(Into::into),
-        };
-        if let Some(dirs) = self.dirs.as_mut() {
-            dirs.forget(&entry.path);
-        }
-        if let Err(e) = &removed {
-            self.shared.io_problem(&entry.path, "restore it", e);
-        }
-        removed.is_ok()
-    }
-
-    fn file(&mut self, mut entry: Entry, number: u64, first_ref: u64, state: State) -> Result<(), RestoreError> {
+    fn file(
+        &mut self,
+        mut entry: Entry,
+        number: u64,
+        first_ref: u64,
+        state: State,
+    ) -> Result<(), RestoreError> {
         let linked = entry.link.filter(|_| !self.is_dry());
         if linked.is_some_and(|l| self.planned.links.contains_key(&l)) {
             self.again.set(number);
@@ -378,17 +371,28 @@ impl<'s, 'a> Planner<'s, 'a> {
         }
         let (dir, found) = match self.existing(&entry.path, state) {
             Ok(x) => x,
-            Err(e) => return Ok(self.shared.io_problem(&entry.path, "restore it", &e)),
+            Err(e) => {
+                self.shared.io_problem(&entry.path, "restore it", &e);
+                return Ok(());
+            }
         };
         let same = |s: &Stat| {
-            target::type_of(s) == FileType::RegularFile && s.st_size as u64 == entry.len() && meta::mtime(s) == entry.mtime
+            target::type_of(s) == FileType::RegularFile
+                && s.st_size as u64 == entry.len()
+                && meta::mtime(s) == entry.mtime
         };
         let decision = self.decide(&entry, found.as_ref(), same);
         if let (Some(link), false) = (linked, matches!(decision, Decision::Keep)) {
             let cost = entry.path.len() + 96;
             if self.links_bytes + cost <= LINKS_BYTES {
                 self.links_bytes += cost;
-                self.planned.links.insert(link, Holder { number, path: entry.path.as_slice().into() });
+                self.planned.links.insert(
+                    link,
+                    Holder {
+                        number,
+                        path: entry.path.as_slice().into(),
+                    },
+                );
             } else if self.links_bytes <= LINKS_BYTES {
                 self.links_bytes = LINKS_BYTES + 1;
                 self.shared.note("more hard links than can be remembered: further ones are restored as files of their own".into());
@@ -432,27 +436,6 @@ impl<'s, 'a> Planner<'s, 'a> {
         Ok(())
     }
 
-    /// A file with the right content, but perhaps not the right mode and owner.
-    fn correct(&self, entry: &Entry, dir: &OwnedFd, s: &Stat) {
-        use std::os::fd::AsFd;
-        if self.rules.is_as_recorded(entry, s) {
-            return;
-        }
-        let name = target::split(&entry.path).1;
-        let done = (|| -> io::Result<()> {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let fd = fs::openat(dir, name, flags, Mode::empty())?;
-            let now = fs::fstat(&fd)?;
-            if (now.st_dev, now.st_ino) != (s.st_dev, s.st_ino) {
-                return Err(io::Error::other("it was exchanged meanwhile"));
-            }
-            self.rules.apply(fd.as_fd(), entry)
-        })();
-        if let Err(e) = done {
-            self.shared.io_problem(&entry.path, "correct its owner and mode", &e);
-        }
-    }
-
     /// Takes the file's chunks into the window.
     fn gather(&mut self, job: &Arc<FileJob>, first_ref: u64) -> Result<(), RestoreError> {
         let (mut at, mut left) = (first_ref, job.entry.refs() as usize);
@@ -463,10 +446,18 @@ impl<'s, 'a> Planner<'s, 'a> {
         while left > 0 && !self.shared.is_stopped() {
             let n = left.min(window::REFS);
             let first = self.gathered.ids.len();
-            if let Err(e) = self.refs.read(&mut self.refs_reader, at, n as u64, &mut self.gathered.ids) {
+            if let Err(e) =
+                self.refs
+                    .read(&mut self.refs_reader, at, n as u64, &mut self.gathered.ids)
+            {
                 self.gathered.ids.truncate(first);
                 let dirs = self.dirs.as_mut().expect("there is a target");
-                self.shared.give_up(dirs, job, |s| s.problem(&job.entry.path, format!("not restored, its content is lost: {e}")));
+                self.shared.give_up(dirs, job, |s| {
+                    s.problem(
+                        &job.entry.path,
+                        format!("not restored, its content is lost: {e}"),
+                    )
+                });
                 return Ok(());
             }
             self.gathered.push(job, first);
@@ -487,12 +478,24 @@ impl<'s, 'a> Planner<'s, 'a> {
         self.window_refs = (self.window_refs * 4).min(window::REFS);
         let gathered = std::mem::take(&mut self.gathered);
         let (shared, dirs) = (self.shared, self.dirs.as_mut().expect("there is a target"));
-        let window = Window::resolve(gathered, &mut self.resolver, &mut self.refs_reader, &mut |r| {
-            shared.give_up(dirs, &r.file, |s| s.problem(&r.file.entry.path, format!("not restored, its content is lost: {}", r.why)));
-        })
+        let window = Window::resolve(
+            gathered,
+            &mut self.resolver,
+            &mut self.refs_reader,
+            &mut |r| {
+                shared.give_up(dirs, &r.file, |s| {
+                    s.problem(
+                        &r.file.entry.path,
+                        format!("not restored, its content is lost: {}", r.why),
+                    )
+                });
+            },
+        )
         .map_err(RestoreError::Index)?;
         let work = self.work.as_ref().expect("no dry run");
-        Arc::new(window).tasks(self.fetch, &mut |task| !shared.is_stopped() && work.send(Work::Fetch(task)).is_ok());
+        Arc::new(window).tasks(self.fetch, &mut |task| {
+            !shared.is_stopped() && work.send(Work::Fetch(task)).is_ok()
+        });
         Ok(())
     }
 
@@ -502,78 +505,13 @@ impl<'s, 'a> Planner<'s, 'a> {
             let _ = work.send(Work::Empty(std::mem::take(&mut self.empties)));
         }
     }
-
-    /// Symlinks, fifos, devices: made at once.
-    fn other(&mut self, entry: &Entry, number: u64, state: State) {
-        match entry.kind() {
-            EntryKind::Socket => return self.shared.leave_out(&entry.path, "a socket: the program that listens on it makes it"),
-            EntryKind::CharDevice | EntryKind::BlockDevice if !self.shared.options.trust => {
-                return self.shared.leave_out(&entry.path, "device left out: not trusted");
-            }
-            _ => {}
-        }
-        let (dir, found) = match self.existing(&entry.path, state) {
-            Ok(x) => x,
-            Err(e) => return self.shared.io_problem(&entry.path, "restore it", &e),
-        };
-        let name = target::split(&entry.path).1;
-        let same = |s: &Stat| match (entry.kind(), target::type_of(s)) {
-            (EntryKind::Symlink, FileType::Symlink) => {
-                let there = dir.as_ref().and_then(|d| fs::readlinkat(&**d, name, Vec::new()).ok());
-                there.is_some_and(|t| Some(t.as_bytes()) == entry.target.as_ref().map(|t| t.as_slice()))
-            }
-            (EntryKind::Fifo, FileType::Fifo) => true,
-            (EntryKind::CharDevice, FileType::CharacterDevice) | (EntryKind::BlockDevice, FileType::BlockDevice) => {
-                entry.device == Some([fs::major(s.st_rdev), fs::minor(s.st_rdev)])
-            }
-            _ => false,
-        };
-        let decision = self.decide(entry, found.as_ref(), same);
-        let right = matches!(decision, Decision::Right);
-        if matches!(decision, Decision::Keep) || (right && self.is_dry()) {
-            self.planned.skipped += u64::from(!right);
-            self.planned.others += u64::from(right);
-            return;
-        }
-        self.planned.others += 1;
-        let Some(dir) = dir.filter(|_| !self.is_dry()) else { return self.shared.progress.event(Event::Item(&entry.path)) };
-        if !right && !self.make_way(entry, &dir, found.as_ref()) {
-            return;
-        }
-        let made = if right { self.rules.apply_at(&dir, name, entry) } else { self.make_other(entry, &dir, name) };
-        match made {
-            Ok(()) => {
-                self.shared.done.set(number);
-                self.shared.tell_of(entry);
-            }
-            Err(e) => self.shared.io_problem(&entry.path, "restore it", &e),
-        }
-    }
-
-    fn make_other(&self, entry: &Entry, dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
-        let temp = self.target.expect("there is a target").temp_name();
-        let private = Mode::RUSR | Mode::WUSR;
-        let [major, minor] = entry.device.unwrap_or_default();
-        let device = fs::makedev(major, minor);
-        match entry.kind() {
-            EntryKind::Symlink => {
-                let to = entry.target.as_ref().map_or(&b""[..], |t| t.as_slice());
-                fs::symlinkat(to, dir, temp.as_slice())?;
-            }
-            EntryKind::Fifo => fs::mknodat(dir, temp.as_slice(), FileType::Fifo, private, 0)?,
-            EntryKind::CharDevice => fs::mknodat(dir, temp.as_slice(), FileType::CharacterDevice, private, device)?,
-            _ => fs::mknodat(dir, temp.as_slice(), FileType::BlockDevice, private, device)?,
-        }
-        let replace = self.shared.options.overwrite != Overwrite::Never;
-        let done = self.rules.apply_at(dir, &temp, entry).and_then(|()| target::put_in_place(dir, &temp, name, replace));
-        if done.is_err() {
-            let _ = target::unlink(dir, &temp);
-        }
-        done
-    }
 }
 
 /// A stored path of something in a directory.
 pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
+    if dir.is_empty() {
+        name.to_vec()
+    } else {
+        [dir, b"/", name].concat()
+    }
 }

@@ -27,7 +27,10 @@ pub(crate) struct Selection {
 /// A stored path as a person may write it: slashes at both ends are dropped. The empty path means everything.
 pub(crate) fn normal(path: &[u8]) -> Result<Vec<u8>, EntryError> {
     let from = path.iter().position(|b| *b != b'/').unwrap_or(path.len());
-    let to = path.iter().rposition(|b| *b != b'/').map_or(from, |i| i + 1);
+    let to = path
+        .iter()
+        .rposition(|b| *b != b'/')
+        .map_or(from, |i| i + 1);
     let path = path[from..to].to_vec();
     if !path.is_empty() {
         manifest::check_path(&path)?;
@@ -36,7 +39,11 @@ pub(crate) fn normal(path: &[u8]) -> Result<Vec<u8>, EntryError> {
 }
 
 impl Selection {
-    pub(crate) fn new(select: &[Vec<u8>], include: &[String], exclude: &[String]) -> Result<Self, PatternError> {
+    pub(crate) fn new(
+        select: &[Vec<u8>],
+        include: &[String],
+        exclude: &[String],
+    ) -> Result<Self, PatternError> {
         let mut paths = HashSet::new();
         let mut above = HashSet::new();
         for p in select {
@@ -45,7 +52,12 @@ impl Selection {
             }
             paths.insert(p.clone());
         }
-        Ok(Selection { paths, above, include: Patterns::new(include)?, exclude: Patterns::new(exclude)? })
+        Ok(Selection {
+            paths,
+            above,
+            include: Patterns::new(include)?,
+            exclude: Patterns::new(exclude)?,
+        })
     }
 
     /// True when everything is wanted.
@@ -59,9 +71,14 @@ impl Selection {
     }
 
     pub(crate) fn want(&self, path: &[u8]) -> Want {
-        let selected = self.selects_all() || ancestors_and_self(path).any(|p| self.paths.contains(p));
+        let selected =
+            self.selects_all() || ancestors_and_self(path).any(|p| self.paths.contains(p));
         if !selected {
-            return if self.above.contains(path) { Want::Above } else { Want::No };
+            return if self.above.contains(path) {
+                Want::Above
+            } else {
+                Want::No
+            };
         }
         if !self.exclude.is_empty() && self.exclude.matches_or_above(path) {
             return Want::No;
@@ -85,7 +102,9 @@ impl Selection {
 }
 
 fn ancestors_and_self(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    (0..=path.len()).filter(|&i| i == path.len() || path[i] == b'/').map(|i| &path[..i])
+    (0..=path.len())
+        .filter(|&i| i == path.len() || path[i] == b'/')
+        .map(|i| &path[..i])
 }
 
 #[cfg(test)]
@@ -96,7 +115,10 @@ mod tests {
     fn table() {
         let s = |select: &[&str], include: &[&str], exclude: &[&str]| {
             let own = |l: &[&str]| l.iter().map(|s| s.to_string()).collect::<Vec<_>>();
-            let paths: Vec<_> = select.iter().map(|p| normal(p.as_bytes()).unwrap()).collect();
+            let paths: Vec<_> = select
+                .iter()
+                .map(|p| normal(p.as_bytes()).unwrap())
+                .collect();
             Selection::new(&paths, &own(include), &own(exclude)).unwrap()
         };
         assert!(s(&[], &[], &[]).is_all());

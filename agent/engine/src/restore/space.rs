@@ -32,7 +32,10 @@ pub(crate) fn check(
     };
     // The snapshot's own totals count holes and hard links too: enough in most cases, and no pass over the manifest.
     if selection.is_all() && free(b"").is_none_or(|f| totals.bytes <= f) {
-        shared.progress.event(Event::Total { items: totals.files, bytes: totals.bytes });
+        shared.progress.event(Event::Total {
+            items: totals.files,
+            bytes: totals.bytes,
+        });
         return Ok(());
     }
     let mut dirs = target.map(Dirs::new);
@@ -45,7 +48,9 @@ pub(crate) fn check(
     for i in ranges.iter().cloned().flatten() {
         shared.cancel.check()?;
         // A lost part is told later.
-        let Ok(entries) = manifest.entries(reader, i, &mut after) else { continue };
+        let Ok(entries) = manifest.entries(reader, i, &mut after) else {
+            continue;
+        };
         for (entry, _) in entries {
             if entry.kind() != EntryKind::File || selection.want(&entry.path) != Want::Yes {
                 continue;
@@ -70,7 +75,12 @@ pub(crate) fn check(
     for (needed, at) in needed.into_values() {
         match free(&at) {
             Some(free) if needed > free => {
-                let path = shared.options.target.join(String::from_utf8_lossy(&at).as_ref()).display().to_string();
+                let path = shared
+                    .options
+                    .target
+                    .join(String::from_utf8_lossy(&at).as_ref())
+                    .display()
+                    .to_string();
                 return Err(RestoreError::Space { path, needed, free });
             }
             _ => {}
@@ -97,12 +107,21 @@ fn device_of(dirs: &mut Dirs<'_>, path: &[u8], needed: &mut HashMap<u64, (u64, V
 /// Bytes that a file will take beyond what stands there already.
 fn missing(shared: &Shared<'_>, dirs: &mut Dirs<'_>, entry: &Entry) -> u64 {
     let (parent, name) = target::split(&entry.path);
-    let there = dirs.open(parent).ok().and_then(|d| target::stat(&d, name).ok().flatten());
-    let Some(s) = there else { return entry.stored_len() };
-    let same = target::type_of(&s) == FileType::RegularFile && s.st_size as u64 == entry.len() && meta::mtime(&s) == entry.mtime;
+    let there = dirs
+        .open(parent)
+        .ok()
+        .and_then(|d| target::stat(&d, name).ok().flatten());
+    let Some(s) = there else {
+        return entry.stored_len();
+    };
+    let same = target::type_of(&s) == FileType::RegularFile
+        && s.st_size as u64 == entry.len()
+        && meta::mtime(&s) == entry.mtime;
     match shared.options.overwrite {
         Overwrite::Never => 0,
         Overwrite::IfChanged if same => 0,
-        _ => entry.stored_len().saturating_sub((s.st_blocks as u64).saturating_mul(512)),
+        _ => entry
+            .stored_len()
+            .saturating_sub((s.st_blocks as u64).saturating_mul(512)),
     }
 }

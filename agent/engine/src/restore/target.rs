@@ -37,12 +37,24 @@ impl Target {
     /// Opens the target, which `create` may make (private: it has no entry in a snapshot).
     pub(crate) fn open(path: &Path, create: bool) -> io::Result<Target> {
         if create {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)?;
         }
-        let root = fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root = fs::open(
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let mut run = [0; 8];
         getrandom::fill(&mut run).map_err(|e| io::Error::other(e.to_string()))?;
-        Ok(Target { root, without_openat2: AtomicBool::new(false), run, counter: AtomicU64::new(0) })
+        Ok(Target {
+            root,
+            without_openat2: AtomicBool::new(false),
+            run,
+            counter: AtomicU64::new(0),
+        })
     }
 
     /// Opens a directory by its stored path; the empty path is the target.
@@ -52,9 +64,16 @@ impl Target {
             return Ok(fs::openat(&self.root, c".", flags, Mode::empty())?);
         }
         if !self.without_openat2.load(Ordering::Relaxed) {
-            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let resolve =
+                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             for _ in 0..TRIES {
-                match fs::openat2(&self.root, path, flags | OFlags::NOFOLLOW, Mode::empty(), resolve) {
+                match fs::openat2(
+                    &self.root,
+                    path,
+                    flags | OFlags::NOFOLLOW,
+                    Mode::empty(),
+                    resolve,
+                ) {
                     Err(Errno::AGAIN | Errno::INTR) => {}
                     // Some sandboxes answer EPERM to system calls that they do not know.
                     Err(Errno::NOSYS | Errno::PERM) => {
@@ -92,8 +111,11 @@ impl Target {
 
 /// True for names that [`Target::temp_name`] makes, of any run.
 pub(crate) fn is_temp_name(name: &[u8]) -> bool {
-    let digits = name.strip_prefix(TEMP_PREFIX).and_then(|n| n.strip_suffix(TEMP_SUFFIX));
-    digits.is_some_and(|d| d.len() == 24 && d.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    let digits = name
+        .strip_prefix(TEMP_PREFIX)
+        .and_then(|n| n.strip_suffix(TEMP_SUFFIX));
+    digits
+        .is_some_and(|d| d.len() == 24 && d.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 /// Directory and name of a stored path.
@@ -112,7 +134,10 @@ pub(crate) struct Dirs<'t> {
 
 impl<'t> Dirs<'t> {
     pub(crate) fn new(target: &'t Target) -> Self {
-        Dirs { target, open: VecDeque::new() }
+        Dirs {
+            target,
+            open: VecDeque::new(),
+        }
     }
 
     pub(crate) fn open(&mut self, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
@@ -131,7 +156,8 @@ impl<'t> Dirs<'t> {
 
     /// Drops what lies at or beneath a path that was removed.
     pub(crate) fn forget(&mut self, path: &[u8]) {
-        self.open.retain(|(p, _)| !crate::manifest::is_beneath(p, path));
+        self.open
+            .retain(|(p, _)| !crate::manifest::is_beneath(p, path));
     }
 }
 
@@ -162,7 +188,12 @@ pub(crate) fn create_temp(target: &Target, dir: &OwnedFd) -> io::Result<(Vec<u8>
 }
 
 /// Gives a finished file its name. `replace`: what stands there may go.
-pub(crate) fn put_in_place(dir: &OwnedFd, temp: &[u8], name: &[u8], replace: bool) -> io::Result<()> {
+pub(crate) fn put_in_place(
+    dir: &OwnedFd,
+    temp: &[u8],
+    name: &[u8],
+    replace: bool,
+) -> io::Result<()> {
     if replace {
         return Ok(fs::renameat(dir, temp, dir, name)?);
     }
@@ -181,7 +212,10 @@ pub(crate) fn unlink(dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
 }
 
 /// The names in a directory.
-pub(crate) fn names(dir: &OwnedFd, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn names(
+    dir: &OwnedFd,
+    each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     // The descriptor at hand is only a path.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     for entry in Dir::new(fs::openat(dir, c".", flags, Mode::empty())?)? {
@@ -201,7 +235,9 @@ pub(crate) fn remove_all(dir: &OwnedFd, name: &[u8]) -> io::Result<u64> {
 }
 
 fn remove_level(dir: &OwnedFd, name: &[u8], device: u64, depth: usize) -> io::Result<u64> {
-    let Some(s) = stat(dir, name)? else { return Ok(0) };
+    let Some(s) = stat(dir, name)? else {
+        return Ok(0);
+    };
     if type_of(&s) != FileType::Directory {
         unlink(dir, name)?;
         return Ok(1);
@@ -244,10 +280,20 @@ mod tests {
         symlink(&outside, inside.join("a/out")).unwrap();
         symlink("b", inside.join("a/in")).unwrap();
         for by_components in [false, true] {
-            target.without_openat2.store(by_components, Ordering::Relaxed);
+            target
+                .without_openat2
+                .store(by_components, Ordering::Relaxed);
             assert!(target.dir(b"a/b").is_ok());
             assert!(target.dir(b"").is_ok());
-            for bad in [&b"a/out"[..], b"a/out/deep", b"a/in", b"../outside", b"a/../../outside", b"/etc", b"a/b/../../../outside"] {
+            for bad in [
+                &b"a/out"[..],
+                b"a/out/deep",
+                b"a/in",
+                b"../outside",
+                b"a/../../outside",
+                b"/etc",
+                b"a/b/../../../outside",
+            ] {
                 assert!(target.dir(bad).is_err(), "{}", String::from_utf8_lossy(bad));
             }
         }
@@ -259,7 +305,12 @@ mod tests {
         let target = Target::open(scratch.path(), false).unwrap();
         assert!(is_temp_name(&target.temp_name()));
         assert_ne!(target.temp_name(), target.temp_name());
-        for other in [&b".keepwatch-.tmp"[..], b".keepwatch-0123456789abcdef0123456G.tmp", b"x", b".keepwatch-0123456789abcdef01234567.tmp2"] {
+        for other in [
+            &b".keepwatch-.tmp"[..],
+            b".keepwatch-0123456789abcdef0123456G.tmp",
+            b"x",
+            b".keepwatch-0123456789abcdef01234567.tmp2",
+        ] {
             assert!(!is_temp_name(other));
         }
     }

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::chunks::ChunkReader;
 use crate::ids::{ChunkId, ChunkKind, ObjectId};
@@ -78,7 +78,12 @@ impl FileJob {
     }
 
     /// Calls `each` with offset in the file and length of every part of a piece of content.
-    pub(crate) fn place_ranges<E>(&self, at: u64, length: u64, each: &mut dyn FnMut(u64, u64) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn place_ranges<E>(
+        &self,
+        at: u64,
+        length: u64,
+        each: &mut dyn FnMut(u64, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
         if self.runs.is_empty() {
             return each(at, length);
         }
@@ -86,7 +91,10 @@ impl FileJob {
         let mut run = self.runs.partition_point(|r| r.0 <= at).saturating_sub(1);
         while left > 0 {
             let (content, file) = self.runs[run];
-            let n = self.runs.get(run + 1).map_or(left, |next| (next.0 - at).min(left));
+            let n = self
+                .runs
+                .get(run + 1)
+                .map_or(left, |next| (next.0 - at).min(left));
             each(file + (at - content), n)?;
             at += n;
             left -= n;
@@ -96,7 +104,13 @@ impl FileJob {
     }
 
     /// Calls `each` with the offset in the file of every part of a piece of content.
-    pub(crate) fn place<E>(&self, at: u64, bytes: &[u8], each: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn place<E>(
+        &self,
+        at: u64,
+        bytes: &[u8],
+        each: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut rest = bytes;
         self.place_ranges(at, bytes.len() as u64, &mut |at, n| {
             let (now, later) = rest.split_at(n as usize);
@@ -107,8 +121,17 @@ impl FileJob {
 
     fn weight(&self) -> usize {
         let e = &self.entry;
-        let xattrs: usize = e.xattrs.iter().flatten().map(|x| x.name.len() + x.value.len() + 48).sum();
-        std::mem::size_of::<FileJob>() + e.path.len() + xattrs + (self.runs.len() + e.holes.as_ref().map_or(0, |h| h.len())) * 16 + 96
+        let xattrs: usize = e
+            .xattrs
+            .iter()
+            .flatten()
+            .map(|x| x.name.len() + x.value.len() + 48)
+            .sum();
+        std::mem::size_of::<FileJob>()
+            + e.path.len()
+            + xattrs
+            + (self.runs.len() + e.holes.as_ref().map_or(0, |h| h.len())) * 16
+            + 96
     }
 }
 
@@ -136,7 +159,10 @@ impl Gathered {
     /// Adds the file's chunks from `first` on, which are at the end of `ids`.
     pub(crate) fn push(&mut self, file: &Arc<FileJob>, first: usize) {
         self.weight += file.weight();
-        self.slices.push(Slice { file: file.clone(), uses: first as u32..self.ids.len() as u32 });
+        self.slices.push(Slice {
+            file: file.clone(),
+            uses: first as u32..self.ids.len() as u32,
+        });
     }
 }
 
@@ -212,8 +238,16 @@ const PACK_NAMES: usize = 64 << 10;
 
 impl<'a> Resolver<'a> {
     pub(crate) fn new(lookup: &'a Lookup) -> Self {
-        let windows = lookup.parts().iter().map(|_| LookupWindow::default()).collect();
-        Resolver { lookup, windows, packs: HashMap::new() }
+        let windows = lookup
+            .parts()
+            .iter()
+            .map(|_| LookupWindow::default())
+            .collect();
+        Resolver {
+            lookup,
+            windows,
+            packs: HashMap::new(),
+        }
     }
 
     /// The copy to use, and whether copies disagree about the chunk's length.
@@ -237,8 +271,15 @@ impl<'a> Resolver<'a> {
                         p
                     }
                 };
-                let usable = self.lookup.unusable().is_empty() || !self.lookup.unusable().contains(&pack);
-                let copy = (pack, row.envelope_offset, row.envelope_length, row.offset, row.length);
+                let usable =
+                    self.lookup.unusable().is_empty() || !self.lookup.unusable().contains(&pack);
+                let copy = (
+                    pack,
+                    row.envelope_offset,
+                    row.envelope_length,
+                    row.offset,
+                    row.length,
+                );
                 disagree |= best.as_ref().is_some_and(|b| b.0.4 != row.length);
                 if best.as_ref().is_none_or(|b| usable && !b.1) {
                     best = Some((copy, usable));
@@ -279,13 +320,30 @@ impl Window {
         for &u in &order {
             let id = ids[u as usize];
             if window.chunks.last().is_none_or(|c| c.id != id) {
-                let mut chunk = Chunk { id, pack: u32::MAX, envelope_offset: 0, envelope_length: 0, offset: 0, length: 0, state: AtomicU8::new(UNCHECKED) };
-                if let Some(((pack, envelope_offset, envelope_length, offset, length), disagree)) = resolver.find(&id)? {
+                let mut chunk = Chunk {
+                    id,
+                    pack: u32::MAX,
+                    envelope_offset: 0,
+                    envelope_length: 0,
+                    offset: 0,
+                    length: 0,
+                    state: AtomicU8::new(UNCHECKED),
+                };
+                if let Some(((pack, envelope_offset, envelope_length, offset, length), disagree)) =
+                    resolver.find(&id)?
+                {
                     let row = *rows.entry(pack).or_insert_with(|| {
                         window.packs.push(pack);
                         window.packs.len() as u32 - 1
                     });
-                    chunk = Chunk { pack: row, envelope_offset, envelope_length, offset, length, ..chunk };
+                    chunk = Chunk {
+                        pack: row,
+                        envelope_offset,
+                        envelope_length,
+                        offset,
+                        length,
+                        ..chunk
+                    };
                     // One of the indexes lies, or is from before a lie: the content itself says how long it is. Where it cannot be had, the file fails later.
                     if disagree {
                         if let Ok(plain) = reader.read(ChunkKind::Data, &id) {
@@ -308,7 +366,13 @@ impl Window {
             if slice.uses.is_empty() || file.failed.load(Ordering::Relaxed) {
                 continue;
             }
-            if let Err(why) = place(&file, slice.uses.clone(), &window.chunks, &window.chunk_of, &mut window.offsets) {
+            if let Err(why) = place(
+                &file,
+                slice.uses.clone(),
+                &window.chunks,
+                &window.chunk_of,
+                &mut window.offsets,
+            ) {
                 refused(Refused { file, why });
                 continue;
             }
@@ -326,7 +390,8 @@ impl Window {
                 }
                 ((*rank as u64) << 32 | offset as u64, length)
             };
-            let whole = uses.len() as u32 == file.entry.refs() && uses.clone().all(|u| envelope(u) == envelope(uses.start));
+            let whole = uses.len() as u32 == file.entry.refs()
+                && uses.clone().all(|u| envelope(u) == envelope(uses.start));
             if whole {
                 keyed.push((key(uses.start), Unit::Whole(s as u32)));
             } else {
@@ -342,7 +407,12 @@ impl Window {
             let n = window.units.len() as u32;
             window.units.push(unit);
             if last == Some(key) {
-                window.envelopes.last_mut().expect("pushed with the key").units.end = n + 1;
+                window
+                    .envelopes
+                    .last_mut()
+                    .expect("pushed with the key")
+                    .units
+                    .end = n + 1;
                 continue;
             }
             last = Some(key);
@@ -351,7 +421,11 @@ impl Window {
                 Unit::Piece(u, _) => u,
             };
             let c = &window.chunks[window.chunk_of[use_ as usize] as usize];
-            window.envelopes.push(Envelope { offset: c.envelope_offset, length: c.envelope_length, units: n..n + 1 });
+            window.envelopes.push(Envelope {
+                offset: c.envelope_offset,
+                length: c.envelope_length,
+                units: n..n + 1,
+            });
         }
         Ok(window)
     }
@@ -374,14 +448,22 @@ impl Window {
             let mut to = from + 1;
             while let Some(next) = self.envelopes.get(to as usize) {
                 let next_end = next.offset.saturating_add(next.length);
-                if self.pack_of(to) != pack || next.offset < end || next.offset - end > GAP || next_end - first.offset > fetch {
+                if self.pack_of(to) != pack
+                    || next.offset < end
+                    || next.offset - end > GAP
+                    || next_end - first.offset > fetch
+                {
                     break;
                 }
                 end = next_end;
                 to += 1;
             }
-            let task =
-                Task { window: self.clone(), pack: self.packs[pack as usize], envelopes: from..to, bytes: first.offset..end };
+            let task = Task {
+                window: self.clone(),
+                pack: self.packs[pack as usize],
+                envelopes: from..to,
+                bytes: first.offset..end,
+            };
             if !each(task) {
                 return;
             }
@@ -391,13 +473,22 @@ impl Window {
 }
 
 /// Finds out where each use lies in its file; checks that the lengths add up to what the manifest says.
-fn place(file: &FileJob, uses: Range<u32>, chunks: &[Chunk], chunk_of: &[u32], offsets: &mut [u64]) -> Result<(), String> {
+fn place(
+    file: &FileJob,
+    uses: Range<u32>,
+    chunks: &[Chunk],
+    chunk_of: &[u32],
+    offsets: &mut [u64],
+) -> Result<(), String> {
     let stored = file.entry.stored_len();
     let mut at = file.planned.load(Ordering::Relaxed);
     for u in uses.clone() {
         let c = &chunks[chunk_of[u as usize] as usize];
         if c.pack == u32::MAX {
-            return Err(format!("chunk {} of it is in no pack that an index names", c.id.short()));
+            return Err(format!(
+                "chunk {} of it is in no pack that an index names",
+                c.id.short()
+            ));
         }
         offsets[u as usize] = at;
         at = at.saturating_add(c.length as u64);
@@ -425,7 +516,7 @@ mod tests {
         let job = FileJob::new(e, 0, true);
         let content: Vec<u8> = (0..70).collect();
         for cut in 1..70 {
-            let mut out = vec![255u8; 100];
+            let mut out = [255u8; 100];
             for (n, piece) in content.chunks(cut).enumerate() {
                 job.place::<()>((n * cut) as u64, piece, &mut |at, b| {
                     out[at as usize..at as usize + b.len()].copy_from_slice(b);

@@ -33,6 +33,9 @@ use crate::store::Name;
 /// Descriptors held for files that are written piece by piece; further ones are opened again for each piece.
 const HELD: usize = 64;
 
+/// Directory and name.
+type Place = (Vec<u8>, Vec<u8>);
+
 /// What all threads of a run share.
 pub(crate) struct Shared<'a> {
     pub(crate) repository: &'a Repository,
@@ -51,8 +54,8 @@ pub(crate) struct Shared<'a> {
     pub(crate) torn: AtomicU64,
     fatal: Mutex<Option<RestoreError>>,
     stopped: AtomicBool,
-    /// Unfinished files that are written piece by piece: directory and name.
-    temps: Mutex<HashMap<u64, (Vec<u8>, Vec<u8>)>>,
+    /// Unfinished files that are written piece by piece.
+    temps: Mutex<HashMap<u64, Place>>,
     held: AtomicUsize,
 }
 
@@ -109,7 +112,10 @@ impl<'a> Shared<'a> {
     /// A problem of one thing in the target; a full disk ends the run.
     pub(crate) fn io_problem(&self, path: &[u8], verb: &str, e: &io::Error) {
         if is_full(e) {
-            self.fail(RestoreError::Full { path: String::from_utf8_lossy(path).into_owned(), cause: e.to_string() });
+            self.fail(RestoreError::Full {
+                path: String::from_utf8_lossy(path).into_owned(),
+                cause: e.to_string(),
+            });
         } else {
             self.problem(path, format!("cannot {verb}: {e}"));
         }
@@ -139,7 +145,10 @@ impl<'a> Shared<'a> {
         self.rules.left_out(e, |what| self.leave_out(&e.path, what));
         if e.has_flag(FLAG_TORN) {
             self.torn.fetch_add(1, Ordering::Relaxed);
-            self.leave_out(&e.path, "it changed while it was backed up: its content may be of different moments");
+            self.leave_out(
+                &e.path,
+                "it changed while it was backed up: its content may be of different moments",
+            );
         }
     }
 
@@ -189,7 +198,10 @@ impl<'a> Shared<'a> {
 
 /// No room: neither this file nor the next will fit.
 fn is_full(e: &io::Error) -> bool {
-    matches!(e.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOSPC | Errno::DQUOT))
+    matches!(
+        e.raw_os_error().map(Errno::from_raw_os_error),
+        Some(Errno::NOSPC | Errno::DQUOT)
+    )
 }
 
 /// An unfinished file that several workers write to.
@@ -227,7 +239,12 @@ struct View<'e> {
 
 impl<'s, 'a> Worker<'s, 'a> {
     pub(crate) fn new(shared: &'s Shared<'a>, target: &'s Target) -> Self {
-        Worker { shared, target, dirs: Dirs::new(target), other: None }
+        Worker {
+            shared,
+            target,
+            dirs: Dirs::new(target),
+            other: None,
+        }
     }
 
     /// Works until there is no more.
@@ -255,23 +272,33 @@ impl<'s, 'a> Worker<'s, 'a> {
         let name = Name::Pack(task.pack);
         let (from, to) = (task.bytes.start, task.bytes.end);
         let range = store.get_range(&name, from as u64, (to - from) as u64);
-        for e in &task.window.envelopes[task.envelopes.start as usize..task.envelopes.end as usize] {
+        for e in &task.window.envelopes[task.envelopes.start as usize..task.envelopes.end as usize]
+        {
             if self.shared.is_stopped() {
                 return;
             }
             let open = |sealed: &[u8]| {
-                chunks::open_sealed(self.shared.repository, task.pack, ChunkKind::Data, sealed).map_err(|e| e.to_string())
+                chunks::open_sealed(self.shared.repository, task.pack, ChunkKind::Data, sealed)
+                    .map_err(|e| e.to_string())
             };
             let opened = match &range {
-                Ok(bytes) => open(&bytes[(e.offset - from) as usize..(e.offset - from + e.length) as usize]),
-                Err(error) if task.envelopes.len() == 1 || error.is_missing() => Err(error.to_string()),
+                Ok(bytes) => {
+                    open(&bytes[(e.offset - from) as usize..(e.offset - from + e.length) as usize])
+                }
+                Err(error) if task.envelopes.len() == 1 || error.is_missing() => {
+                    Err(error.to_string())
+                }
                 // A pack that was cut short still has the envelopes before the cut.
                 Err(_) => store
                     .get_range(&name, e.offset as u64, e.length as u64)
                     .map_err(|e| e.to_string())
                     .and_then(|bytes| open(&bytes)),
             };
-            let view = View { pack: task.pack, opened: opened.as_ref().map_err(|e| e.clone()), rescued: HashMap::new() };
+            let view = View {
+                pack: task.pack,
+                opened: opened.as_ref().map_err(|e| e.clone()),
+                rescued: HashMap::new(),
+            };
             self.envelope(&task.window, e, view);
         }
     }
@@ -294,7 +321,9 @@ impl<'s, 'a> Worker<'s, 'a> {
         if chunk.state.load(Ordering::Relaxed) == UNCHECKED {
             let here = location(chunk, view.pack);
             let tried = match &view.opened {
-                Ok(opened) => chunks::chunk_of(self.shared.repository, opened, &here, &chunk.id).map(drop).map_err(|e| e.to_string()),
+                Ok(opened) => chunks::chunk_of(self.shared.repository, opened, &here, &chunk.id)
+                    .map(drop)
+                    .map_err(|e| e.to_string()),
                 Err(e) => Err(e.clone()),
             };
             let state = match tried {
@@ -315,13 +344,30 @@ impl<'s, 'a> Worker<'s, 'a> {
 
     /// Another copy of a chunk.
     fn rescue(&mut self, chunk: &Chunk, bad: &Location) -> Option<Vec<u8>> {
-        let copies = self.shared.lookup.find_all(&chunk.id, &mut Default::default()).ok()?;
+        let copies = self
+            .shared
+            .lookup
+            .find_all(&chunk.id, &mut Default::default())
+            .ok()?;
         for at in copies {
-            if at == (Location { envelope: at.envelope, ..*bad }) || at.kind != ChunkKind::Data || at.length != chunk.length {
+            if at
+                == (Location {
+                    envelope: at.envelope,
+                    ..*bad
+                })
+                || at.kind != ChunkKind::Data
+                || at.length != chunk.length
+            {
                 continue;
             }
-            if self.other.as_ref().is_none_or(|(p, o, _)| (*p, *o) != (at.pack, at.envelope_offset)) {
-                let Ok(opened) = chunks::open_envelope(self.shared.repository, &at) else { continue };
+            if self
+                .other
+                .as_ref()
+                .is_none_or(|(p, o, _)| (*p, *o) != (at.pack, at.envelope_offset))
+            {
+                let Ok(opened) = chunks::open_envelope(self.shared.repository, &at) else {
+                    continue;
+                };
                 self.other = Some((at.pack, at.envelope_offset, opened));
             }
             let (_, _, opened) = self.other.as_ref()?;
@@ -343,14 +389,23 @@ impl<'s, 'a> Worker<'s, 'a> {
         self.write_whole(&slice.file, &mut |out| {
             for u in slice.uses.clone() {
                 let plain = content(window, window.chunk_of[u as usize], view);
-                slice.file.place(window.offsets[u as usize], plain, &mut |at, b| out.write_all_at(b, at))?;
+                slice
+                    .file
+                    .place(window.offsets[u as usize], plain, &mut |at, b| {
+                        out.write_all_at(b, at)
+                    })?;
             }
             Ok(())
         });
     }
 
     fn damaged(&mut self, file: &FileJob, why: &str) {
-        self.shared.give_up(&mut self.dirs, file, |shared| shared.problem(&file.entry.path, format!("not restored, its content is damaged: {why}")));
+        self.shared.give_up(&mut self.dirs, file, |shared| {
+            shared.problem(
+                &file.entry.path,
+                format!("not restored, its content is damaged: {why}"),
+            )
+        });
     }
 
     fn write_whole(&mut self, file: &FileJob, fill: &mut dyn FnMut(&File) -> io::Result<()>) {
@@ -373,12 +428,21 @@ impl<'s, 'a> Worker<'s, 'a> {
                 shared.wrote(entry.stored_len());
                 shared.finished(file);
             }
-            Err(e) => shared.give_up(&mut self.dirs, file, |shared| shared.io_problem(&entry.path, "restore it", &e)),
+            Err(e) => shared.give_up(&mut self.dirs, file, |shared| {
+                shared.io_problem(&entry.path, "restore it", &e)
+            }),
         }
     }
 
     /// Metadata, then the name.
-    fn finish(&self, file: &FileJob, out: &File, dir: &OwnedFd, temp: &[u8], name: &[u8]) -> io::Result<()> {
+    fn finish(
+        &self,
+        file: &FileJob,
+        out: &File,
+        dir: &OwnedFd,
+        temp: &[u8],
+        name: &[u8],
+    ) -> io::Result<()> {
         if file.is_sparse() {
             out.set_len(file.entry.len())?;
         }
@@ -397,13 +461,19 @@ impl<'s, 'a> Worker<'s, 'a> {
         }
         let plain = content(window, row, view);
         let written = (|| {
-            let Some(out) = self.open_temp(&file)? else { return Ok(()) };
-            file.place(window.offsets[use_ as usize], plain, &mut |at, b| out.write_all_at(b, at))?;
+            let Some(out) = self.open_temp(&file)? else {
+                return Ok(());
+            };
+            file.place(window.offsets[use_ as usize], plain, &mut |at, b| {
+                out.write_all_at(b, at)
+            })?;
             self.shared.wrote(plain.len() as u64);
             if file.remaining.fetch_sub(1, Ordering::AcqRel) > 1 {
                 return Ok(());
             }
-            let Some(temp) = lock(&file.temp).take() else { return Ok(()) };
+            let Some(temp) = lock(&file.temp).take() else {
+                return Ok(());
+            };
             let (parent, name) = target::split(&file.entry.path);
             let dir = self.dirs.open(parent)?;
             let done = self.finish(&file, &out, &dir, &temp.name, name);
@@ -420,7 +490,9 @@ impl<'s, 'a> Worker<'s, 'a> {
             done
         })();
         if let Err(e) = written {
-            self.shared.give_up(&mut self.dirs, &file, |shared| shared.io_problem(&file.entry.path, "restore it", &e));
+            self.shared.give_up(&mut self.dirs, &file, |shared| {
+                shared.io_problem(&file.entry.path, "restore it", &e)
+            });
         }
     }
 
@@ -436,7 +508,10 @@ impl<'s, 'a> Worker<'s, 'a> {
         let (parent, _) = target::split(&file.entry.path);
         let dir = self.dirs.open(parent)?;
         if let Some(t) = slot.as_ref() {
-            let flags = rfs::OFlags::WRONLY | rfs::OFlags::NOFOLLOW | rfs::OFlags::NONBLOCK | rfs::OFlags::CLOEXEC;
+            let flags = rfs::OFlags::WRONLY
+                | rfs::OFlags::NOFOLLOW
+                | rfs::OFlags::NONBLOCK
+                | rfs::OFlags::CLOEXEC;
             let fd = rfs::openat(&*dir, t.name.as_slice(), flags, rfs::Mode::empty())?;
             let s = rfs::fstat(&fd)?;
             if (s.st_dev, s.st_ino) != t.inode {
@@ -453,7 +528,11 @@ impl<'s, 'a> Worker<'s, 'a> {
         if !hold {
             self.shared.held.fetch_sub(1, Ordering::Relaxed);
         }
-        *slot = Some(Temp { name, inode: (s.st_dev, s.st_ino), file: hold.then(|| out.clone()) });
+        *slot = Some(Temp {
+            name,
+            inode: (s.st_dev, s.st_ino),
+            file: hold.then(|| out.clone()),
+        });
         Ok(Some(out))
     }
 }
@@ -463,7 +542,9 @@ fn content<'v>(window: &Window, row: u32, view: &'v View<'_>) -> &'v [u8] {
     let chunk = &window.chunks[row as usize];
     match (view.rescued.get(&row), &view.opened) {
         (Some(Ok(plain)), _) => plain,
-        (None, Ok(opened)) => &opened.content[chunk.offset as usize..(chunk.offset + chunk.length) as usize],
+        (None, Ok(opened)) => {
+            &opened.content[chunk.offset as usize..(chunk.offset + chunk.length) as usize]
+        }
         _ => unreachable!("content is used after its check"),
     }
 }

@@ -37,7 +37,13 @@ pub fn run(context: &Context, args: &StatsArgs) -> Outcome {
     let lookup = context.lookup(&repository)?;
     let stats = browse::stats(&lookup, &chosen).map_err(BrowseError::from)?;
     if context.json() {
-        print_json(&json!(stats))?;
+        let mut document = json!(stats);
+        for (name, [content, manifests, lists]) in
+            [("chunks", stats.chunks), ("chunk_bytes", stats.chunk_bytes)]
+        {
+            document[name] = json!({ "content": content, "manifests": manifests, "lists": lists });
+        }
+        print_json(&document)?;
         return Ok(Exit::Done);
     }
     let ratio = |a: u64, b: u64| {

@@ -1,549 +1,50 @@
-//! `verify`: is everything there, whole, and what it should be; and if not, which snapshots and files are hit.
-//!
-//! 1. **Objects.** `config`, writers, index, snapshots, tombstones and marks are read from the store, never from a cache: hash, frame, signature, seal, content. Key files are
-//!    looked at from outside (only their owner can open them; damage inside one shows when it is used). The chain of each writer's snapshots must have no gap.
-//! 2. **Packs.** Each one that an index names must be there, as long as it says. With [`ReadData`] they are read: the hash must be the name, the footer must agree with the index,
-//!    and every envelope that we can open (lists with a writer key, all with an identity) must hold chunks with the lengths and ids that the index gives.
-//! 3. **Snapshots.** Every list chunk is read, and every chunk that a list names must have a copy in sound condition. With an identity the manifests are decoded, and the files that lost chunks belong to are
-//!    named. A chunk with one sound copy is not lost.
-//!
-//! Without an identity a damaged pack counts as lost whole, since one cannot tell which envelope is hit; with one, only the envelopes that do not open.
-//!
-//! Memory: the inventory (60 MB for ten terabytes), bits, the rows of a batch of packs (16 MB), and for each core one pack and one envelope (normally 16 + 4 MiB; packs
-//! above 32 MiB are read one at a time). Lost places: at most [`LOST_KEPT`].
+//! Which snapshots and files are hit by what is damaged or missing: the walk over lists, manifests and refs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::Path;
-use std::sync::Mutex;
+use super::findings::*;
+use super::*;
 
-use crossbeam_channel::bounded;
-use keepwatch_model::time::Moment;
-
-use crate::chunks::{ChunkReader, open_sealed};
-use crate::ids::{ChunkId, ChunkKind, ObjectId};
-use crate::inventory::{Bits, Content, Inventory, InventoryError};
-use crate::limits;
-use crate::list::{self, Form, Part};
-use crate::lookup::{Lookup, Window};
-use crate::manifest;
-use crate::marks;
-use crate::object::{ContentError, ObjectError};
-use crate::pack;
-use crate::progress::{Cancel, Cancelled, Event, Problem, Progress};
-use crate::records::{ListRoot, Marks};
-use crate::repository::Repository;
-use crate::snapshots::SnapshotRecord;
-use crate::store::{Area, Name, StoreError, list_all};
-
-/// Paths named for each damage and each loss. About 100 bytes each.
-const FILES_KEPT: usize = 10_000;
-/// Damages told apart; further ones are counted in the last. About 300 bytes each.
-const DAMAGES_KEPT: usize = 20_000;
-/// Bad places within packs told apart: 12 bytes each; a pack with more is bad as a whole.
-const BAD_KEPT: usize = 2 << 20;
-/// Runs of lost refs kept for a snapshot: 24 bytes each.
-const LOST_KEPT: usize = 1 << 20;
-/// Ids looked up together: 32 bytes each, 4 MiB.
-const BATCH: usize = 128 << 10;
-/// Larger packs are read one at a time.
-const LARGE_PACK: u64 = 32 << 20;
-/// Times the index is loaded again because a prune changes it meanwhile.
-const ATTEMPTS: usize = 4;
-/// Threads that read packs, at most.
-const THREADS: usize = 8;
-/// Stands for a whole envelope among bad places.
-const WHOLE: u32 = u32::MAX;
-
-/// How much of the packs is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadData {
-    /// Only lists and, with an identity, manifests.
-    No,
-    /// Every pack.
-    All,
-    /// So many of a hundred packs, chosen by the seed.
-    Percent(u8),
-}
-
-/// Something that is not as it should be.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Damage {
-    /// The object: `packs/…`, `snapshots/…`; `index/` for chunks that no index names.
-    pub object: String,
-    /// What is wrong with it.
-    pub what: String,
-    /// Live snapshots that cannot be restored whole because of it.
-    pub snapshots: Vec<ObjectId>,
-    /// With an identity: the files that are hit, sorted; at most 10,000.
-    #[serde(serialize_with = "lossy")]
-    pub files: Vec<Vec<u8>>,
-    /// More files than these are hit.
-    pub files_cut: bool,
-}
-
-fn lossy<S: serde::Serializer>(paths: &[Vec<u8>], s: S) -> Result<S::Ok, S::Error> {
-    s.collect_seq(paths.iter().map(|p| String::from_utf8_lossy(p)))
-}
-
-/// What a snapshot lost.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Loss {
-    /// Which snapshot.
-    pub snapshot: ObjectId,
-    /// Its host.
-    pub host: String,
-    /// When it was made.
-    #[serde(serialize_with = "shown")]
-    pub time: Moment,
-    /// Places in its content whose chunk is lost.
-    pub refs: u64,
-    /// Parts of its list of files that are lost or unreadable.
-    pub manifest_parts: u64,
-    /// With an identity: files that lost content, sorted; at most 10,000.
-    #[serde(serialize_with = "lossy")]
-    pub files: Vec<Vec<u8>>,
-    /// More files than these.
-    pub files_cut: bool,
-}
-
-fn shown<S: serde::Serializer>(time: &Moment, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(time)
-}
-
-/// What was found.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct Report {
-    /// Everything that is wrong. Empty: the repository is sound, as far as it was read.
-    pub damages: Vec<Damage>,
-    /// What each hit snapshot lost.
-    pub losses: Vec<Loss>,
-    /// What is worth knowing and does no harm.
-    pub notes: Vec<String>,
-    /// Records and key files looked at.
-    pub objects: u64,
-    /// Packs that an index names.
-    pub packs: u64,
-    /// Rows of all index objects.
-    pub chunks: u64,
-    /// Packs read whole.
-    pub packs_read: u64,
-    /// Their bytes.
-    pub bytes_read: u64,
-    /// Envelopes opened and compared with the index.
-    pub envelopes_opened: u64,
-    /// Live snapshots walked.
-    pub snapshots_checked: u64,
-    /// An identity was at hand.
-    pub with_identity: bool,
-}
-
-impl Report {
-    /// True without any damage.
-    pub fn is_sound(&self) -> bool {
-        self.damages.is_empty()
-    }
-}
-
-/// Why verify could not do its work. Nothing is ever changed by it.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// The store does not even list its objects.
-    #[error("the repository cannot be verified: {0}")]
-    Store(#[from] StoreError),
-    /// The same, as told by a noun.
-    #[error("the repository cannot be verified: {0}")]
-    Object(#[from] ObjectError),
-    /// The local index.
-    #[error(
-        "the repository cannot be verified, since the local copy of its index cannot be used: {0}"
-    )]
-    Cache(#[from] std::io::Error),
-    /// Asked to stop.
-    #[error("verify was stopped on request; what it found so far is not told")]
-    Cancelled(#[from] Cancelled),
-}
-
-impl From<InventoryError> for VerifyError {
-    fn from(e: InventoryError) -> Self {
-        match e {
-            InventoryError::Store(e) => VerifyError::Store(e),
-            InventoryError::Cache(e) => VerifyError::Cache(e),
-        }
-    }
-}
-
-/// A directory that goes away with it.
-struct Scratch(std::path::PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Verifies. `cache`: where the index may be unpacked (into a directory of its own, which is removed). `seed` chooses the packs of [`ReadData::Percent`].
-pub fn run(
-    repository: &Repository,
-    cache: Option<&Path>,
-    read_data: ReadData,
-    seed: u64,
-    progress: &dyn Progress,
-    cancel: &Cancel,
-) -> Result<Report, VerifyError> {
-    let mut findings = Findings {
-        progress,
-        report: Report {
-            with_identity: repository.reader().is_some(),
-            ..Report::default()
-        },
-        again: false,
-        hits: Vec::new(),
-        files: Vec::new(),
-    };
-    progress.event(Event::Phase("records"));
-    objects(repository, &mut findings)?;
-    cancel.check()?;
-
-    // A fresh directory: a cached part says nothing about the index object that it was made of.
-    let scratch = match cache {
-        None => None,
-        Some(dir) => {
-            let mut random = [0; 8];
-            getrandom::fill(&mut random).map_err(|e| std::io::Error::other(e.to_string()))?;
-            let name = format!("verify-{}", crate::ids::hex(&random));
-            Some(Scratch(dir.join(name)))
-        }
-    };
-    // Snapshots before the index, the index before the packs: what comes meanwhile is then no gap.
-    let set = repository.snapshots()?;
-    progress.event(Event::Phase("index"));
-    // A prune at work replaces index objects and then deletes packs: what is missing is looked for again in the index of that moment.
-    let mut attempt = 1;
-    let (lookup, problems, inventory) = loop {
-        let (lookup, problems) = repository.load_index(scratch.as_ref().map(|s| s.0.as_path()))?;
-        let inventory = Inventory::load(&**repository.store(), &lookup)?;
-        let gaps = problems.iter().any(ObjectError::is_missing)
-            || inventory.packs.iter().any(|p| p.stored.is_none());
-        if !gaps || attempt >= ATTEMPTS || !index_changed(repository, &lookup, &problems)? {
-            break (lookup, problems, inventory);
-        }
-        attempt += 1;
-    };
-    let mut bad_indexes = Vec::new();
-    for e in problems {
-        if e.is_missing() {
-            findings.note(format!("an index object was replaced meanwhile: {e}"));
-        } else {
-            bad_indexes.push(findings.object(&e));
-        }
-    }
-    let covered: u64 = lookup.parts().iter().map(|p| p.covers().len() as u64).sum();
-    findings.report.objects += covered + bad_indexes.len() as u64;
-    findings.report.chunks = lookup.len();
-
-    let mut bad_names = HashSet::new();
-    for e in &set.problems {
-        let d = findings.object(e);
-        if let ObjectError::Content { object, .. } = e {
-            if let Some(id) = object
-                .strip_prefix("snapshots/")
-                .and_then(|h| h.parse().ok())
-            {
-                bad_names.insert(id);
-                findings.hit(d, id);
-            }
-        }
-    }
-    findings.report.objects +=
-        (set.live.len() + set.forgotten.len() + set.tombstones.len() + set.problems.len()) as u64;
-    let bad_tombstone = set.problems.len() > bad_names.len();
-    for (named_by, missing) in set.broken_links() {
-        if bad_names.contains(&missing) {
-            continue; // it is there, damaged
-        }
-        if bad_tombstone {
-            findings.note(format!(
-                "snapshot {} is gone; a tombstone that cannot be read may have named it",
-                missing.short()
-            ));
-            continue;
-        }
-        findings.damage(
-            Name::Snapshot(missing).to_string(),
-            format!(
-                "it was removed, and nobody forgot it: snapshot {} names it as its predecessor",
-                named_by.short()
-            ),
-        );
-    }
-
-    let mut examiner = Examiner {
-        repository,
-        lookup: &lookup,
-        inventory: &inventory,
-        cancel,
-        damage_of: HashMap::new(),
-        whole: Bits::new(inventory.packs.len() as u64),
-        bad: HashSet::new(),
-        bad_indexes,
-        not_indexed: None,
-        clean: lookup
-            .parts()
-            .iter()
-            .map(|p| Bits::new(p.records()))
-            .collect(),
-        dirty: HashMap::new(),
-        windows: lookup.parts().iter().map(|_| Window::default()).collect(),
-        reader: ChunkReader::new(repository, &lookup),
-        batch: Some(Vec::with_capacity(BATCH)),
-        lost: false,
-        findings,
-    };
-    examiner.listing();
-    examiner.packs(read_data, seed)?;
-    progress.event(Event::Phase("snapshots"));
-    // Nearly always nothing is lost. That is found out by looking ids up in sorted batches, which is much faster; only if something is lost, it is looked for place by place.
-    let all = || set.live.iter().chain(&set.forgotten);
-    let mut sound = true;
-    for s in all() {
-        cancel.check()?;
-        sound &= examiner.snapshot(s)?.is_empty();
-    }
-    examiner.flush()?;
-    sound &= !examiner.lost;
-    examiner.batch = None;
-    examiner.findings.report.snapshots_checked = set.live.len() as u64;
-    if sound {
-        return Ok(examiner.findings.finish());
-    }
-    examiner.findings.again = true;
-    for (bits, part) in examiner.clean.iter_mut().zip(lookup.parts()) {
-        *bits = Bits::new(part.records());
-    }
-    examiner.dirty.clear();
-    let mut hit = Vec::new();
-    for (n, s) in all().enumerate() {
-        let live = n < set.live.len();
-        cancel.check()?;
-        let found = examiner.snapshot(s)?;
-        if live {
-            for d in &found {
-                examiner.findings.hit(*d, s.id);
-            }
-            if !found.is_empty() {
-                hit.push(s);
-            }
-        } else if !found.is_empty() {
-            examiner.findings.note(format!(
-                "snapshot {}, which is forgotten but not yet pruned, is hit too",
-                s.id.short()
-            ));
-        }
-    }
-    if !hit.is_empty() {
-        progress.event(Event::Phase("finding out what is lost"));
-    }
-    for s in hit {
-        cancel.check()?;
-        examiner.losses(s)?;
-    }
-    Ok(examiner.findings.finish())
-}
-
-/// True when the index objects are others than those that were loaded.
-fn index_changed(
-    repository: &Repository,
-    lookup: &Lookup,
-    problems: &[ObjectError],
-) -> Result<bool, VerifyError> {
-    let loaded: HashSet<ObjectId> = lookup
-        .parts()
-        .iter()
-        .flat_map(|p| p.covers().iter().copied())
-        .collect();
-    let mut there = 0usize;
-    let mut known = 0usize;
-    repository.store().list(Area::Index, &mut |l| {
-        there += 1;
-        known += l.name.object_id().is_some_and(|id| loaded.contains(&id)) as usize;
-    })?;
-    let unreadable = problems.iter().filter(|e| !e.is_missing()).count();
-    Ok(known < loaded.len() || there > known + unreadable)
-}
-
-/// Marks, writers, config, keys.
-fn objects(repository: &Repository, findings: &mut Findings<'_>) -> Result<(), VerifyError> {
-    let store = repository.store();
-    let (n, problems) = repository.recheck()?;
-    findings.report.objects += n;
-    for e in &problems {
-        findings.object(e);
-    }
-    let keys = list_all(&**store, Area::Keys)?;
-    if keys.is_empty() {
-        findings.damage(
-            "keys/".into(),
-            "there is no key file: without the recovery sheet nobody can restore".into(),
-        );
-    }
-    for key in keys {
-        findings.report.objects += 1;
-        match store.get(&key.name, limits::KEY_FILE_BYTES as u64) {
-            Err(e) => drop(findings.object(&e.into())),
-            Ok(bytes) => {
-                let whole = bytes.starts_with(b"age-encryption.org/v1\n-> ")
-                    && bytes.windows(5).any(|w| w == b"\n--- ");
-                if !whole {
-                    findings.damage(key.name.to_string(), "it is not an age file".into());
-                }
-            }
-        }
-    }
-    for listed in list_all(&**store, Area::Marks)? {
-        let Some(id) = listed.name.object_id() else {
-            continue;
-        };
-        findings.report.objects += 1;
-        match repository.get_record::<Marks>(Area::Marks, id) {
-            Ok(_) => {}
-            Err(e) if e.is_missing() => {}
-            Err(e) => drop(findings.object(&e)),
-        }
-    }
-    if let Ok(marks) = marks::load(repository) {
-        if !marks.records.is_empty() {
-            findings.note(format!(
-                "{} packs are marked for deletion by prune",
-                marks.set().len()
-            ));
-        }
-    }
-    Ok(())
-}
-
-struct Findings<'a> {
-    progress: &'a dyn Progress,
-    report: Report,
-    /// Snapshots are walked again: the same damage is met again.
-    again: bool,
-    /// By damage.
-    hits: Vec<BTreeSet<ObjectId>>,
-    /// By damage.
-    files: Vec<BTreeSet<Vec<u8>>>,
-}
-
-impl Findings<'_> {
-    fn note(&mut self, text: String) {
-        if self.report.notes.len() < NOTES_KEPT {
-            self.progress.event(Event::Note(&text));
-            self.report.notes.push(text);
-        }
-    }
-    fn damage(&mut self, object: String, what: String) -> u32 {
-        let damages = &mut self.report.damages;
-        if self.again {
-            let same = |d: &Damage| d.object == object && d.what == what;
-            if let Some(d) = damages.iter().position(same) {
-                return d as u32;
-            }
-        }
-        if damages.len() >= DAMAGES_KEPT {
-            let last = damages.len() - 1;
-            damages[last].what = "this and further objects are damaged".into();
-            return last as u32;
-        }
-        self.progress
-            .event(Event::Problem(&Problem::new(object.clone(), &what)));
-        damages.push(Damage {
-            object,
-            what,
-            ..Damage::default()
-        });
-        self.hits.push(BTreeSet::new());
-        self.files.push(BTreeSet::new());
-        damages.len() as u32 - 1
-    }
-    fn object(&mut self, e: &ObjectError) -> u32 {
-        match e {
-            ObjectError::Store(s) => {
-                self.damage(s.object.clone(), format!("it cannot be read: {}", s.cause))
-            }
-            ObjectError::Content { object, cause } => {
-                self.damage(object.clone(), cause.to_string())
-            }
-        }
-    }
-    fn hit(&mut self, damage: u32, snapshot: ObjectId) {
-        self.hits[damage as usize].insert(snapshot);
-    }
-    fn file(&mut self, damage: u32, path: &[u8]) {
-        let files = &mut self.files[damage as usize];
-        if files.len() < FILES_KEPT {
-            files.insert(path.to_vec());
-        } else if !files.contains(path) {
-            self.report.damages[damage as usize].files_cut = true;
-        }
-    }
-    fn finish(mut self) -> Report {
-        for ((d, hits), files) in self
-            .report
-            .damages
-            .iter_mut()
-            .zip(self.hits)
-            .zip(self.files)
-        {
-            d.snapshots = hits.into_iter().collect();
-            d.files = files.into_iter().collect();
-        }
-        self.report
-    }
-}
-
-/// Notes kept.
-const NOTES_KEPT: usize = 1000;
-
-struct Examiner<'a> {
-    repository: &'a Repository,
-    lookup: &'a Lookup,
-    inventory: &'a Inventory,
-    cancel: &'a Cancel,
+pub(super) struct Examiner<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) lookup: &'a Lookup,
+    pub(super) inventory: &'a Inventory,
+    pub(super) cancel: &'a Cancel,
     /// Damaged packs, by number.
-    damage_of: HashMap<u32, u32>,
+    pub(super) damage_of: HashMap<u32, u32>,
     /// Packs nothing of which may be relied on.
-    whole: Bits,
+    pub(super) whole: Bits,
     /// Bad places: pack, envelope, offset of a chunk or [`WHOLE`].
-    bad: HashSet<(u32, u16, u32)>,
-    bad_indexes: Vec<u32>,
-    not_indexed: Option<u32>,
+    pub(super) bad: HashSet<(u32, u16, u32)>,
+    pub(super) bad_indexes: Vec<u32>,
+    pub(super) not_indexed: Option<u32>,
     /// Per record: list chunks beneath which all is well, manifest chunks that were decoded.
-    clean: Vec<Bits>,
+    pub(super) clean: Vec<Bits>,
     /// List and manifest chunks beneath which something is lost, with the damages.
-    dirty: HashMap<ChunkId, Vec<u32>>,
-    windows: Vec<Window>,
-    reader: ChunkReader<'a>,
+    pub(super) dirty: HashMap<ChunkId, Vec<u32>>,
+    pub(super) windows: Vec<Window>,
+    pub(super) reader: ChunkReader<'a>,
     /// While it is only asked whether anything is lost: ids of data chunks to look up together.
-    batch: Option<Vec<ChunkId>>,
+    pub(super) batch: Option<Vec<ChunkId>>,
     /// Something in a batch was lost.
-    lost: bool,
-    findings: Findings<'a>,
+    pub(super) lost: bool,
+    pub(super) findings: Findings<'a>,
 }
 
 /// What was found in one pack.
-struct Found {
-    pack: u32,
-    bytes: u64,
-    opened: u64,
-    vanished: bool,
-    what: Option<String>,
-    whole: bool,
-    bad: Vec<(u16, u32)>,
+pub(super) struct Found {
+    pub(super) pack: u32,
+    pub(super) bytes: u64,
+    pub(super) opened: u64,
+    pub(super) vanished: bool,
+    pub(super) what: Option<String>,
+    pub(super) whole: bool,
+    pub(super) bad: Vec<(u16, u32)>,
 }
 
 /// A copy of a chunk: part, record, pack, envelope, offset.
-type Copy = (usize, u64, u32, u16, u32);
+pub(super) type Copy = (usize, u64, u32, u16, u32);
 
 impl<'a> Examiner<'a> {
-    fn pack_damage(&mut self, pack: u32, what: String) -> u32 {
+    pub(super) fn pack_damage(&mut self, pack: u32, what: String) -> u32 {
         if let Some(d) = self.damage_of.get(&pack) {
             return *d;
         }
@@ -554,7 +55,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// Compares index and listing.
-    fn listing(&mut self) {
+    pub(super) fn listing(&mut self) {
         let (mut orphans, mut orphan_bytes) = (0u64, 0u64);
         for n in 0..self.inventory.packs.len() {
             let p = self.inventory.packs[n];
@@ -583,7 +84,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// Reads packs, in several threads.
-    fn packs(&mut self, read: ReadData, seed: u64) -> Result<(), VerifyError> {
+    pub(super) fn packs(&mut self, read: ReadData, seed: u64) -> Result<(), VerifyError> {
         let percent = match read {
             ReadData::No => 0,
             ReadData::All => 100,
@@ -664,7 +165,7 @@ impl<'a> Examiner<'a> {
         Ok(())
     }
 
-    fn take(&mut self, found: Found) {
+    pub(super) fn take(&mut self, found: Found) {
         let pack = found.pack;
         if found.vanished {
             let name = Name::Pack(self.inventory.packs[pack as usize].id);
@@ -692,7 +193,11 @@ impl<'a> Examiner<'a> {
     }
 
     /// All copies of a chunk.
-    fn copies(&mut self, kind: ChunkKind, id: &ChunkId) -> Result<Vec<Copy>, VerifyError> {
+    pub(super) fn copies(
+        &mut self,
+        kind: ChunkKind,
+        id: &ChunkId,
+    ) -> Result<Vec<Copy>, VerifyError> {
         let mut out = Vec::new();
         for (n, part) in self.lookup.parts().iter().enumerate() {
             for (record, r) in part.find(id, &mut self.windows[n])? {
@@ -706,7 +211,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// Looks up what was gathered.
-    fn flush(&mut self) -> Result<(), VerifyError> {
+    pub(super) fn flush(&mut self) -> Result<(), VerifyError> {
         let mut batch = self.batch.take().unwrap_or_default();
         batch.sort_unstable();
         batch.dedup();
@@ -722,14 +227,14 @@ impl<'a> Examiner<'a> {
         Ok(())
     }
 
-    fn is_sound(&self, &(_, _, pack, envelope, offset): &Copy) -> bool {
+    pub(super) fn is_sound(&self, &(_, _, pack, envelope, offset): &Copy) -> bool {
         !self.whole.get(pack as u64)
             && !self.bad.contains(&(pack, envelope, WHOLE))
             && !self.bad.contains(&(pack, envelope, offset))
     }
 
     /// The damages to which the loss of a chunk is due.
-    fn blame(&mut self, copies: &[Copy]) -> Vec<u32> {
+    pub(super) fn blame(&mut self, copies: &[Copy]) -> Vec<u32> {
         let mut out: Vec<u32> = copies
             .iter()
             .filter_map(|c| self.damage_of.get(&c.2).copied())
@@ -753,7 +258,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// A list chunk or manifest chunk, or the damages to which its loss is due.
-    fn fetch(
+    pub(super) fn fetch(
         &mut self,
         kind: ChunkKind,
         id: &ChunkId,
@@ -781,7 +286,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// Walks a snapshot's lists; the damages that hit it.
-    fn snapshot(&mut self, s: &SnapshotRecord) -> Result<BTreeSet<u32>, VerifyError> {
+    pub(super) fn snapshot(&mut self, s: &SnapshotRecord) -> Result<BTreeSet<u32>, VerifyError> {
         let mut hits = BTreeSet::new();
         let mut refs = 0u64;
         for (root, form) in [(&s.body.manifest, Form::Parts), (&s.body.refs, Form::Refs)] {
@@ -816,7 +321,7 @@ impl<'a> Examiner<'a> {
 
     /// Leaf items and refs beneath, or why it is malformed.
     #[allow(clippy::type_complexity)]
-    fn walk(
+    pub(super) fn walk(
         &mut self,
         at: Level,
         items: &[u8],
@@ -901,7 +406,11 @@ impl<'a> Examiner<'a> {
     }
 
     /// A manifest chunk: there, and with an identity decoded, once.
-    fn manifest(&mut self, part: &Part, hits: &mut BTreeSet<u32>) -> Result<(), VerifyError> {
+    pub(super) fn manifest(
+        &mut self,
+        part: &Part,
+        hits: &mut BTreeSet<u32>,
+    ) -> Result<(), VerifyError> {
         if let Some(known) = self.dirty.get(&part.id) {
             hits.extend(known);
             return Ok(());
@@ -946,7 +455,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// What a hit snapshot lost.
-    fn losses(&mut self, s: &SnapshotRecord) -> Result<(), VerifyError> {
+    pub(super) fn losses(&mut self, s: &SnapshotRecord) -> Result<(), VerifyError> {
         let mut lost = Lost::default();
         self.lost_refs(&s.body.refs, &mut lost)?;
         let mut loss = Loss {
@@ -1000,14 +509,22 @@ impl<'a> Examiner<'a> {
         Ok(())
     }
 
-    fn lost_refs(&mut self, root: &ListRoot, lost: &mut Lost) -> Result<(), VerifyError> {
+    pub(super) fn lost_refs(
+        &mut self,
+        root: &ListRoot,
+        lost: &mut Lost,
+    ) -> Result<(), VerifyError> {
         let level = Level {
             depth: root.depth,
             form: Form::Refs,
         };
         self.find_lost(level, &root.items, lost)
     }
-    fn lost_parts(&mut self, root: &ListRoot, lost: &mut Lost) -> Result<(), VerifyError> {
+    pub(super) fn lost_parts(
+        &mut self,
+        root: &ListRoot,
+        lost: &mut Lost,
+    ) -> Result<(), VerifyError> {
         let level = Level {
             depth: root.depth,
             form: Form::Parts,
@@ -1016,7 +533,12 @@ impl<'a> Examiner<'a> {
     }
 
     /// Positions of what is lost; goes only where the first walk found something.
-    fn find_lost(&mut self, at: Level, items: &[u8], lost: &mut Lost) -> Result<(), VerifyError> {
+    pub(super) fn find_lost(
+        &mut self,
+        at: Level,
+        items: &[u8],
+        lost: &mut Lost,
+    ) -> Result<(), VerifyError> {
         if at.depth > limits::LIST_DEPTH {
             return Ok(());
         }
@@ -1060,16 +582,16 @@ impl<'a> Examiner<'a> {
 
 /// Positions in a list that are lost.
 #[derive(Default)]
-struct Lost {
-    at: u64,
-    count: u64,
+pub(super) struct Lost {
+    pub(super) at: u64,
+    pub(super) count: u64,
     /// From, to, damage; ascending.
-    runs: Vec<(u64, u64, u32)>,
-    cut: bool,
+    pub(super) runs: Vec<(u64, u64, u32)>,
+    pub(super) cut: bool,
 }
 
 impl Lost {
-    fn add(&mut self, n: u64, blamed: &[u32]) {
+    pub(super) fn add(&mut self, n: u64, blamed: &[u32]) {
         let (from, to) = (self.at, self.at.saturating_add(n));
         self.at = to;
         if blamed.is_empty() {
@@ -1088,20 +610,20 @@ impl Lost {
 }
 
 #[derive(Clone, std::marker::Copy)]
-struct Level {
-    depth: u8,
-    form: Form,
+pub(super) struct Level {
+    pub(super) depth: u8,
+    pub(super) form: Form,
 }
 
 impl Level {
-    fn width(self) -> usize {
+    pub(super) fn width(self) -> usize {
         if self.depth == 0 {
             self.form.item()
         } else {
             list::NODE
         }
     }
-    fn below(self) -> Level {
+    pub(super) fn below(self) -> Level {
         Level {
             depth: self.depth - 1,
             ..self
@@ -1110,13 +632,13 @@ impl Level {
 }
 
 /// Leaf items and refs beneath a node.
-fn counts(node: &[u8]) -> (u64, u64) {
+pub(super) fn counts(node: &[u8]) -> (u64, u64) {
     let word = |at: usize| u64::from_le_bytes(node[at..at + 8].try_into().expect("eight bytes"));
     (word(32), word(40))
 }
 
 /// Reads one pack and compares it with the index.
-fn examine(repository: &Repository, inventory: &Inventory, content: &Content) -> Found {
+pub(super) fn examine(repository: &Repository, inventory: &Inventory, content: &Content) -> Found {
     let p = &inventory.packs[content.pack as usize];
     let mut found = Found {
         pack: content.pack,
