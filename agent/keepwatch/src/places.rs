@@ -12,7 +12,7 @@
 //! Under systemd, `CACHE_DIRECTORY` and `STATE_DIRECTORY` stand in where the XDG variable is not set.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use keepwatch_engine::ids::{ObjectId, OwnerKey, RepositoryId, WriterId};
 use serde::{Deserialize, Serialize};
 
-use crate::errors::{Exit, Failure};
+use crate::errors::{Exit, Failure, plain_io};
 
 /// The directories of this user. A directory is absent when neither variable nor home is known.
 #[derive(Clone)]
@@ -125,7 +125,8 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
             .mode(0o600)
             .open(path)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()
+        file.sync_all()?;
+        sync_above(path)
     };
     write().map_err(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => Failure::new(
@@ -135,6 +136,19 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
         .advice("a key that is overwritten is lost: name another file, or move this one away"),
         _ => Failure::file("write", path, &e),
     })
+}
+
+/// Makes the name of a new file durable, and those of the directories above it, which may be as new: a key that a power loss takes away opens nothing.
+fn sync_above(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    for (n, dir) in path.ancestors().skip(1).enumerate() {
+        match File::open(dir).and_then(|d| d.sync_all()) {
+            // What may not be opened, this user did not make.
+            Err(e) if n == 0 => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Replaces a private file as a whole.
@@ -262,8 +276,9 @@ impl Places {
         let text = serde_json::to_string_pretty(&witness).unwrap_or_default() + "\n";
         if let Err(e) = replace_private(&path, &text) {
             tracing::warn!(
-                "{} cannot be written, so a rollback of the repository would not be noticed: {e}",
-                path.display()
+                "{} cannot be written, so a rollback of the repository would not be noticed: {}",
+                path.display(),
+                plain_io(&e)
             );
         }
     }

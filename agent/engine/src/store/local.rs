@@ -62,8 +62,12 @@ impl LocalStore {
                 builder.create(root.join(area.prefix()))?;
             }
             sync_dir(root)?;
-            if let Some(parent) = root.parent().filter(|p| !p.as_os_str().is_empty()) {
-                sync_dir(parent)?;
+            for (n, dir) in std::path::absolute(root)?.ancestors().skip(1).enumerate() {
+                // Directories further above may be as new; what may not be opened, this user did not make.
+                match sync_dir(dir) {
+                    Err(e) if n == 0 => return Err(e),
+                    _ => {}
+                }
             }
             Ok(())
         };
