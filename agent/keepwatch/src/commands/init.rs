@@ -10,13 +10,13 @@ use keepwatch_engine::ids::{OwnerKey, RepositoryId, WriterId};
 use keepwatch_engine::repository::{AccessError, CHUNKER, Repository};
 use keepwatch_engine::seal::{Identity, ReaderRecipient, recipients_of_identity_file};
 use keepwatch_engine::store::local::LocalStore;
-use keepwatch_engine::store::{KeyName, Store};
+use keepwatch_engine::store::{Area, KeyName, Store};
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::clock;
 use crate::context::{Context, host_name};
-use crate::errors::{Exit, Failure, Outcome};
+use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::keys::{self, SCRYPT_LOG_N, Terminal};
 use crate::output::{print_json_after, tell};
 use crate::places::{make_private_dir, write_secret};
@@ -202,10 +202,18 @@ fn refuse_foreign_directory(path: &Path) -> Result<(), Failure> {
     if path.join("config").exists() {
         return Err(AccessError::AlreadyExists(path.display().to_string()).into());
     }
-    let is_empty = entries.next().is_none();
+    // Bare areas are ours, too: an 'init' that stopped even earlier.
+    let is_bare = entries.all(|e| {
+        e.is_ok_and(|e| {
+            e.file_name() == "tmp" || Area::ALL.iter().any(|a| e.file_name() == a.prefix())
+        })
+    });
     let holds =
         |area: &str| std::fs::read_dir(path.join(area)).is_ok_and(|mut d| d.next().is_some());
-    if holds("packs") || holds("snapshots") {
+    if ["packs", "snapshots", "index", "tombstones", "marks"]
+        .into_iter()
+        .any(holds)
+    {
         return Err(Failure::new(Exit::Refused, format!("{} holds the data of a repository whose 'config' is gone; nothing was changed", path.display()))
             .advice("put 'config' back from another copy: without it nothing there can be restored; do not make a new repository over it"));
     }
@@ -219,8 +227,7 @@ fn refuse_foreign_directory(path: &Path) -> Result<(), Failure> {
         )
         .advice("there is no backup in it: remove the directory and run 'init' again"));
     }
-    // Bare areas are ours, too: an 'init' that stopped even earlier.
-    if is_empty || path.join("keys").is_dir() && path.join("packs").is_dir() {
+    if is_bare {
         return Ok(());
     }
     Err(Failure::new(
@@ -288,8 +295,9 @@ fn pin(file: &Path, id: RepositoryId, owner: OwnerKey) {
     };
     if let Err(e) = append() {
         tracing::warn!(
-            "the owner key could not be noted in {}: {e}",
-            file.display()
+            "the owner key could not be noted in {}: {}",
+            file.display(),
+            plain_io(&e)
         );
     }
 }
@@ -314,6 +322,9 @@ mod tests {
         assert!(refuse_foreign_directory(&at("absent")).is_ok());
         std::fs::create_dir_all(at("empty")).unwrap();
         assert!(refuse_foreign_directory(&at("empty")).is_ok());
+        std::fs::create_dir_all(at("bare/tmp")).unwrap();
+        std::fs::create_dir_all(at("bare/keys")).unwrap();
+        assert!(refuse_foreign_directory(&at("bare")).is_ok());
         put("made/config");
         put("robbed/packs/00/x");
         put("interrupted/keys/me.age");
