@@ -25,7 +25,7 @@ use crate::clock;
 use crate::context::{Context, host_name, user_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::estimate::Estimate;
-use crate::output::{count, escape, print_after, print_json_after, problems_json, tell};
+use crate::output::{count, escape, plain, print_after, print_json_after, problems_json, tell};
 
 /// Back up files, a stream, or the output of a command
 #[derive(Args)]
@@ -164,7 +164,8 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
             .places
             .bear_witness(repository.id(), id, writer.id, &report.end.to_string());
     }
-    for w in &report.warnings {
+    for w in &mut report.warnings {
+        *w = plain(w);
         tell(&format!("keepwatch: warning: {}", escape(w)));
     }
     warnings.append(&mut report.warnings);
