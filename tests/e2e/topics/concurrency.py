@@ -82,16 +82,17 @@ def together(t, writers, rounds, graces, seconds=0):
     if problems:
         raise problems[0]
 
-    def check():
+    def check(share):
         need(set(done) <= set(t.ids(repo)), "lost: %s" % (set(done) - set(t.ids(repo))))
         v = t.kw("verify", "--repo", repo, "--read-data", "--json", rc=(0, 1))
         need(v.code == 0, v)
         for i, (source, state) in done.items():
-            t.must_restore(repo, i, source, state)
-    check()
+            if t.random.random() < share:
+                t.must_restore(repo, i, source, state)
+    check(0.2)
     for _ in range(2):
         t.kw("prune", "--repo", repo, "--grace", "0s", "--max-unused", "0%")
-    check()
+    check(1)
     need(counts["saved"] >= writers and counts["pruned"] > 0, counts)
     need(not seconds or counts["packs"], "the prunes deleted nothing: %s" % counts)
     print("%(saved)d saved, %(refused)d refused, %(pruned)d prunes deleted %(packs)d packs" % counts)
@@ -104,11 +105,11 @@ def test_two_writers_default_grace(t):
 
 
 def test_two_writers_short_grace(t):
-    together(t, 2, 10, ["3s"], 600 if t.long else 8)
+    together(t, 2, 10, ["3s"], 600 if t.long else 7)
 
 
 def test_four_writers_short_grace(t):
-    together(t, 4, 10, ["3s", "24h"], 600 if t.long else 10)
+    together(t, 4, 10, ["3s", "24h"], 600 if t.long else 9)
 
 
 def test_two_prunes(t):
