@@ -1,7 +1,7 @@
 """C1: several backups and prunes of one repository at once, real processes, no lock. What was reported as done verifies and restores."""
 import json, os, random, threading, time
 
-from harness import need, remove, tree
+from harness import Skip, need, remove, tree
 
 
 def together(t, writers, rounds, graces, seconds=0):
@@ -24,7 +24,7 @@ def together(t, writers, rounds, graces, seconds=0):
             t.write("src%d/f%d" % (n, i), t.noise(20_000))
         sources.append(t.path("src%d" % n))
     common = [t.noise(15_000) for _ in range(6)]
-    done, lock, stop, problems, counts = {}, threading.Lock(), threading.Event(), [], {"pruned": 0, "refused": 0, "saved": 0, "packs": 0}
+    done, lock, stop, problems, counts = {}, threading.Lock(), threading.Event(), [], {"pruned": 0, "refused": 0, "saved": 0, "packs": 0, "longest": 0}
 
     def guarded(function, *args):
         def body():
@@ -41,8 +41,10 @@ def together(t, writers, rounds, graces, seconds=0):
 
     def back_up(n, lots):
         done_here = 0
-        while done_here < rounds or time.time() < end:
+        # At least so many rounds, so long, and until the prunes came to delete something.
+        while done_here < rounds or time.time() < end or (seconds and not counts["packs"] and time.time() < end + 30):
             done_here += 1
+            began = time.time()
             # The same new content for all: they race to store it; and old content again that prune may just have marked.
             for i in range(3):
                 with open("%s/f%d" % (sources[n], lots.randrange(10)), "wb") as f:
@@ -50,6 +52,7 @@ def together(t, writers, rounds, graces, seconds=0):
             state = tree(sources[n])
             run = t.kw("backup", "--repo", repo, "--host", "h%d" % n, "--json", sources[n], env=homes[n], rc=(0, 5))
             with lock:
+                counts["longest"] = max(counts["longest"], time.time() - began)
                 if run.code == 0:
                     done[run.json["snapshot"]] = (sources[n], state)
                     counts["saved"] += 1
@@ -79,6 +82,8 @@ def together(t, writers, rounds, graces, seconds=0):
         thread.join()
     stop.set()
     maintainer.join()
+    if counts["longest"] > 2 and seconds:
+        raise Skip("the machine is too busy: a backup took %.1f s, and the grace period of this test is 3 s" % counts["longest"])
     if problems:
         raise problems[0]
 
@@ -95,7 +100,7 @@ def together(t, writers, rounds, graces, seconds=0):
     check(1)
     need(counts["saved"] >= writers and counts["pruned"] > 0, counts)
     need(not seconds or counts["packs"], "the prunes deleted nothing: %s" % counts)
-    print("%(saved)d saved, %(refused)d refused, %(pruned)d prunes deleted %(packs)d packs" % counts)
+    print("%(saved)d saved, %(refused)d refused, %(pruned)d prunes deleted %(packs)d packs; the longest backup took %(longest).1f s" % counts)
 
 
 # The promise: nothing is lost while the grace period is longer than the longest run. A run takes a tenth of a second here, so that three seconds are long.
@@ -109,7 +114,7 @@ def test_two_writers_short_grace(t):
 
 
 def test_four_writers_short_grace(t):
-    together(t, 4, 10, ["3s", "24h"], 600 if t.long else 9)
+    together(t, 4, 10, ["3s"], 600 if t.long else 9)
 
 
 def test_two_prunes(t):

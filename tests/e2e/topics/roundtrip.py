@@ -65,12 +65,12 @@ def full_tree(t, name="src", deep=True):
     os.link(os.path.join(src, b"loop"), os.path.join(src, b"hard", b"loop"), follow_symlinks=False)
     # Holes.
     with open(os.path.join(src, b"sparse"), "wb") as f:
-        f.truncate(200 << 20)
-        for at in (5 << 20, 150 << 20):
+        f.truncate(60 << 20)
+        for at in (5 << 20, 50 << 20):
             f.seek(at)
             f.write(b"data" * 3000)
     with open(os.path.join(src, b"only-a-hole"), "wb") as f:
-        f.truncate(50 << 20)
+        f.truncate(20 << 20)
     os.mkfifo(os.path.join(src, b"fifo"), 0o622)
     s = socket.socket(socket.AF_UNIX)
     os.chdir(src)
