@@ -516,7 +516,7 @@ mod tests {
         let job = FileJob::new(e, 0, true);
         let content: Vec<u8> = (0..70).collect();
         for cut in 1..70 {
-            let mut out = vec![255u8; 100];
+            let mut out = [255u8; 100];
             for (n, piece) in content.chunks(cut).enumerate() {
                 job.place::<()>((n * cut) as u64, piece, &mut |at, b| {
                     out[at as usize..at as usize + b.len()].copy_from_slice(b);

@@ -57,15 +57,24 @@ impl Builder {
     pub fn new(store: Arc<dyn Store>) -> Self {
         let identity = Identity::generate();
         let reader = ReaderRecipient::parse(&identity.recipient().to_string(), &AskNobody).unwrap();
-        let (repository, _) =
-            Repository::init(store.clone(), &[(KeyName::new("me").unwrap(), reader)], "test", CHUNKER, now()).unwrap();
+        let (repository, _) = Repository::init(
+            store.clone(),
+            &[(KeyName::new("me").unwrap(), reader)],
+            "test",
+            CHUNKER,
+            now(),
+        )
+        .unwrap();
         Builder {
             store,
             identity,
             repository,
             sealer: Sealer::new(3).unwrap(),
             drafts: [ChunkKind::Data, ChunkKind::Manifest, ChunkKind::List].map(Draft::new),
-            packers: [Packer::new(PackClass::Content), Packer::new(PackClass::Lists)],
+            packers: [
+                Packer::new(PackClass::Content),
+                Packer::new(PackClass::Lists),
+            ],
             packed: [0; 2],
             index: Index::default(),
             known: HashSet::new(),
@@ -103,7 +112,11 @@ impl Builder {
         if draft.is_empty() {
             return;
         }
-        let to = if kind == ChunkKind::List { self.repository.host_recipient() } else { self.repository.recipient() };
+        let to = if kind == ChunkKind::List {
+            self.repository.host_recipient()
+        } else {
+            self.repository.recipient()
+        };
         let sealed = self.sealer.seal(&draft, to).unwrap();
         let class = kind.class() as usize;
         self.packers[class].push(&sealed);
@@ -146,7 +159,10 @@ impl Builder {
     /// Adds an entry with its stored content (without holes).
     pub fn add(&mut self, entry: Entry, content: &[u8]) {
         let chunk = self.chunk;
-        let ids: Vec<ChunkId> = content.chunks(chunk).map(|c| self.chunk(ChunkKind::Data, c)).collect();
+        let ids: Vec<ChunkId> = content
+            .chunks(chunk)
+            .map(|c| self.chunk(ChunkKind::Data, c))
+            .collect();
         self.add_refs(entry, &ids);
     }
 
@@ -175,7 +191,14 @@ impl Builder {
             used += e.refs();
             if ends_chunk(&e.path, count as usize, bytes.len()) || i + 1 == entries.len() {
                 let id = self.chunk(ChunkKind::Manifest, &bytes);
-                parts.push(Part { id, refs: used, entries: count }.to_bytes());
+                parts.push(
+                    Part {
+                        id,
+                        refs: used,
+                        entries: count,
+                    }
+                    .to_bytes(),
+                );
                 (bytes, count, used) = (Vec::new(), 0, 0);
             }
         }
@@ -184,9 +207,14 @@ impl Builder {
         self.commit_lists(manifest, refs)
     }
 
-    pub fn list<'i>(&mut self, form: Form, items: impl Iterator<Item = &'i [u8]>) -> keepwatch_engine::records::ListRoot {
+    pub fn list<'i>(
+        &mut self,
+        form: Form,
+        items: impl Iterator<Item = &'i [u8]>,
+    ) -> keepwatch_engine::records::ListRoot {
         let mut w = ListWriter::new(form);
-        let mut store = |b: &[u8]| Ok::<_, std::convert::Infallible>(self.chunk(ChunkKind::List, b));
+        let mut store =
+            |b: &[u8]| Ok::<_, std::convert::Infallible>(self.chunk(ChunkKind::List, b));
         for item in items {
             w.push(item, &mut store).unwrap();
         }
@@ -218,7 +246,9 @@ impl Builder {
             program: "test".into(),
             source: 0,
         };
-        self.repository.put_record(Area::Snapshots, &snapshot).unwrap()
+        self.repository
+            .put_record(Area::Snapshots, &snapshot)
+            .unwrap()
     }
 
     /// Opened by the host, which cannot read.
@@ -227,7 +257,12 @@ impl Builder {
     }
 
     pub fn reader(&self) -> Repository {
-        Repository::open_as_reader(self.store.clone(), &ReaderIdentity::native(&self.identity), None).unwrap()
+        Repository::open_as_reader(
+            self.store.clone(),
+            &ReaderIdentity::native(&self.identity),
+            None,
+        )
+        .unwrap()
     }
 
     /// Opens everything for a restore.
@@ -236,7 +271,11 @@ impl Builder {
         let (lookup, problems) = repository.load_index(None).unwrap();
         assert!(problems.is_empty(), "{problems:?}");
         let snapshot = repository.snapshot(snapshot).unwrap();
-        Opened { repository, lookup, snapshot }
+        Opened {
+            repository,
+            lookup,
+            snapshot,
+        }
     }
 }
 
@@ -248,7 +287,14 @@ pub struct Opened {
 
 impl Opened {
     pub fn restore(&self, options: &Options) -> Result<Report, RestoreError> {
-        restore::run(&self.repository, &self.lookup, &self.snapshot, options, &Silent, &Cancel::new())
+        restore::run(
+            &self.repository,
+            &self.lookup,
+            &self.snapshot,
+            options,
+            &Silent,
+            &Cancel::new(),
+        )
     }
 
     /// Everything, without any problem.
@@ -260,11 +306,18 @@ impl Opened {
 }
 
 pub fn into(target: &Path) -> Options {
-    Options { target: target.to_owned(), threads: 2, ..Options::default() }
+    Options {
+        target: target.to_owned(),
+        threads: 2,
+        ..Options::default()
+    }
 }
 
 pub fn time(seconds: i64, nanoseconds: u32) -> FileTime {
-    FileTime { seconds, nanoseconds }
+    FileTime {
+        seconds,
+        nanoseconds,
+    }
 }
 
 pub fn entry(path: impl AsRef<[u8]>, kind: EntryKind, mode: u32) -> Entry {
@@ -295,7 +348,10 @@ pub fn symlink(path: impl AsRef<[u8]>, to: &str) -> Entry {
 /// Bytes that do not compress, the same for the same seed.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut out);
     out
 }
 
@@ -305,7 +361,12 @@ pub fn tree(at: &Path) -> Vec<String> {
     fn walk(dir: &Path, root: &Path, out: &mut Vec<String>) {
         for e in std::fs::read_dir(dir).unwrap() {
             let path = e.unwrap().path();
-            out.push(path.strip_prefix(root).unwrap().to_string_lossy().into_owned());
+            out.push(
+                path.strip_prefix(root)
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned(),
+            );
             if path.symlink_metadata().unwrap().is_dir() {
                 walk(&path, root, out);
             }
