@@ -119,13 +119,20 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
         make_private_dir(dir)?;
     }
     let write = || -> io::Result<()> {
+        // Under its name it is whole or not there: half a key would stand in the way of a whole one.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let tmp = path.with_file_name(format!(".{name}.{}", std::process::id()));
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+            .open(&tmp)?;
+        let named = file
+            .write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| name_anew(&tmp, path));
+        let _ = fs::remove_file(&tmp);
+        named?;
         sync_above(path)
     };
     write().map_err(|e| match e.kind() {
@@ -136,6 +143,18 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
         .advice("a key that is overwritten is lost: name another file, or move this one away"),
         _ => Failure::file("write", path, &e),
     })
+}
+
+/// Gives a file its name unless something has it already.
+fn name_anew(tmp: &Path, path: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match fs::hard_link(tmp, path) {
+        // File systems without hard links.
+        Err(e) if matches!(e.raw_os_error(), Some(1) | Some(95) | Some(38)) => {
+            renameat_with(CWD, tmp, CWD, path, RenameFlags::NOREPLACE).map_err(io::Error::from)
+        }
+        other => other,
+    }
 }
 
 /// Makes the name of a new file durable, and those of the directories above it, which may be as new: a key that a power loss takes away opens nothing.
