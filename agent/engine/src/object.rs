@@ -80,7 +80,13 @@ impl ObjectError {
     }
     /// True for a record whose signer was revoked and whose word no longer counts.
     pub fn is_revoked(&self) -> bool {
-        matches!(self, ObjectError::Content { cause: ContentError::Record(RecordError::RevokedSigner(_)), .. })
+        matches!(
+            self,
+            ObjectError::Content {
+                cause: ContentError::Record(RecordError::RevokedSigner(_)),
+                ..
+            }
+        )
     }
     /// True when an identity would help.
     pub fn needs_identity(&self) -> bool {

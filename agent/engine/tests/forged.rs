@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::*;
 use ed25519_dalek::SigningKey;
 use keepwatch_engine::envelope::compress_body;
-use keepwatch_engine::ids::{OWNER, ObjectId, WriterId};
 use keepwatch_engine::forget;
+use keepwatch_engine::ids::{OWNER, ObjectId, WriterId};
 use keepwatch_engine::marks;
 use keepwatch_engine::object::{ContentError, ObjectError};
 use keepwatch_engine::progress::{Cancel, Silent};
@@ -285,7 +285,12 @@ fn a_revoked_writers_backups_stay_and_its_tombstones_do_not_count() {
     let ours = backup_as(&again, &files(&[("y", 2, 900)]), "ours", w.moment());
     let reader = w.reader().snapshots().unwrap();
     assert_eq!(reader.live.len(), 2);
-    forget::apply(&other, &[reader.live.iter().find(|s| s.id == ours.id).unwrap()], w.moment()).unwrap();
+    forget::apply(
+        &other,
+        &[reader.live.iter().find(|s| s.id == ours.id).unwrap()],
+        w.moment(),
+    )
+    .unwrap();
     assert_eq!(again.snapshots().unwrap().live.len(), 1);
     w.reader().revoke_writer(key.id).unwrap();
     let repo = Repository::open_as_writer(w.store.clone(), &w.key).unwrap();
@@ -294,9 +299,16 @@ fn a_revoked_writers_backups_stay_and_its_tombstones_do_not_count() {
     // What a thief may have forgotten is back; what he may have written is set apart.
     assert_eq!(set.live.len(), 2);
     assert!(set.live.iter().all(|s| s.revoked == (s.id == theirs.id)));
-    let latest = set.select("latest", &Default::default(), w.moment()).unwrap();
+    let latest = set
+        .select("latest", &Default::default(), w.moment())
+        .unwrap();
     assert_eq!(latest.id, ours.id);
-    let t = World { store: w.store.clone(), key: copy(&w.key), user: w.user.clone(), repo };
+    let t = World {
+        store: w.store.clone(),
+        key: copy(&w.key),
+        user: w.user.clone(),
+        repo,
+    };
     t.prune(&options(std::time::Duration::ZERO)).unwrap();
     assert_eq!(restore(&t.reader(), &theirs).as_ref(), Ok(&content));
     // It cannot be used to write any more.

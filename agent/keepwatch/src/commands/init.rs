@@ -99,7 +99,7 @@ pub fn announce(context: &Context, made: &Made) {
         Some((path, true)) => tell(&format!(
             "A new identity was made at {}\n\n\
              \x20   KEEP A COPY OF THIS IDENTITY SOMEWHERE ELSE, away from this machine:\n\
-             \x20   on a stick in a drawer, in a password manager, on paper ('keepwatch key sheet').\n\
+             \x20   on a stick in a drawer, in a password manager, printed on paper.\n\
              \x20   Without it nothing can ever be restored from this repository, by anybody.\n\
              \x20   Who has it can read the backups: keep it secret.\n",
             path.display()

@@ -111,7 +111,7 @@ pub fn summary(r: &Report, dry_run: bool) -> String {
         out += "dry run, nothing was changed; this would be done:\n";
     }
     out += &format!(
-        "{} needed, {} deleted; {} kept, {} deleted, {} marked for later",
+        "{} needed, {} deleted; {} kept, {} deleted, {} newly marked",
         count(r.snapshots_needed, "snapshot", "snapshots"),
         count(r.snapshots_deleted, "forgotten one", "forgotten ones"),
         count(r.packs_kept, "pack", "packs"),
