@@ -14,6 +14,8 @@ pub const REF: usize = 32;
 pub const PART: usize = 40;
 /// Node: id of a list chunk, u64 leaf items beneath, u64 refs beneath (so that a lost list of manifest parts does not shift the refs of the others).
 pub const NODE: usize = 48;
+/// A run ends after one item in so many, on average. A changed id costs its run: 64 ids are 2 KiB, and their node and index entry 90 bytes.
+const RUN_AVERAGE: u64 = 64;
 /// A run longer than this is cut.
 const RUN_MAX: usize = 4096;
 /// A list with at most this many items stands in the snapshot itself.
@@ -136,7 +138,8 @@ impl ListWriter {
         refs: u64,
         store: &mut dyn FnMut(&[u8]) -> Result<ChunkId, E>,
     ) -> Result<(), E> {
-        let ends = u64::from_le_bytes(item[..8].try_into().expect("eight bytes")) % 256 == 0;
+        let ends =
+            u64::from_le_bytes(item[..8].try_into().expect("eight bytes")) % RUN_AVERAGE == 0;
         if self.levels.len() == level {
             self.levels.push(Level::new());
         }

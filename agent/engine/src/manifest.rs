@@ -338,13 +338,14 @@ pub fn decode_chunk(
     Ok((entries, refs))
 }
 
-/// Decides after which entries a manifest chunk ends: by a hash of the path, so that a changed time moves no cut. Average 512 entries, at most 4096, at most 1 MiB.
+/// Decides after which entries a manifest chunk ends: by a hash of the path, so that a changed time moves no cut. Average 128 entries, at most 4096, at most 1 MiB:
+/// a changed entry costs the chunk that it stands in, and chunks are compressed together, so short ones cost little.
 pub fn ends_chunk(path: &[u8], entries: usize, bytes: usize) -> bool {
     let mut h = 0xcbf2_9ce4_8422_2325u64; // FNV-1a: nothing secret or contested depends on it
     for &b in path {
         h = (h ^ b as u64).wrapping_mul(0x0000_0100_0000_01b3);
     }
-    (h >> 20) % 512 == 0 || entries >= 4096 || bytes >= 1 << 20
+    (h >> 20) % 128 == 0 || entries >= 4096 || bytes >= 1 << 20
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ pub fn load(repository: &Repository) -> Result<MarkedPacks, ObjectError> {
                     }
                 }
                 Err(e) if e.is_missing() => continue 'again,
+                Err(e) if e.is_revoked() => out.ignored.push(id),
                 Err(e) => return Err(e),
             }
         }

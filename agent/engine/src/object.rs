@@ -78,6 +78,10 @@ impl ObjectError {
     pub fn is_missing(&self) -> bool {
         matches!(self, ObjectError::Store(e) if e.is_missing())
     }
+    /// True for a record whose signer was revoked and whose word no longer counts.
+    pub fn is_revoked(&self) -> bool {
+        matches!(self, ObjectError::Content { cause: ContentError::Record(RecordError::RevokedSigner(_)), .. })
+    }
     /// True when an identity would help.
     pub fn needs_identity(&self) -> bool {
         matches!(

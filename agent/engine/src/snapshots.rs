@@ -156,6 +156,7 @@ impl Repository {
                     });
                 }
                 Err(e) if e.is_missing() => {} // consolidated by a prune meanwhile
+                Err(e) if e.is_revoked() => {} // its word no longer counts
                 Err(e) => set.problems.push(e),
             }
         }

@@ -8,6 +8,7 @@ use common::*;
 use ed25519_dalek::SigningKey;
 use keepwatch_engine::envelope::compress_body;
 use keepwatch_engine::ids::{OWNER, ObjectId, WriterId};
+use keepwatch_engine::forget;
 use keepwatch_engine::marks;
 use keepwatch_engine::object::{ContentError, ObjectError};
 use keepwatch_engine::progress::{Cancel, Silent};
@@ -273,27 +274,31 @@ fn what_is_brought_back_does_no_harm() {
     assert!(r.is_sound(), "{:#?}", r.damages);
 }
 
+/// Taking a key back must not take the backups with it, and must not stop prune.
 #[test]
-fn a_revoked_writer_is_refused_by_name() {
+fn a_revoked_writers_backups_stay_and_its_tombstones_do_not_count() {
     let w = World::new();
     let (other, key) = w.enroll(true);
-    backup_as(&other, &files(&[("x", 1, 900)]), "other", w.moment());
+    let content = files(&[("x", 1, 900)]);
+    let theirs = backup_as(&other, &content, "other", w.moment());
+    let again = Repository::open_as_writer(w.store.clone(), &w.key).unwrap();
+    let ours = backup_as(&again, &files(&[("y", 2, 900)]), "ours", w.moment());
+    let reader = w.reader().snapshots().unwrap();
+    assert_eq!(reader.live.len(), 2);
+    forget::apply(&other, &[reader.live.iter().find(|s| s.id == ours.id).unwrap()], w.moment()).unwrap();
+    assert_eq!(again.snapshots().unwrap().live.len(), 1);
     w.reader().revoke_writer(key.id).unwrap();
     let repo = Repository::open_as_writer(w.store.clone(), &w.key).unwrap();
     let set = repo.snapshots().unwrap();
-    assert!(matches!(
-        &set.problems[0],
-        ObjectError::Content { cause: ContentError::Record(RecordError::RevokedSigner(id)), .. } if *id == key.id
-    ));
-    // Prune does not decide what becomes of it.
-    let t = World {
-        store: w.store.clone(),
-        key: copy(&w.key),
-        user: w.user.clone(),
-        repo,
-    };
-    assert!(matches!(
-        t.prune(&options(std::time::Duration::ZERO)),
-        Err(PruneError::Unreadable(_))
-    ));
+    assert!(set.problems.is_empty(), "{:?}", set.problems);
+    // What a thief may have forgotten is back; what he may have written is set apart.
+    assert_eq!(set.live.len(), 2);
+    assert!(set.live.iter().all(|s| s.revoked == (s.id == theirs.id)));
+    let latest = set.select("latest", &Default::default(), w.moment()).unwrap();
+    assert_eq!(latest.id, ours.id);
+    let t = World { store: w.store.clone(), key: copy(&w.key), user: w.user.clone(), repo };
+    t.prune(&options(std::time::Duration::ZERO)).unwrap();
+    assert_eq!(restore(&t.reader(), &theirs).as_ref(), Ok(&content));
+    // It cannot be used to write any more.
+    assert!(Repository::open_as_writer(w.store.clone(), &key).is_err());
 }

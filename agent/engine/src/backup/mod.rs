@@ -22,7 +22,7 @@ mod walk;
 
 use std::collections::HashSet;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keepwatch_model::time::Moment;
 
@@ -302,7 +302,13 @@ pub fn run(
         .map_err(ObjectError::from)?;
     all_covered &= damaged.is_empty();
 
-    let cache_file = cache_path(repository, &lookup, options, &shown);
+    let cache_file = cache_path(
+        repository,
+        lookup.dir(),
+        &options.host,
+        options.job.as_deref(),
+        &shown,
+    );
     let mut parent = CacheReader::open(&cache_file);
     let parent_id = parent
         .as_ref()
@@ -544,25 +550,22 @@ fn predecessor(
     )
 }
 
-fn cache_path(
+/// Where the copy of the last manifest lies: one for each host, job and set of source paths.
+pub fn cache_path(
     repository: &Repository,
-    lookup: &Lookup,
-    options: &Options,
+    dir: &Path,
+    host: &str,
+    job: Option<&str>,
     paths: &[Vec<u8>],
 ) -> PathBuf {
     let mut purpose = b"files\0".to_vec();
-    for p in [
-        options.host.as_bytes(),
-        options.job.as_deref().unwrap_or("").as_bytes(),
-    ]
-    .into_iter()
-    .chain(paths.iter().map(|p| &p[..]))
+    for p in [host.as_bytes(), job.unwrap_or("").as_bytes()]
+        .into_iter()
+        .chain(paths.iter().map(|p| &p[..]))
     {
         purpose.extend_from_slice(&(p.len() as u64).to_le_bytes());
         purpose.extend_from_slice(p);
     }
     let key = repository.hash().local(&purpose);
-    lookup
-        .dir()
-        .join(format!("files-{}", crate::ids::hex(&key[..8])))
+    dir.join(format!("files-{}", crate::ids::hex(&key[..8])))
 }

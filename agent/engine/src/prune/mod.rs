@@ -17,8 +17,8 @@
 //! Ages are judged by the later of the signed time and the storage time, against the *earlier* of the store's clock and ours: a clock that jumps ahead deletes nothing early
 //! unless both do. What comes from the future is young.
 //!
-//! Memory for ten terabytes (655,360 packs, ten million chunks): packs 60 MB, bits 4 MB, what index objects say 10 MB, batches 4 + 16 MB, packs being read and filled at most 64 + 36 MB
-//! (16 + 36 MB with packs of our own): below 150 MB.
+//! Memory for ten terabytes (655,360 packs, ten million chunks): packs 60 MB, bits 4 MB, what index objects say 10 MB, batches 17 MB while lists are walked and 16 MB after that, packs being read and filled then at most 64 + 36 MB
+//! (16 + 36 MB with packs of our own): below 150 MB with packs of our own.
 
 mod mark;
 mod repack;
