@@ -1,7 +1,5 @@
 //! `init`: makes a repository, and what its first host needs.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -288,12 +286,14 @@ pub fn identity_text(identity: &Identity) -> Zeroizing<String> {
 
 /// Notes in the identity's comments which repository it belongs to, so that an exchanged one is noticed. Bookkeeping: a failure is told, nothing else.
 fn pin(file: &Path, id: RepositoryId, owner: OwnerKey) {
-    let append = || -> std::io::Result<()> {
-        let mut f = OpenOptions::new().append(true).open(file)?;
-        f.write_all(keys::pin_lines(id, owner).as_bytes())?;
-        f.sync_all()
+    // Replaced as a whole: an append that a power loss tears could take the identity with it.
+    let note = || -> std::io::Result<()> {
+        let file = file.canonicalize()?;
+        let mut text = Zeroizing::new(std::fs::read_to_string(&file)?);
+        text.push_str(&keys::pin_lines(id, owner));
+        crate::places::replace_private(&file, &text)
     };
-    if let Err(e) = append() {
+    if let Err(e) = note() {
         tracing::warn!(
             "the owner key could not be noted in {}: {}",
             file.display(),
