@@ -14,6 +14,8 @@ def mutate(t, top, names):
     block = t.noise(r.randrange(1, 2000))
     content = lambda: (t.noise(size) if r.random() < 0.5 else (block * (size // len(block) + 1))[:size])
     try:
+        if os.path.islink(path):
+            os.unlink(path)  # nothing is written through a link, which may lead out of here
         if what == "new" or not files:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "wb") as f:
@@ -26,7 +28,11 @@ def mutate(t, top, names):
                 f.truncate()
                 f.write(old[:at] + block + old[at + (len(block) if what == "change" else 0):])
         elif what == "delete":
-            os.unlink(r.choice(files)) if r.random() < 0.8 else shutil.rmtree(os.path.dirname(r.choice(files))) if os.path.dirname(r.choice(files)) != top else None
+            victim = r.choice(files)
+            if r.random() < 0.8 or os.path.dirname(victim) == top:
+                os.unlink(victim)
+            else:
+                shutil.rmtree(os.path.dirname(victim))
         elif what == "rename":
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.rename(r.choice(files), path)
@@ -38,7 +44,7 @@ def mutate(t, top, names):
         elif what == "link":
             os.link(r.choice(files), path)
         elif what == "symlink":
-            os.symlink(r.choice(["x", "/y", path]), path)
+            os.symlink(r.choice(["x", "/nonexistent/y", path]), path)
         elif what == "dir-to-file":
             d = os.path.join(top, r.choice("pqrs"))
             if os.path.isdir(d):
@@ -49,7 +55,7 @@ def mutate(t, top, names):
                 os.unlink(d)
         elif what == "copy":
             shutil.copy2(r.choice(files), path)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, FileNotFoundError, PermissionError):
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, FileNotFoundError, PermissionError, shutil.SameFileError):
         pass
 
 
