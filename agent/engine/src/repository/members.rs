@@ -116,6 +116,8 @@ impl Repository {
             match self.read_writer(&listed.name, id, revoked, &owner) {
                 // Listed in order: the revocation of an id comes after its record and replaces it.
                 Ok(record) => drop(self.writers.insert(id, record)),
+                // Not there any more is one thing; not readable just now says nothing about the writer.
+                Err(ObjectError::Store(e)) if !e.is_missing() => return Err(e.into()),
                 // A damaged or forged writer is no writer: its records will be refused by name.
                 Err(e) => {
                     tracing::warn!(object = %listed.name, "a writer's record is not believed: {e}")

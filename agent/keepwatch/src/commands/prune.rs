@@ -17,7 +17,7 @@ use crate::output::{count, escape, print_after, print_json_after, tell};
 /// Free the space that no snapshot needs
 #[derive(Args)]
 #[command(
-    long_about = "Free the space that no snapshot needs. Needs no identity.\n\nIn two steps, so that backups may run at the same time: what is not needed is marked, and deleted by a later prune when the mark is older than the grace period. Half-empty packs are packed anew by copying what they hold in its encrypted form. When anything that is needed to decide cannot be read, nothing is deleted.",
+    long_about = "Free the space that no snapshot needs. Needs no identity.\n\nIn two steps, so that backups may run at the same time: what is not needed is marked, and deleted by a later prune when the mark is older than the grace period. Half-empty packs are packed anew by copying what they hold in its encrypted form. When anything that is needed to decide cannot be read, nothing is deleted.\n\nThe grace period must be longer than the longest backup takes. With --grace 0 marking and deleting happen in one run: never do that while a backup is running, its snapshot could be left without its data.",
     after_help = "Examples:
   keepwatch prune --dry-run
   keepwatch prune --max-unused 10%
