@@ -36,12 +36,14 @@ fn what_was_backed_up_is_in_the_snapshot() {
     w.backup(&[&tree], Some(&cache)).unwrap();
     let same = w.backup(&[&tree], Some(&cache)).unwrap();
     assert_eq!(
-        (
-            same.totals.files_unmodified,
-            same.totals.bytes_read,
-            same.totals.bytes_added
-        ),
-        (45, 0, 0)
+        (same.totals.files_unmodified, same.totals.bytes_read),
+        (45, 0)
+    );
+    // A directory above the tree, which all tests share, may have another mtime by now: that is one chunk of the manifest.
+    assert!(
+        same.totals.bytes_added < 10_000 && same.totals.chunks_new <= 1,
+        "{:?}",
+        same.totals
     );
     assert_eq!(
         in_snapshot(&w.reader(), same.snapshot.unwrap(), &tree).unwrap(),
