@@ -14,8 +14,11 @@ use crate::records::{ListRoot, Snapshot};
 use crate::repository::Repository;
 use crate::store::Name;
 
-/// Opened envelopes kept for the next chunk: lists and manifests are read in the order in which they were written. Cost: 2 MiB each.
-const KEEP: usize = 8;
+/// Bytes of opened envelopes that are kept for the next chunk: those used last. Lists of a snapshot lie in envelopes of 128 KiB of all the days since it was new, manifests in
+/// envelopes of 2 MiB. One more than fits is held while it is opened.
+const KEEP: usize = 16 << 20;
+/// Opened envelopes that are kept, however short they are.
+const KEEP_ENVELOPES: usize = 256;
 
 /// Opens the envelope at a location. Content needs a reader; lists do not.
 pub fn open_envelope(repository: &Repository, at: &Location) -> Result<Opened, ObjectError> {
@@ -71,6 +74,7 @@ pub struct ChunkReader<'a> {
     lookup: &'a Lookup,
     window: Window,
     kept: VecDeque<(ObjectId, u32, Opened)>,
+    kept_bytes: usize,
 }
 
 impl<'a> ChunkReader<'a> {
@@ -81,6 +85,7 @@ impl<'a> ChunkReader<'a> {
             lookup,
             window: Window::default(),
             kept: VecDeque::new(),
+            kept_bytes: 0,
         }
     }
 
@@ -104,16 +109,27 @@ impl<'a> ChunkReader<'a> {
         if let Some(i) = self
             .kept
             .iter()
-            .position(|(p, o, _)| *p == at.pack && *o == at.envelope_offset)
+            .rposition(|(p, o, _)| *p == at.pack && *o == at.envelope_offset)
         {
-            return Ok(chunk_of(self.repository, &self.kept[i].2, at, id)?.to_vec());
+            if let Some(used) = self.kept.remove(i) {
+                self.kept.push_back(used);
+            }
+        } else {
+            let opened = open_envelope(self.repository, at)?;
+            self.kept_bytes += opened.content.len();
+            self.kept.push_back((at.pack, at.envelope_offset, opened));
+            while self.kept.len() > 1
+                && (self.kept_bytes > KEEP || self.kept.len() > KEEP_ENVELOPES)
+            {
+                if let Some((_, _, oldest)) = self.kept.pop_front() {
+                    self.kept_bytes -= oldest.content.len();
+                }
+            }
         }
-        let opened = open_envelope(self.repository, at)?;
-        let plain = chunk_of(self.repository, &opened, at, id)?.to_vec();
-        if self.kept.len() >= KEEP {
-            self.kept.pop_front();
-        }
-        self.kept.push_back((at.pack, at.envelope_offset, opened));
+        let Some((_, _, opened)) = self.kept.back() else {
+            return Err(ObjectError::chunk(id, ContentError::NotIndexed));
+        };
+        let plain = chunk_of(self.repository, opened, at, id)?.to_vec();
         Ok(plain)
     }
 

@@ -32,6 +32,7 @@ const INDEX_CHUNKS: usize = 60_000;
 /// As in a backup: a chunk of this length is sealed alone, smaller ones are gathered to so many bytes.
 const ALONE: usize = 512 << 10;
 const GATHERED: usize = 2 << 20;
+const GATHERED_LISTS: usize = 128 << 10;
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -99,7 +100,7 @@ impl ListPacks<'_> {
         if self.known.insert(id) {
             self.stored += 1;
             self.draft.push(id, plain);
-            if self.draft.content.len() >= GATHERED {
+            if self.draft.content.len() >= GATHERED_LISTS {
                 self.seal()?;
             }
         }

@@ -37,6 +37,9 @@ const INDEX_CHUNKS: usize = 60_000;
 pub const ALONE: usize = 512 << 10;
 /// Gathered content that makes an envelope.
 pub const GATHERED: usize = 2 << 20;
+/// The same for lists. Ids do not compress, so long envelopes would save nothing; and `prune` reads single lists out of the envelopes of many days, each
+/// of which it must open whole.
+pub const GATHERED_LISTS: usize = 128 << 10;
 
 /// Why the pipeline stopped.
 #[derive(Debug, thiserror::Error)]
@@ -368,7 +371,11 @@ impl Gatherer {
             return sink.submit(alone);
         }
         self.draft.push(id, plain);
-        if self.draft.content.len() >= GATHERED
+        let enough = match self.draft.kind {
+            ChunkKind::List => GATHERED_LISTS,
+            ChunkKind::Data | ChunkKind::Manifest => GATHERED,
+        };
+        if self.draft.content.len() >= enough
             || self.draft.ids.len() >= crate::limits::ENVELOPE_CHUNKS / 2
         {
             self.flush(sink)?;

@@ -294,13 +294,13 @@ impl<V: Visitor> Walker<'_, V> {
 
     /// All that is in the directory named by `self.path`.
     fn directory(&mut self, dir: Arc<OwnedFd>) -> Result<(), V::Stop> {
-        let mut names: Vec<CString> = Vec::new();
+        let mut names = Listing::default();
         let read = (|| -> rustix::io::Result<()> {
             for item in Dir::read_from(&*dir)? {
                 let item = item?;
                 let name = item.file_name();
                 if name != c"." && name != c".." {
-                    names.push(name.to_owned());
+                    names.push(name);
                 }
             }
             Ok(())
@@ -312,15 +312,15 @@ impl<V: Visitor> Walker<'_, V> {
                 format!("the directory cannot be read to its end: {e}"),
             );
         }
-        names.sort_unstable();
+        names.sort();
         let length = self.path.len();
-        for name in names {
+        for name in names.iter() {
             if length > 0 {
                 self.path.push(b'/');
             }
-            self.path.extend_from_slice(name.as_bytes());
-            match statat(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => self.entry(&dir, &name, &stat, true)?,
+            self.path.extend_from_slice(name.to_bytes());
+            match statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => self.entry(&dir, name, &stat, true)?,
                 Err(rustix::io::Errno::NOENT) => {
                     let path = self.path.clone();
                     self.problem(&path, "vanished before it was read");
@@ -355,6 +355,33 @@ impl<V: Visitor> Walker<'_, V> {
                 name: name.to_owned(),
             },
         }
+    }
+}
+
+/// The names in a directory, one after another in one piece of memory: their bytes and 9 more each, half of what as many strings of their own take. A directory
+/// cannot be walked in order without having read it whole, so this grows with the largest directory: 30 MB for a million names of 20 bytes.
+#[derive(Default)]
+struct Listing {
+    /// Each ends with a zero byte.
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+}
+
+impl Listing {
+    fn push(&mut self, name: &CStr) {
+        self.starts.push(self.bytes.len());
+        self.bytes.extend_from_slice(name.to_bytes_with_nul());
+    }
+    fn at(&self, start: usize) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes[start..]).unwrap_or_default()
+    }
+    fn sort(&mut self) {
+        let mut starts = std::mem::take(&mut self.starts);
+        starts.sort_unstable_by(|a, b| self.at(*a).cmp(self.at(*b)));
+        self.starts = starts;
+    }
+    fn iter(&self) -> impl Iterator<Item = &CStr> {
+        self.starts.iter().map(|start| self.at(*start))
     }
 }
 
