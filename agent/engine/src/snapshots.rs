@@ -135,12 +135,13 @@ impl Repository {
         let mut set = SnapshotSet::default();
         // Tombstones are listed after snapshots: one that is written meanwhile hides at worst too little.
         let snapshots = list_all(&**self.store(), Area::Snapshots)?;
-        for listed in list_all(&**self.store(), Area::Tombstones)? {
-            let id = listed
-                .name
-                .object_id()
-                .expect("tombstones are named by hash");
-            match self.get_record::<Tombstone>(Area::Tombstones, id) {
+        let tombstones = list_all(&**self.store(), Area::Tombstones)?;
+        let mut of_tombstones = tombstones.iter();
+        self.each_record::<Tombstone>(Area::Tombstones, &ids(&tombstones), &mut |_, record| {
+            let Some(listed) = of_tombstones.next().cloned() else {
+                return;
+            };
+            match record {
                 Ok((signer, t)) => {
                     let any = self.writers().get(&signer).is_some_and(|w| w.maintain);
                     let snapshots = t
@@ -159,25 +160,21 @@ impl Repository {
                 Err(e) if e.is_revoked() => {} // its word no longer counts
                 Err(e) => set.problems.push(e),
             }
-        }
+        });
         // With the writer: a tombstone that names another than the signer of the snapshot does not count, and must not hide one that does.
         let dead: HashSet<(ObjectId, WriterId)> = set
             .tombstones
             .iter()
             .flat_map(|t| t.snapshots.iter().map(|f| (f.id, f.writer)))
             .collect();
-        for listed in snapshots {
-            let id = listed
-                .name
-                .object_id()
-                .expect("snapshots are named by hash");
-            match self.snapshot(id) {
+        self.each_record::<Snapshot>(Area::Snapshots, &ids(&snapshots), &mut |id, record| {
+            match record.and_then(|(writer, body)| self.as_snapshot(id, writer, body)) {
                 Ok(s) if dead.contains(&(id, s.writer)) => set.forgotten.push(s),
                 Ok(s) => set.live.push(s),
                 Err(e) if e.is_missing() => {}
                 Err(e) => set.problems.push(e),
             }
-        }
+        });
         let order =
             |a: &SnapshotRecord, b: &SnapshotRecord| a.start.cmp(&b.start).then(a.id.cmp(&b.id));
         set.live.sort_by(order);
@@ -188,6 +185,15 @@ impl Repository {
     /// Reads one snapshot.
     pub fn snapshot(&self, id: ObjectId) -> Result<SnapshotRecord, ObjectError> {
         let (writer, body) = self.get_record::<Snapshot>(Area::Snapshots, id)?;
+        self.as_snapshot(id, writer, body)
+    }
+
+    fn as_snapshot(
+        &self,
+        id: ObjectId,
+        writer: WriterId,
+        body: Snapshot,
+    ) -> Result<SnapshotRecord, ObjectError> {
         let bad = |why: &str| {
             ObjectError::content(Name::Snapshot(id), ContentError::Decode(why.to_owned()))
         };
@@ -207,6 +213,11 @@ impl Repository {
             end,
         })
     }
+}
+
+/// Of objects whose names are hashes, which all of these areas hold.
+fn ids(listed: &[Listed]) -> Vec<ObjectId> {
+    listed.iter().filter_map(|l| l.name.object_id()).collect()
 }
 
 impl SnapshotSet {

@@ -7,6 +7,7 @@ use keepwatch_engine::ids::OwnerKey;
 
 use crate::commands;
 use crate::errors::EXIT_CODES;
+use crate::stores::S3Args;
 
 /// Encrypted backups that come back.
 #[derive(Parser)]
@@ -44,7 +45,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 3 partial (some files could not be r
 #[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Common options")]
 pub struct Globals {
-    /// The repository: a directory
+    /// The repository: a directory, or s3://bucket/prefix
     #[arg(
         long,
         global = true,
@@ -92,6 +93,9 @@ pub struct Globals {
     /// Log to standard error (-vv: more); KEEPWATCH_LOG filters
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// For repositories in S3.
+    #[command(flatten)]
+    pub s3: S3Args,
 }
 
 /// The verbs.
@@ -109,6 +113,7 @@ pub enum Command {
     Forget(commands::forget::ForgetArgs),
     Prune(commands::prune::PruneArgs),
     Stats(commands::stats::StatsArgs),
+    Doctor(commands::doctor::DoctorArgs),
     Repair(commands::repair::RepairArgs),
     Key(commands::key::KeyArgs),
     Completions(commands::meta::CompletionsArgs),

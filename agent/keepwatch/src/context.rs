@@ -1,7 +1,7 @@
 //! What every command shares: the options before the verb, the repository that is meant, and the keys that open it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::cell::OnceCell;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use keepwatch_engine::ids::{OwnerKey, RepositoryId};
@@ -13,7 +13,6 @@ use keepwatch_engine::record::Record;
 use keepwatch_engine::repository::{AccessError, Repository};
 use keepwatch_engine::seal::{Ask, Identity, ReaderIdentity, is_passphrase_file};
 use keepwatch_engine::snapshots::SnapshotSet;
-use keepwatch_engine::store::local::LocalStore;
 use keepwatch_engine::store::{Area, Fault, Name, Store, list_all};
 
 use crate::cli::Globals;
@@ -23,6 +22,7 @@ use crate::output::{escape, tell};
 use crate::places::Places;
 use crate::progress::Bar;
 use crate::signals::Child;
+use crate::stores::Target;
 
 /// See the module.
 pub struct Context {
@@ -34,6 +34,8 @@ pub struct Context {
     pub cancel: Cancel,
     /// A child that stops with us.
     pub child: Child,
+    /// The store of the repository that is meant, once it was opened, and the id that it claims.
+    pub opened: OnceCell<(Arc<dyn Store>, RepositoryId)>,
 }
 
 impl Context {
@@ -59,39 +61,32 @@ impl Context {
         }
     }
 
-    /// The repository's directory, and whether it is the default one.
-    pub fn repository_path(&self) -> Result<(PathBuf, bool), Failure> {
-        let Some(given) = &self.globals.repo else {
-            return Ok((self.places.default_repository()?, true));
-        };
-        let text = given.to_string_lossy();
-        if let Some((scheme, _)) = text.split_once("://") {
-            return Err(match scheme {
-                "s3" => Failure::usage("repositories in S3 are not in this build yet")
-                    .advice("give --repo the path of a directory"),
-                other => Failure::usage(format!(
-                    "a repository at '{}://' is of an unknown kind",
-                    escape(other)
-                ))
-                .advice("give --repo the path of a directory"),
-            });
+    /// Where the repository that is meant lies.
+    pub fn target(&self) -> Result<Target, Failure> {
+        match &self.globals.repo {
+            Some(given) => Target::parse(given.as_os_str(), &self.globals.s3),
+            None => Ok(Target::Local {
+                path: self.places.default_repository()?,
+            }),
         }
-        if given.as_os_str().is_empty() {
-            return Err(Failure::usage("the name of the repository is empty")
-                .advice("give --repo the path of a directory"));
-        }
-        Ok((resolve(given), false))
+    }
+
+    /// True when nobody named a repository.
+    pub fn is_default(&self) -> bool {
+        self.globals.repo.is_none()
     }
 
     /// The store of an existing repository, and the id that it claims.
     fn store(&self) -> Result<(Arc<dyn Store>, RepositoryId), Failure> {
-        let (path, is_default) = self.repository_path()?;
-        let store: Arc<dyn Store> = match LocalStore::open(&path) {
-            Ok(s) => Arc::new(s),
-            Err(e) if e.fault == Fault::Missing && is_default => {
+        if let Some((store, id)) = self.opened.get() {
+            return Ok((store.clone(), *id));
+        }
+        let store = match self.target()?.open(&self.cancel) {
+            Ok(s) => s,
+            Err(e) if e.fault == Fault::Missing && self.is_default() => {
                 return Err(Failure::failed(format!(
                     "there is no repository yet at the default place {}",
-                    path.display()
+                    e.store
                 ))
                 .advice(
                     "the first 'keepwatch backup PATH' makes it; or name another with --repo",
@@ -100,6 +95,7 @@ impl Context {
             Err(e) => return Err(e.into()),
         };
         let id = self.peek(&store)?;
+        let _ = self.opened.set((store.clone(), id));
         Ok((store, id))
     }
 
@@ -210,7 +206,7 @@ impl Context {
         let Some(path) = self.places.identity().filter(|p| p.exists()) else {
             return Ok(None);
         };
-        let (_, is_default) = self.repository_path()?;
+        let is_default = self.is_default();
         let identity = keys::read_identity(&path)?;
         Ok(Some(identity).filter(|i| is_default || !self.is_foreign(id, i)))
     }
@@ -385,13 +381,6 @@ impl Context {
         }
         Ok(set)
     }
-}
-
-/// An absolute path without links where that can be told, so that one repository has one name.
-fn resolve(path: &Path) -> PathBuf {
-    fs::canonicalize(path)
-        .or_else(|_| std::path::absolute(path))
-        .unwrap_or_else(|_| path.to_owned())
 }
 
 /// The name of this host.

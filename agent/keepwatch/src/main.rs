@@ -12,6 +12,7 @@ mod places;
 mod progress;
 mod select;
 mod signals;
+mod stores;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         places: places::Places::from_env(),
         cancel: Cancel::new(),
         child: Default::default(),
+        opened: Default::default(),
     };
     match commands::run(context, cli.command) {
         Ok(exit) => ExitCode::from(exit as u8),

@@ -16,6 +16,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -29,12 +30,16 @@ use crate::records::{Index, IndexedPack};
 use crate::repository::{PutError, Repository};
 use crate::store::{Area, Name};
 
-/// Packs in flight to the store, 17 MiB each.
+/// Packs in flight to a store that is near, 17 MiB each. To one behind a network: half as many as it takes calls at once.
 const UPLOADS: usize = 2;
+/// An index object is also written when the last one is so old and [`INDEX_PACKS`] packs are stored, so that a slow first backup that is interrupted goes on where it was.
+const INDEX_AGE: Duration = Duration::from_secs(60);
+/// See [`INDEX_AGE`].
+const INDEX_PACKS: usize = 4;
 /// An index object is written when so many chunks are stored and not yet indexed: 64 bytes each in memory.
 const INDEX_CHUNKS: usize = 60_000;
 /// A chunk of at least this length makes an envelope by itself; smaller ones are gathered.
-pub const ALONE: usize = 512 << 10;
+pub const ALONE: usize = 1 << 20;
 /// Gathered content that makes an envelope.
 pub const GATHERED: usize = 2 << 20;
 /// The same for lists. Ids do not compress, so long envelopes would save nothing; and `prune` reads single lists out of the envelopes of many days, each
@@ -65,6 +70,8 @@ pub struct Sink<'a> {
     /// Claimed in this run, index not yet written.
     pending: Mutex<HashSet<ChunkId>>,
     stored: Mutex<Vec<IndexedPack>>,
+    /// When the last index object was written. It decides only how much an interruption costs.
+    indexed_at: Mutex<Instant>,
     drafts: Sender<Draft>,
     stop: AtomicBool,
     error: Mutex<Option<SinkError>>,
@@ -97,6 +104,7 @@ impl<'a> Sink<'a> {
             lookup: RwLock::new(lookup),
             pending: Mutex::default(),
             stored: Mutex::default(),
+            indexed_at: Mutex::new(Instant::now()),
             drafts,
             stop: AtomicBool::new(false),
             error: Mutex::new(None),
@@ -115,7 +123,7 @@ impl<'a> Sink<'a> {
             }
             drop((drafts_out, sealed_in));
             scope.spawn(move || s.guard(|| s.fill(&sealed_out, &packs_in)));
-            for _ in 0..UPLOADS {
+            for _ in 0..UPLOADS.max(repository.store().connections() / 2) {
                 let input = packs_out.clone();
                 scope.spawn(move || s.guard(|| s.upload(&input)));
             }
@@ -131,6 +139,10 @@ impl<'a> Sink<'a> {
                 return Err(e);
             }
             if sink.is_stopped() {
+                // What is stored already is indexed, so that the next run need not store it again. If that fails, it must.
+                if let Err(e) = sink.write_index(true) {
+                    tracing::debug!("what was stored before the stop is not indexed: {e}");
+                }
                 return Err(SinkError::Stopped);
             }
             sink.write_index(true)?;
@@ -257,15 +269,15 @@ impl<'a> Sink<'a> {
             if self.is_stopped() {
                 continue;
             }
+            let length = pack.bytes.len() as u64;
             let put = || -> Result<(), SinkError> {
                 if !self.dry {
                     self.repository
                         .store()
-                        .put(&Name::Pack(pack.id), &pack.bytes)
+                        .put_owned(&Name::Pack(pack.id), pack.bytes)
                         .map_err(PutError::from)?;
                 }
-                self.bytes_added
-                    .fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
+                self.bytes_added.fetch_add(length, Ordering::Relaxed);
                 lock(&self.stored).push(pack.indexed);
                 self.write_index(false)
             };
@@ -285,9 +297,12 @@ impl<'a> Sink<'a> {
                 .flat_map(|p| &p.envelopes)
                 .map(|e| e.lengths.len())
                 .sum();
-            if stored.is_empty() || (!last && chunks < INDEX_CHUNKS) {
+            let mut since = lock(&self.indexed_at);
+            let old = stored.len() >= INDEX_PACKS && since.elapsed() >= INDEX_AGE;
+            if stored.is_empty() || (!last && chunks < INDEX_CHUNKS && !old) {
                 return Ok(());
             }
+            *since = Instant::now();
             std::mem::take(&mut *stored)
         };
         if self.dry {

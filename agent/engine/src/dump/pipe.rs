@@ -164,6 +164,7 @@ pub(super) fn with_pipe<'a, T>(
 ) -> T {
     let threads = std::thread::available_parallelism()
         .map_or(2, |n| n.get())
+        .max(repository.store().connections())
         .min(AHEAD / 2);
     std::thread::scope(|scope| {
         let (jobs, take) = bounded::<(Location, Sender<Fetched>)>(AHEAD);

@@ -21,6 +21,7 @@
 //! (16 + 36 MB with packs of our own): below 150 MB with packs of our own.
 
 mod mark;
+mod removal;
 mod repack;
 mod sweep;
 
@@ -42,6 +43,7 @@ use crate::snapshots::SnapshotRecord;
 use crate::store::{Area, Name, StoreError};
 
 use mark::Needs;
+use removal::Removal;
 
 /// What `keepwatch prune` uses: longer than the longest backup.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -135,6 +137,10 @@ pub struct Report {
     pub bytes_freed: u64,
     /// Marked, to be freed by a later prune.
     pub bytes_waiting: u64,
+    /// Objects that would have been deleted and are locked; a later prune deletes them.
+    pub objects_locked: u64,
+    /// Objects whose locks were prolonged.
+    pub locks_renewed: u64,
     /// What a person should know although nothing failed.
     pub notes: Vec<String>,
 }
@@ -181,6 +187,11 @@ pub enum PruneError {
         "prune was interrupted: {0}. Every snapshot is as it was, and the next prune goes on from here"
     )]
     Store(#[from] StoreError),
+    /// The credentials do not suffice.
+    #[error(
+        "prune may not delete: {0}. Every snapshot is as it was. Run prune with credentials that may delete (in S3: s3:DeleteObject); backups do not need that right, and a host is safer without it"
+    )]
+    MayNotDelete(StoreError),
     /// A record could not be stored.
     #[error(
         "prune was interrupted: {0}. Every snapshot is as it was, and the next prune goes on from here"
@@ -338,6 +349,7 @@ pub fn run(
             report.packs_deleted += second.packs_deleted;
             report.bytes_freed += second.bytes_freed;
             report.bytes_waiting = second.bytes_waiting;
+            report.objects_locked += second.objects_locked;
             report.notes.extend(second.notes);
         }
         if options.dry_run {
@@ -515,19 +527,18 @@ impl Run<'_> {
 
     /// Does it. Each step leaves a repository in which every snapshot is whole.
     fn apply(&self, plan: &mut Plan) -> Result<(), PruneError> {
-        let store = self.repository.store();
+        let removal = Removal::new(self.repository);
         let now = (self.clock)().unix_seconds();
         self.check()?;
         self.progress.event(Event::Phase("deleting"));
         for id in &plan.drop_snapshots {
-            store
-                .delete(&Name::Snapshot(*id))
-                .map_err(PruneError::write)?;
+            removal.remove(&Name::Snapshot(*id))?;
         }
         let mut kept_back = !plan.delete.is_empty() && self.has_new_snapshots(plan)?;
         if !kept_back {
             sweep::index(
                 self.repository,
+                &removal,
                 &plan.lookup,
                 &plan.inventory,
                 &plan.drop,
@@ -548,9 +559,14 @@ impl Run<'_> {
             for n in &plan.delete {
                 self.check()?;
                 let pack = &plan.inventory.packs[*n as usize];
-                store
-                    .delete(&Name::Pack(pack.id))
-                    .map_err(PruneError::write)?;
+                if !removal.remove(&Name::Pack(pack.id))? {
+                    let stored = pack.stored.unwrap_or(0);
+                    plan.report.packs_deleted -= 1;
+                    plan.report.packs_waiting += 1;
+                    plan.report.bytes_freed -= stored;
+                    plan.report.bytes_waiting += stored;
+                    plan.report.bytes_after += stored;
+                }
                 self.progress.event(Event::Done {
                     items: 1,
                     bytes: pack.stored.unwrap_or(0),
@@ -622,9 +638,9 @@ impl Run<'_> {
         new.dedup();
         sweep::write_marks(self.repository, now, &new)?;
         for id in replaced {
-            store.delete(&Name::Marks(id)).map_err(PruneError::write)?;
+            removal.remove(&Name::Marks(id))?;
         }
-        sweep::tombstones(self.repository, now, &plan.tombstones)?;
+        sweep::tombstones(self.repository, &removal, now, &plan.tombstones)?;
         for (id, body) in &plan.tombstones_future {
             let body = Tombstone {
                 time: now,
@@ -633,10 +649,13 @@ impl Run<'_> {
             self.repository
                 .put_record(Area::Tombstones, &body)
                 .map_err(PruneError::put)?;
-            store
-                .delete(&Name::Tombstone(*id))
-                .map_err(PruneError::write)?;
+            removal.remove(&Name::Tombstone(*id))?;
         }
+        let (renewed, problem) =
+            removal::renew(self.repository, &plan.inventory, &plan.needs, self.cancel)?;
+        plan.report.locks_renewed = renewed;
+        plan.report.notes.extend(problem);
+        plan.report.objects_locked = removal.locked();
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use crate::records::{Index, IndexedPack, Marks, Tombstone};
 use crate::repository::Repository;
 use crate::store::{Area, Name};
 
+use super::removal::Removal;
 use super::{INDEX_CHUNKS, MANY, PruneError};
 
 /// Packs that one marks record names: 34 bytes each, 3.4 MB of the 8 MiB that a record may hold.
@@ -47,6 +48,7 @@ impl IndexWriter<'_> {
 /// after the lookup was loaded are left alone. Nothing is written when there is nothing to gain.
 pub(super) fn index(
     repository: &Repository,
+    removal: &Removal<'_>,
     lookup: &Lookup,
     inventory: &Inventory,
     drop: &Bits,
@@ -115,10 +117,7 @@ pub(super) fn index(
     }
     writer.finish()?;
     for id in &replaced {
-        repository
-            .store()
-            .delete(&Name::Index(*id))
-            .map_err(PruneError::write)?;
+        removal.remove(&Name::Index(*id))?;
     }
     Ok(replaced.len() as u64)
 }
@@ -162,6 +161,7 @@ pub(super) fn write_marks(
 /// Makes one tombstone of many. Only of those whose snapshots are gone: a new record is young again.
 pub(super) fn tombstones(
     repository: &Repository,
+    removal: &Removal<'_>,
     time: i64,
     old: &[(ObjectId, Tombstone)],
 ) -> Result<(), PruneError> {
@@ -184,10 +184,7 @@ pub(super) fn tombstones(
             .map_err(PruneError::put)?;
     }
     for (id, _) in old {
-        repository
-            .store()
-            .delete(&Name::Tombstone(*id))
-            .map_err(PruneError::write)?;
+        removal.remove(&Name::Tombstone(*id))?;
     }
     Ok(())
 }

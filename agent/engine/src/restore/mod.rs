@@ -231,7 +231,10 @@ pub fn run(
 
     progress.event(Event::Phase("restoring"));
     let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(2, |n| n.get()),
+        // Behind a network most of a fetch is waiting.
+        0 => std::thread::available_parallelism()
+            .map_or(2, |n| n.get())
+            .max(repository.store().connections()),
         n => n,
     };
     let threads = threads.clamp(1, THREADS_MAX);

@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod diff;
+pub mod doctor;
 pub mod dump;
 pub mod find;
 pub mod forget;
@@ -39,6 +40,7 @@ pub fn run(context: Context, command: Command) -> Outcome {
         Command::Forget(a) => forget::run(c, &a),
         Command::Prune(a) => prune::run(c, &a),
         Command::Stats(a) => stats::run(c, &a),
+        Command::Doctor(a) => doctor::run(c, &a),
         Command::Repair(a) => repair::run(c, &a),
         Command::Key(a) => key::run(c, &a),
         Command::Completions(a) => meta::completions(&a),
