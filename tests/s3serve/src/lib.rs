@@ -25,7 +25,7 @@ mod host;
 mod http;
 mod objects;
 mod operations;
-// mod proxy;
+mod proxy;
 mod record;
 mod rules;
 mod server;
@@ -34,7 +34,7 @@ mod uploads;
 
 pub use control::Control;
 pub use objects::{LockMode, Retention, Seen};
-// PROXY pub use proxy::{Cause, Fault, Link, LinkRule, LinkStats, Proxy, ProxyConfig, Side};
+pub use proxy::{Cause, Fault, Link, LinkRule, LinkStats, Proxy, ProxyConfig, Side};
 pub use record::{Record, Stats};
 pub use rules::{Action, Rule};
 pub use server::Server;
