@@ -171,6 +171,9 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
     warnings.append(&mut report.warnings);
     if context.json() {
         let mut document = json(&report, &warnings, args.dry_run);
+        if let Some(traffic) = repository.store().traffic() {
+            document["traffic"] = serde_json::json!(traffic);
+        }
         if let Some(made) = &made {
             document["made"] = made.json();
         }

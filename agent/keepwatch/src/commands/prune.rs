@@ -141,6 +141,20 @@ pub fn summary(r: &Report, dry_run: bool) -> String {
             human_bytes(r.bytes_waiting)
         );
     }
+    if r.objects_locked > 0 {
+        out += &format!(
+            "{} locked: a prune after their locks have ended deletes them
+",
+            count(r.objects_locked, "object is", "objects are")
+        );
+    }
+    if r.locks_renewed > 0 {
+        out += &format!(
+            "the locks of {} were prolonged
+",
+            count(r.locks_renewed, "object", "objects")
+        );
+    }
     out
 }
 
@@ -155,6 +169,8 @@ impl From<PruneError> for Failure {
                 .advice("'keepwatch verify' says what is damaged; put it back from another copy, or run 'keepwatch repair index'"),
             PruneError::Removed { .. } => Failure::new(Exit::Refused, message)
                 .advice("look into it first; --accept-missing accepts the loss"),
+            PruneError::MayNotDelete(_) => Failure::failed(message)
+                .advice("run prune with credentials that may delete objects, or as the user who owns the repository"),
             PruneError::Busy(_) => {
                 Failure::new(Exit::Refused, message).advice("wait for the other prune, and run it again")
             }
