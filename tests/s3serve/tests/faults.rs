@@ -107,7 +107,7 @@ async fn an_answer_can_be_lost_before_or_after_the_work() {
     let gone = c.delete_object().bucket(B).key("k").send().await;
     assert_eq!(told(&gone), (0, "connection".into()));
     assert!(server.keys().is_empty());
-    assert_eq!(server.stats().statuses[&0], 1);
+    assert_eq!(server.stats().statuses[&0], 3);
 }
 
 #[tokio::test]
