@@ -52,7 +52,6 @@ impl Sums {
             crc64nvme: (wanted(2) || self.is_empty()).then(Default::default),
             sha1: wanted(3).then(Default::default),
             sha256: wanted(4).then(Default::default),
-            ..Default::default()
         };
         hasher.update(bytes);
         let sums = hasher.finalize();

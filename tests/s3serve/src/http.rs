@@ -154,10 +154,9 @@ async fn run(
         _ => {}
     }
     let sent = head.headers.get("x-amz-date").and_then(|d| d.to_str().ok());
-    if let Some(sent) = sent.and_then(clock::amz_date) {
-        if (sent - clock::seconds(now)).abs() > SKEW {
-            return Ok(error(403, "RequestTimeTooSkewed", None, now, record));
-        }
+    let off = sent.and_then(clock::amz_date);
+    if off.is_some_and(|sent| (sent - clock::seconds(now)).abs() > SKEW) {
+        return Ok(error(403, "RequestTimeTooSkewed", None, now, record));
     }
     let for_head = head.method == Method::HEAD;
     let request = Request::from_parts(head, s3s::Body::from(bytes));

@@ -552,6 +552,7 @@ mod tests {
     fn conditions_have_one_winner_and_markers_count_as_absent() {
         let mut o = bucket(true, &[]);
         let absent = Some(&Condition::Absent);
+        let first = Condition::Tag("1".into());
         let mut put =
             |text, condition| o.put("b", "k", content(text), condition, (None, false), NOW);
         put("1", absent).unwrap();
@@ -559,8 +560,8 @@ mod tests {
             put("2", absent).unwrap_err().code(),
             &S3ErrorCode::PreconditionFailed
         );
-        put("2", Some(&Condition::Tag("1".into()))).unwrap();
-        assert!(put("3", Some(&Condition::Tag("1".into()))).is_err());
+        put("2", Some(&first)).unwrap();
+        assert!(put("3", Some(&first)).is_err());
         o.delete("b", "k", None, false, NOW).unwrap();
         o.put("b", "k", content("4"), absent, (None, false), NOW)
             .unwrap();

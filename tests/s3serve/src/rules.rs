@@ -307,7 +307,7 @@ fn matches(rule: &Rule, asked: &Asked<'_>) -> bool {
 mod tests {
     use super::*;
 
-    fn asked(operation: &str, key: &'static str) -> Asked<'_> {
+    fn asked<'a>(operation: &'a str, key: &'a str) -> Asked<'a> {
         Asked {
             operation,
             group: Group::of(operation, false),

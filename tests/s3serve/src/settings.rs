@@ -64,7 +64,7 @@ impl Default for Config {
 }
 
 /// Somebody who may call.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Account {
     /// The access key id.

@@ -79,7 +79,14 @@ async fn it_serves_is_controlled_and_ends() {
     let rule =
         r#"{"on":["list"],"times":1,"action":{"do":"answer","status":500,"code":"InternalError"}}"#;
     let lock = "compliance:2";
-    let program = Program::start(&["--bucket", "b1", "--object-lock", lock, "--rule", rule]);
+    let program = Program::start(&[
+        "--bucket",
+        "bucket-1",
+        "--object-lock",
+        lock,
+        "--rule",
+        rule,
+    ]);
     let c = Caller {
         endpoint: program.text("endpoint"),
         region: program.text("region"),
@@ -91,12 +98,12 @@ async fn it_serves_is_controlled_and_ends() {
     .client();
     let put = || {
         c.put_object()
-            .bucket("b1")
+            .bucket("bucket-1")
             .key("k")
             .body(b"xyz".to_vec().into())
             .send()
     };
-    let list = || c.list_objects_v2().bucket("b1").send();
+    let list = || c.list_objects_v2().bucket("bucket-1").send();
     assert_eq!(told(&put().await).0, 200);
     assert_eq!(told(&list().await), (500, "InternalError".into()));
     assert_eq!(told(&list().await).0, 200);
@@ -110,7 +117,7 @@ async fn it_serves_is_controlled_and_ends() {
     );
     let rule = json!([{ "on": ["GetObject"], "action": { "do": "lose-answer" } }]);
     assert_eq!(program.control("POST", "/rules", &rule).0, 200);
-    let get = c.get_object().bucket("b1").key("k").send().await;
+    let get = c.get_object().bucket("bucket-1").key("k").send().await;
     assert_eq!(told(&get), (0, "connection".into()));
     let (_, rules) = program.control("GET", "/rules", &Value::Null);
     assert_eq!(rules.as_array().unwrap().len(), 2);

@@ -617,3 +617,27 @@ async fn it_counts_what_was_asked() {
     server.reset();
     assert_eq!((server.stats().total, server.requests().len()), (0, 0));
 }
+
+#[tokio::test]
+async fn a_body_from_a_file_comes_in_chunks_with_a_trailer() {
+    let server = Server::plain().unwrap();
+    let c = client(&server);
+    let path = std::env::temp_dir().join(format!("s3serve-chunked-{}", std::process::id()));
+    let content: Vec<u8> = (0..300_000u32).map(|n| (n / 11) as u8).collect();
+    std::fs::write(&path, &content).unwrap();
+    let put = async || {
+        let body = ByteStream::from_path(&path).await.unwrap();
+        told(&c.put_object().bucket(B).key("k").body(body).send().await)
+    };
+    assert_eq!(put().await.0, 200);
+    assert_eq!(server.body("k").unwrap(), content, "without the framing");
+    let asked = server.requests();
+    assert!(
+        asked[0].checksums.contains(&"x-amz-trailer".to_owned()),
+        "{asked:?}"
+    );
+    assert!(asked[0].bytes_in > content.len() as u64, "with the framing");
+    server.switch(|s| s.checksums = Checksums::RefuseTrailers);
+    assert_eq!(put().await, (400, "InvalidRequest".into()));
+    std::fs::remove_file(&path).unwrap();
+}

@@ -46,7 +46,6 @@ pub async fn create_bucket(
     objects.buckets.insert(name.clone(), pail);
     answer(CreateBucketOutput {
         location: Some(format!("/{name}")),
-        ..Default::default()
     })
 }
 

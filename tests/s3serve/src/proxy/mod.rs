@@ -20,6 +20,9 @@ use pump::End;
 use rules::LinkRules;
 pub use rules::{Cause, Fault, Link, LinkRule, Side};
 
+/// A black hole keeps its connections so long.
+const HOLE: Duration = Duration::from_secs(600);
+
 /// How a proxy is started.
 #[derive(Clone)]
 pub struct ProxyConfig {
@@ -208,11 +211,11 @@ async fn carry(mut client: TcpStream, shared: &Shared, link: Link, faults: Vec<F
             reset(server);
         }
         End::BlackHole => {
-            // both stay open and are not read, until somebody gives up or all is cut
-            let _ = tokio::select! {
-                _ = pump::gone(&client) => (),
-                _ = cut.changed() => (),
-            };
+            // both stay open and are not read; a client that gives up cannot be told from one that only ended its side
+            tokio::select! {
+                () = tokio::time::sleep(HOLE) => {}
+                _ = cut.changed() => {}
+            }
         }
     }
 }

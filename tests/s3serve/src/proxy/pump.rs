@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -85,18 +85,6 @@ pub async fn both(
         }
     }
     End::Closed
-}
-
-/// Returns when the peer has closed or reset its side.
-pub async fn gone(stream: &TcpStream) {
-    loop {
-        match stream.ready(Interest::READABLE | Interest::ERROR).await {
-            Ok(ready) if ready.is_read_closed() || ready.is_error() => return,
-            Err(_) => return,
-            // bytes that nobody reads
-            Ok(_) => sleep(Duration::from_millis(50)).await,
-        }
-    }
 }
 
 async fn direction(

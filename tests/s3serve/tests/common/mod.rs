@@ -1,5 +1,7 @@
 //! The client of these tests: aws-sdk-s3 without retries, so that every answer is seen.
 
+#![allow(dead_code)] // each test uses a part of it
+
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
