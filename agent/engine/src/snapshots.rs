@@ -51,7 +51,8 @@ impl Candidate for SnapshotRecord {
         &self.body.tags
     }
     fn complete(&self) -> bool {
-        self.is_complete()
+        // One that a thief may have made does not make the last good one superfluous.
+        self.is_complete() && !self.revoked
     }
 }
 

@@ -368,7 +368,10 @@ impl Repository {
                 Ok((_, index)) => {
                     // A refused object leaves no rows behind: it is gathered by itself first.
                     let mut one = Gather::default();
-                    match one.add(id, &index) {
+                    let added = one.add(id, &index);
+                    drop(index);
+                    match added {
+                        Ok(()) if gather.is_empty() => gather = one,
                         Ok(()) => gather.append(one),
                         Err(e) => problems.push(ObjectError::content(
                             Name::Index(id),
