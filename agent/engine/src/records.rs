@@ -3,7 +3,7 @@
 use keepwatch_model::time::Moment;
 use minicbor::{Decode, Encode};
 
-use crate::ids::{ChunkId, ObjectId, OwnerKey, WriterId};
+use crate::ids::{ChunkId, ObjectId, OwnerKey, RepositoryId, WriterId};
 
 /// The newest format that this program reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -267,6 +267,21 @@ pub struct Snapshot {
     /// 0 files, 1 stream.
     #[n(14)]
     pub source: u8,
+    /// Of which snapshot it is a copy.
+    #[n(15)]
+    pub original: Option<Origin>,
+}
+
+/// Where a copied snapshot was made: the first one, however often it was copied on.
+#[derive(Encode, Decode, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cbor(array)]
+pub struct Origin {
+    /// The repository in which it was made.
+    #[n(0)]
+    pub repository: RepositoryId,
+    /// Its id there.
+    #[n(1)]
+    pub snapshot: ObjectId,
 }
 
 /// Body of `tombstones/<hash>`.

@@ -284,4 +284,19 @@ impl SnapshotSet {
             .filter(|s| s.writer == writer)
             .max_by_key(|s| s.body.sequence)
     }
+
+    /// What the next snapshot of a writer says of the one before it: that one's id, and its own number.
+    pub fn next_of(&self, writer: WriterId) -> (Option<ObjectId>, u64) {
+        let newest = self.newest_of(writer).map(|s| (s.id, s.body.sequence));
+        let forgotten = self
+            .tombstones
+            .iter()
+            .flat_map(|t| &t.snapshots)
+            .filter(|f| f.writer == writer)
+            .map(|f| (f.id, f.sequence));
+        match newest.into_iter().chain(forgotten).max_by_key(|(_, n)| *n) {
+            Some((id, n)) => (Some(id), n.saturating_add(1)),
+            None => (None, 1),
+        }
+    }
 }
