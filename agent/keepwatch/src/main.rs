@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         places: places::Places::from_env(),
         cancel: Cancel::new(),
         child: Default::default(),
+        prefix: "",
     };
     match commands::run(context, cli.command) {
         Ok(exit) => ExitCode::from(exit as u8),

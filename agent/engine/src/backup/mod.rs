@@ -346,7 +346,11 @@ pub fn run(
             lookup,
             options.level,
             threads,
-            if options.dry_run { Mode::Dry } else { Mode::Store },
+            if options.dry_run {
+                Mode::Dry
+            } else {
+                Mode::Store
+            },
             cancel,
             |sink| match stream.take() {
                 None => shared.files(sink, cache, parent.take(), trusted, &missing),
@@ -461,9 +465,7 @@ pub fn run(
         let kept = collected
             .cache
             .commit(&cache_file, id, sequence, &index_ids)
-            .and_then(|()| {
-                remember_last(lookup.dir(), writer, id, sequence)
-            });
+            .and_then(|()| remember_last(lookup.dir(), writer, id, sequence));
         if let Err(e) = kept {
             report.warnings.push(format!(
                 "the local cache cannot be written, the next run will read every file: {e}"

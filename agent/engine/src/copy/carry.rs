@@ -303,8 +303,7 @@ impl Routing<'_> {
                 .flat_map(|p| &p.envelopes)
                 .map(|e| e.lengths.len())
                 .sum();
-            let old =
-                stored.len() >= INDEX_PACKS && (now - self.indexed_at).abs() >= INDEX_AGE;
+            let old = stored.len() >= INDEX_PACKS && (now - self.indexed_at).abs() >= INDEX_AGE;
             if stored.is_empty() || (!last && chunks < INDEX_CHUNKS && !old) {
                 return Ok(());
             }
@@ -369,9 +368,7 @@ fn fetch_pack(
         return Err(Refused::Pack(why.into()));
     }
     match pack::footer(&bytes) {
-        Some((class, lengths))
-            if !content.contradicted && content.agrees_with(class, &lengths) =>
-        {
+        Some((class, lengths)) if !content.contradicted && content.agrees_with(class, &lengths) => {
             Ok((bytes, class, lengths.len()))
         }
         _ => Err(Refused::Pack(

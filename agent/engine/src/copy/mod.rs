@@ -166,7 +166,9 @@ pub enum CopyError {
     #[error("a pack cannot be made: {0}")]
     Random(String),
     /// Asked to stop.
-    #[error("the copy was stopped on request; snapshots copied before are whole, and what was stored is used by the next run")]
+    #[error(
+        "the copy was stopped on request; snapshots copied before are whole, and what was stored is used by the next run"
+    )]
     Cancelled(#[from] Cancelled),
 }
 
@@ -313,8 +315,7 @@ pub fn run(
         return Ok(report);
     }
     let cache = options.cache_to.as_deref();
-    let (target, lookup) =
-        Target::open(to, writer, cache, &there, clock(), &mut report.notes)?;
+    let (target, lookup) = Target::open(to, writer, cache, &there, clock(), &mut report.notes)?;
     let (source_lookup, problems) = from.load_index(options.cache_from.as_deref())?;
     for e in problems.iter().filter(|e| !e.is_missing()) {
         report
@@ -415,12 +416,21 @@ impl Job<'_> {
         run.progress.event(Event::Total { items: 0, bytes });
         let sums = Sums::default();
         for s in self.todo {
-            let copied =
-                self.twin(s, &mut target, &mut lookup, &inventory, &mut planner, &mut wanted, &sums);
+            let copied = self.twin(
+                s,
+                &mut target,
+                &mut lookup,
+                &inventory,
+                &mut planner,
+                &mut wanted,
+                &sums,
+            );
             report.packs = sums.packs.load(std::sync::atomic::Ordering::Relaxed);
             report.packs_whole = sums.packs_whole.load(std::sync::atomic::Ordering::Relaxed);
             report.bytes_read = sums.bytes_read.load(std::sync::atomic::Ordering::Relaxed);
-            report.bytes_written = sums.bytes_written.load(std::sync::atomic::Ordering::Relaxed);
+            report.bytes_written = sums
+                .bytes_written
+                .load(std::sync::atomic::Ordering::Relaxed);
             match copied {
                 Ok(id) => {
                     planner.committed();
@@ -500,14 +510,24 @@ impl Job<'_> {
             }));
             return Ok(());
         }
-        run.progress.event(Event::Phase("comparing with what was copied before"));
+        run.progress
+            .event(Event::Phase("comparing with what was copied before"));
         let mut pairs = Pairs::new(lookup.dir());
         for copy in self.copied_before() {
             let of = self.source.live.iter().chain(&self.source.forgotten);
             let wanted = copy.body.original;
-            let before = of.into_iter().find(|s| Some(origin(run.from.id(), s)) == wanted);
+            let before = of
+                .into_iter()
+                .find(|s| Some(origin(run.from.id(), s)) == wanted);
             if let Some(before) = before {
-                reseal::learn(run, self.source_lookup, &lookup, &before.body, &copy.body, &mut pairs)?;
+                reseal::learn(
+                    run,
+                    self.source_lookup,
+                    &lookup,
+                    &before.body,
+                    &copy.body,
+                    &mut pairs,
+                )?;
             }
         }
         for s in self.todo {

@@ -115,7 +115,10 @@ impl<'a> Planner<'a> {
     ) -> Result<u64, Trouble> {
         let mut lacking = 0;
         let mut reader = ChunkReader::new(self.from, self.lookup);
-        for (root, form) in [(&snapshot.refs, Form::Refs), (&snapshot.manifest, Form::Parts)] {
+        for (root, form) in [
+            (&snapshot.refs, Form::Refs),
+            (&snapshot.manifest, Form::Parts),
+        ] {
             lacking += self.plan_list(&mut reader, target, root, form, wanted, cancel)?;
         }
         Ok(lacking)
@@ -166,7 +169,9 @@ impl<'a> Planner<'a> {
         };
         list::walk(root, form, &mut fetch, &mut visit).map_err(|e| match e {
             list::ListError::Chunk(t) => t,
-            list::ListError::Malformed(why) => Trouble::Source(format!("a list is malformed: {why}")),
+            list::ListError::Malformed(why) => {
+                Trouble::Source(format!("a list is malformed: {why}"))
+            }
         })?;
         Ok(lacking + self.flush(target, wanted)?)
     }
@@ -238,11 +243,7 @@ impl<'a> Planner<'a> {
 }
 
 /// Bytes of the envelopes whose bits are set.
-pub(super) fn bytes(
-    lookup: &Lookup,
-    inventory: &Inventory,
-    wanted: &Bits,
-) -> std::io::Result<u64> {
+pub(super) fn bytes(lookup: &Lookup, inventory: &Inventory, wanted: &Bits) -> std::io::Result<u64> {
     let mut counted = Bits::new(inventory.envelopes());
     let mut sum = 0u64;
     for (n, part) in lookup.parts().iter().enumerate() {

@@ -223,7 +223,10 @@ mod tests {
             pairs.insert(id(n), id(n + (1 << 32))).unwrap();
         }
         assert!(pairs.runs.len() <= RUNS_MAX && pairs.recent.len() < 50);
-        assert!(pairs.runs.iter().any(|r| r.records > 500), "runs are merged");
+        assert!(
+            pairs.runs.iter().any(|r| r.records > 500),
+            "runs are merged"
+        );
         for n in 0..3_000 {
             assert_eq!(pairs.get(&id(n)).unwrap(), Some(id(n + (1 << 32))), "{n}");
         }

@@ -148,12 +148,7 @@ impl Resealer<'_> {
         Ok(Item { id, known, rest })
     }
 
-    fn settle(
-        &mut self,
-        item: Item,
-        pipe: &mut Pipe<'_>,
-        out: &mut Output,
-    ) -> Result<(), Trouble> {
+    fn settle(&mut self, item: Item, pipe: &mut Pipe<'_>, out: &mut Output) -> Result<(), Trouble> {
         self.run.cancel.check().map_err(CopyError::from)?;
         if self.sink.is_stopped() {
             return Err(CopyError::from(SinkError::Stopped).into());
@@ -254,7 +249,10 @@ pub(super) fn learn(
                     let of = |items: &[u8], start: u64, i: u64| -> ([u8; 32], Vec<u8>) {
                         let at = ((i - start) * width) as usize;
                         let item = &items[at..at + width as usize];
-                        (item[..32].try_into().expect("32 bytes"), item[32..].to_vec())
+                        (
+                            item[..32].try_into().expect("32 bytes"),
+                            item[32..].to_vec(),
+                        )
                     };
                     for i in at..end {
                         let (id, rest) = of(items, start, i);
@@ -291,9 +289,8 @@ pub(super) fn all_usable(
         (&resealed.manifest, Form::Parts),
     ] {
         let mut all = true;
-        let mut fetch = |id: &ChunkId| -> Result<Vec<u8>, ObjectError> {
-            reader.read(ChunkKind::List, id)
-        };
+        let mut fetch =
+            |id: &ChunkId| -> Result<Vec<u8>, ObjectError> { reader.read(ChunkKind::List, id) };
         let mut has = |id: &ChunkId| {
             target.contains(id, &mut window).map_err(|e| {
                 ObjectError::chunk(id, crate::object::ContentError::Cache(e.to_string()))
