@@ -32,9 +32,9 @@ use crate::store::{Area, Fault, Name, StoreError};
 use super::target::Target;
 use super::{CopyError, Run};
 
-/// Packs being fetched at once. A store behind a network is worth more: as many as half the calls that it takes at once, at most eight.
+/// Packs being fetched at once.
 const FETCHES: usize = 2;
-/// Packs being stored at once; see [`FETCHES`].
+/// Packs being stored at once.
 const UPLOADS: usize = 2;
 /// Longer packs are not copied. Ours have about 16 MiB.
 const READ_MAX: u64 = 64 << 20;

@@ -22,13 +22,7 @@ use crate::select::{FilterArgs, pick};
 #[command(next_help_heading = "The repository copied from")]
 pub struct SourceKeys {
     /// Identity file that opens it [default: that of --identity, or the one at the usual place]
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "from",
-        env = "KEEPWATCH_FROM_IDENTITY_FILE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE", requires = "from")]
     pub from_identity: Option<PathBuf>,
     /// File with the passphrase that opens it
     #[arg(long, value_name = "FILE", requires = "from")]
@@ -60,7 +54,7 @@ impl SourceKeys {
 /// Copy snapshots from another repository
 #[derive(Args)]
 #[command(
-    long_about = "Copy snapshots from another repository, so that there is one elsewhere.\n\nWhen the two have the same keys (the one was made by 'init --from' the other), what is encrypted is copied as it is: that needs no identity, only the writer key of the repository that is copied to, and the machine that copies cannot read anything. Otherwise everything is opened and sealed anew, which needs an identity of the repository that is copied from.\n\nWithout SNAPSHOT all that fit the filters are copied. What is there already is skipped: run it as often as you like. An interrupted copy goes on where it stopped. What was stored is read back before anything relies on it.",
+    long_about = "Copy snapshots from another repository, so that there is one elsewhere.\n\nWhen the two have the same keys (the one was made by 'init --from' the other), what is encrypted is copied as it is: that needs no identity, only the writer key of the repository that is copied to, and the machine that copies cannot read anything. Otherwise everything is opened and sealed anew, which needs an identity of the repository that is copied from.\n\nWithout SNAPSHOT all that fit the filters are copied. What is there already is skipped: run it as often as you like. An interrupted copy goes on where it stopped. What was stored is read back before anything relies on it. Snapshots that were forgotten and pruned in the repository that is copied to are copied again while they are in the other.",
     after_help = "Examples:
   keepwatch init --repo /mnt/far/backup --from /mnt/disk/backup --from-identity me.txt
   keepwatch copy --repo /mnt/far/backup --from /mnt/disk/backup
@@ -102,6 +96,9 @@ pub fn run(context: &Context, args: &CopyArgs) -> Outcome {
         }
         .into());
     };
+    if from.id() == to.id() {
+        return Err(CopyError::Same(to.id()).into());
+    }
     let set = beside.snapshots(&from)?;
     for (named_by, missing) in set.broken_links() {
         tell(&format!(
