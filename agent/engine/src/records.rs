@@ -294,6 +294,20 @@ pub struct Tombstone {
     /// The snapshots it hides.
     #[n(1)]
     pub snapshots: Vec<Forgotten>,
+    /// The originals of those among them that are copies: `copy` does not bring them again.
+    #[n(2)]
+    pub origins: Option<Vec<Origin>>,
+}
+
+impl Tombstone {
+    /// A tombstone; `origins` may be empty.
+    pub fn new(time: i64, snapshots: Vec<Forgotten>, origins: Vec<Origin>) -> Self {
+        Tombstone {
+            time,
+            snapshots,
+            origins: (!origins.is_empty()).then_some(origins),
+        }
+    }
 }
 
 /// A forgotten snapshot.

@@ -7,7 +7,7 @@ use keepwatch_model::time::Moment;
 
 use crate::ids::{ObjectId, WriterId};
 use crate::object::{ContentError, ObjectError};
-use crate::records::{Forgotten, Outcome, Snapshot, Tombstone};
+use crate::records::{Forgotten, Origin, Outcome, Snapshot, Tombstone};
 use crate::repository::Repository;
 use crate::store::{Area, Listed, Name, list_all};
 
@@ -66,6 +66,8 @@ pub struct TombstoneRecord {
     pub time: i64,
     /// Those of its snapshots that its signer may forget.
     pub snapshots: Vec<Forgotten>,
+    /// The originals of those that are copies, as it says.
+    pub origins: Vec<Origin>,
 }
 
 /// Everything known about snapshots.
@@ -153,6 +155,7 @@ impl Repository {
                         signer,
                         time: t.time,
                         snapshots,
+                        origins: t.origins.unwrap_or_default(),
                     });
                 }
                 Err(e) if e.is_missing() => {} // consolidated by a prune meanwhile

@@ -472,8 +472,8 @@ fn whole_packs_keep_their_names_and_parts_do_not() {
 
 #[test]
 fn a_marked_pack_is_not_relied_upon_even_under_its_own_name() {
-    let (from, model) = history();
     both_ways(|twins| {
+        let (from, model) = history();
         let to = if twins {
             twin_of(&from)
         } else {
@@ -489,9 +489,13 @@ fn a_marked_pack_is_not_relied_upon_even_under_its_own_name() {
         assert_eq!(to.count(Area::Snapshots), 0);
         let marked = marked_packs(&to.repo).unwrap();
         assert!(!marked.is_empty());
-        // The snapshots are gone, objects and all: what was pruned is copied again, and stands in other packs.
+        // The same content in new snapshots: what was marked is copied again, and stands in other packs.
+        let model: Vec<_> = model
+            .iter()
+            .map(|(_, f)| (from.backup(f), f.clone()))
+            .collect();
         let r = copy_all(&source, &to).unwrap();
-        assert_eq!((r.copied.len(), r.failed.len()), (3, 0));
+        assert_eq!((r.copied.len(), r.skipped.len(), r.failed.len()), (3, 3, 0));
         to.store.advance(LATER);
         let pruned = to.prune(&options(prune::DEFAULT_GRACE)).unwrap();
         assert_eq!(pruned.packs_rescued, 0);
@@ -499,6 +503,35 @@ fn a_marked_pack_is_not_relied_upon_even_under_its_own_name() {
         holds(&to, &from, &model);
         sound(&to);
     });
+}
+
+#[test]
+fn what_was_forgotten_in_the_destination_does_not_come_back() {
+    let (from, model) = history();
+    let to = twin_of(&from);
+    let source = source_for(&from, &to, true);
+    copy_all(&source, &to).unwrap();
+    // Pruned away, and the tombstones made one of many.
+    for s in &to.repo.snapshots().unwrap().live {
+        to.forget(s);
+    }
+    for n in 0..40 {
+        let own = to.backup(&files(&[("own", n, 100)]));
+        to.forget(&own);
+    }
+    to.store.advance(LATER);
+    to.prune(&thorough()).unwrap();
+    assert_eq!(
+        (to.count(Area::Snapshots), to.count(Area::Tombstones)),
+        (0, 1)
+    );
+    let r = copy_all(&source, &to).unwrap();
+    assert_eq!((r.copied.len(), r.skipped.len()), (0, 3));
+    // Nor does the first one take it back from there.
+    let other = stranger(keepwatch_engine::repository::CHUNKER);
+    assert_eq!(copy_all(&from.reader(), &other).unwrap().copied.len(), 3);
+    assert!(copy_all(&other.reader(), &to).unwrap().copied.is_empty());
+    holds(&other, &from, &model);
 }
 
 /// Does something just before the n-th operation of a kind.
@@ -847,10 +880,8 @@ fn two_copies_at_once_and_backups_and_prunes_beside_them() {
             }
             let backup = scope.spawn(|| {
                 let repo = Repository::open_as_writer(store.clone(), &keys[2]).unwrap();
-                (0..3)
-                    .map(|_| backup_as(&repo, &own, "beside", to.moment()))
-                    .last()
-                    .unwrap()
+                backup_as(&repo, &own, "beside", to.moment());
+                backup_as(&repo, &own, "beside", to.moment())
             });
             scope.spawn(|| {
                 for _ in 0..4 {

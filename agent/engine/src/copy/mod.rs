@@ -7,8 +7,8 @@
 //! - **Strangers** have different keys. Everything is opened with an identity of the source and sealed anew for the destination ([`reseal`]).
 //!
 //! A copy is a new record, signed by the writer that copies and standing in its chain, with the times, host, tags, paths and totals of the snapshot that it is a copy of, and with
-//! its [`Origin`]: the repository and id of the *first* one, however often it is copied on. A snapshot whose origin is in the destination already is skipped, so a
-//! copy can be repeated, also after a part of it failed.
+//! its [`Origin`]: the repository and id of the *first* one, however often it is copied on. A snapshot whose origin is in the destination already, or was and was forgotten there, is
+//! skipped, so a copy can be repeated, also after a part of it failed, and the two can have different retention.
 //!
 //! The destination is written to as a backup writes: packs, index, snapshot; the marks of `prune` are respected; the snapshot is written last, and read back. Every pack and index object is
 //! read back before anything relies on it. Snapshots are committed one after another, the oldest first. One that cannot be copied, because the source is
@@ -101,7 +101,7 @@ pub struct Report {
     pub twins: bool,
     /// Copied, oldest first.
     pub copied: Vec<Copied>,
-    /// Already there, live or forgotten.
+    /// Already there, or once there and forgotten.
     pub skipped: Vec<ObjectId>,
     /// Not copied.
     pub failed: Vec<Failed>,
@@ -302,6 +302,8 @@ pub fn run(
         repository: to.id(),
         snapshot: f.id,
     }));
+    // Copies that were forgotten, and may be gone for long: `forget` is not undone by the next copy.
+    present.extend(there.tombstones.iter().flat_map(|t| &t.origins));
     let mut todo = Vec::new();
     for s in chosen {
         if present.insert(origin(from.id(), s)) {

@@ -54,7 +54,7 @@ impl SourceKeys {
 /// Copy snapshots from another repository
 #[derive(Args)]
 #[command(
-    long_about = "Copy snapshots from another repository, so that there is one elsewhere.\n\nWhen the two have the same keys (the one was made by 'init --from' the other), what is encrypted is copied as it is: that needs no identity, only the writer key of the repository that is copied to, and the machine that copies cannot read anything. Otherwise everything is opened and sealed anew, which needs an identity of the repository that is copied from.\n\nWithout SNAPSHOT all that fit the filters are copied. What is there already is skipped: run it as often as you like. An interrupted copy goes on where it stopped. What was stored is read back before anything relies on it. Snapshots that were forgotten and pruned in the repository that is copied to are copied again while they are in the other.",
+    long_about = "Copy snapshots from another repository, so that there is one elsewhere.\n\nWhen the two have the same keys (the one was made by 'init --from' the other), what is encrypted is copied as it is: that needs no identity, only the writer key of the repository that is copied to, and the machine that copies cannot read anything. Otherwise everything is opened and sealed anew, which needs an identity of the repository that is copied from.\n\nWithout SNAPSHOT all that fit the filters are copied. What is there already is skipped: run it as often as you like. An interrupted copy goes on where it stopped. What was stored is read back before anything relies on it. What was forgotten in the repository that is copied to is not copied into it again.",
     after_help = "Examples:
   keepwatch init --repo /mnt/far/backup --from /mnt/disk/backup --from-identity me.txt
   keepwatch copy --repo /mnt/far/backup --from /mnt/disk/backup
@@ -223,7 +223,7 @@ fn summary(r: &Report, dry_run: bool) -> String {
         };
     }
     out += &format!(
-        "{} {}, {} there already",
+        "{} {}, {} there already or forgotten",
         count(n, "snapshot", "snapshots"),
         if dry_run { "to copy" } else { "copied" },
         r.skipped.len()
