@@ -14,13 +14,13 @@ use keepwatch_model::retention::{GroupKey, Policy};
 use keepwatch_model::time::Moment;
 
 use crate::ids::{ObjectId, WriterId};
-use crate::records::{Forgotten, Tombstone};
+use crate::records::{Forgotten, Origin, Tombstone};
 use crate::repository::{PutError, Repository};
 use crate::snapshots::{SnapshotFilter, SnapshotRecord, SnapshotSet};
 use crate::store::Area;
 
-/// Snapshots that one tombstone names: 46 bytes each, 4.6 MB of the 8 MiB that a record may hold. More are split.
-pub(crate) const TOMBSTONE_SNAPSHOTS: usize = 100_000;
+/// Snapshots that one tombstone names: 46 bytes each, and 54 for the original of one that is a copy, 8.0 MB of the 8 MiB that a record may hold. More are split.
+pub(crate) const TOMBSTONE_SNAPSHOTS: usize = 80_000;
 
 /// A policy may drop so many snapshots more than were made since the last `forget`, without a question.
 pub const MANY: usize = 20;
@@ -222,7 +222,7 @@ pub fn apply(
             snapshot: s.id,
         });
     }
-    let named: BTreeMap<ObjectId, Forgotten> = forgotten
+    let named: BTreeMap<ObjectId, (Forgotten, Option<Origin>)> = forgotten
         .iter()
         .map(|s| {
             let f = Forgotten {
@@ -230,16 +230,17 @@ pub fn apply(
                 writer: s.writer,
                 sequence: s.body.sequence,
             };
-            (s.id, f)
+            (s.id, (f, s.body.original))
         })
         .collect();
-    let named: Vec<Forgotten> = named.into_values().collect();
+    let named: Vec<_> = named.into_values().collect();
     let mut last = None;
     for some in named.chunks(TOMBSTONE_SNAPSHOTS) {
-        let body = Tombstone {
-            time: now.unix_seconds(),
-            snapshots: some.to_vec(),
-        };
+        let body = Tombstone::new(
+            now.unix_seconds(),
+            some.iter().map(|n| n.0).collect(),
+            some.iter().filter_map(|n| n.1).collect(),
+        );
         last = Some(repository.put_record(Area::Tombstones, &body)?);
     }
     Ok(last)

@@ -5,7 +5,7 @@ use minicbor::data::Type;
 use minicbor::decode::Error;
 use minicbor::{Decode, Decoder, Encode};
 
-use crate::ids::{ChunkId, ObjectId, OwnerKey, WriterId};
+use crate::ids::{ChunkId, ObjectId, OwnerKey, RepositoryId, WriterId};
 use crate::limits;
 
 /// The newest format that this program reads and writes.
@@ -397,6 +397,21 @@ pub struct Snapshot {
     /// 0 files, 1 stream.
     #[n(14)]
     pub source: u8,
+    /// Of which snapshot it is a copy.
+    #[n(15)]
+    pub original: Option<Origin>,
+}
+
+/// Where a copied snapshot was made: the first one, however often it was copied on.
+#[derive(Encode, Decode, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cbor(array)]
+pub struct Origin {
+    /// The repository in which it was made.
+    #[n(0)]
+    pub repository: RepositoryId,
+    /// Its id there.
+    #[n(1)]
+    pub snapshot: ObjectId,
 }
 
 /// Body of `tombstones/<hash>`.
@@ -409,6 +424,20 @@ pub struct Tombstone {
     /// The snapshots it hides.
     #[n(1)]
     pub snapshots: Vec<Forgotten>,
+    /// The originals of those among them that are copies: `copy` does not bring them again.
+    #[n(2)]
+    pub origins: Option<Vec<Origin>>,
+}
+
+impl Tombstone {
+    /// A tombstone; `origins` may be empty.
+    pub fn new(time: i64, snapshots: Vec<Forgotten>, origins: Vec<Origin>) -> Self {
+        Tombstone {
+            time,
+            snapshots,
+            origins: (!origins.is_empty()).then_some(origins),
+        }
+    }
 }
 
 /// A forgotten snapshot.

@@ -7,7 +7,7 @@ use keepwatch_model::time::Moment;
 
 use crate::ids::{ObjectId, WriterId};
 use crate::object::{ContentError, ObjectError};
-use crate::records::{Forgotten, Outcome, Snapshot, Tombstone};
+use crate::records::{Forgotten, Origin, Outcome, Snapshot, Tombstone};
 use crate::repository::Repository;
 use crate::store::{Area, Listed, Name, list_all};
 
@@ -67,6 +67,8 @@ pub struct TombstoneRecord {
     pub time: i64,
     /// Those of its snapshots that its signer may forget.
     pub snapshots: Vec<Forgotten>,
+    /// The originals of those that are copies, as it says.
+    pub origins: Vec<Origin>,
 }
 
 /// Everything known about snapshots.
@@ -155,6 +157,7 @@ impl Repository {
                         signer,
                         time: t.time,
                         snapshots,
+                        origins: t.origins.unwrap_or_default(),
                     });
                 }
                 Err(e) if e.is_missing() => {} // consolidated by a prune meanwhile
@@ -295,5 +298,20 @@ impl SnapshotSet {
             .chain(&self.forgotten)
             .filter(|s| s.writer == writer)
             .max_by_key(|s| s.body.sequence)
+    }
+
+    /// What the next snapshot of a writer says of the one before it: that one's id, and its own number.
+    pub fn next_of(&self, writer: WriterId) -> (Option<ObjectId>, u64) {
+        let newest = self.newest_of(writer).map(|s| (s.id, s.body.sequence));
+        let forgotten = self
+            .tombstones
+            .iter()
+            .flat_map(|t| &t.snapshots)
+            .filter(|f| f.writer == writer)
+            .map(|f| (f.id, f.sequence));
+        match newest.into_iter().chain(forgotten).max_by_key(|(_, n)| *n) {
+            Some((id, n)) => (Some(id), n.saturating_add(1)),
+            None => (None, 1),
+        }
     }
 }

@@ -112,6 +112,7 @@ pub enum Command {
     Verify(commands::verify::VerifyArgs),
     Forget(commands::forget::ForgetArgs),
     Prune(commands::prune::PruneArgs),
+    Copy(commands::copy::CopyArgs),
     Stats(commands::stats::StatsArgs),
     Doctor(commands::doctor::DoctorArgs),
     Repair(commands::repair::RepairArgs),
@@ -170,6 +171,9 @@ mod tests {
             "verify --repo R --read-data=10% --identity F",
             "forget --repo R --keep-daily 7 --dry-run --prune",
             "prune --repo R --grace 24h --dry-run",
+            "init --repo R --from S --from-identity F",
+            "copy --repo R --from S",
+            "copy --repo R --from S --from-identity F --host h --tag a,b --job j --path /p --dry-run --no-read-back latest abcd",
             "repair index",
             "key writer --label h",
         ] {
@@ -187,6 +191,8 @@ mod tests {
             "forget --keep-daily x",
             "prune --grace soon",
             "restore --overwrite perhaps",
+            "copy --repo R",
+            "init --repo R --from-identity F",
         ] {
             let words =
                 std::iter::once("keepwatch").chain(line.split(' ').filter(|w| !w.is_empty()));

@@ -36,9 +36,28 @@ pub struct Context {
     pub child: Child,
     /// The store of the repository that is meant, once it was opened, and the id that it claims.
     pub opened: OnceCell<(Arc<dyn Store>, RepositoryId)>,
+    /// What the names of systemd credentials begin with: nothing, or `from-` for a second repository.
+    pub prefix: &'static str,
 }
 
 impl Context {
+    /// The context of a second repository, of which something is taken: named and opened by other options.
+    pub fn second(&self, globals: Globals) -> Context {
+        Context {
+            globals,
+            places: self.places.clone(),
+            cancel: self.cancel.clone(),
+            child: self.child.clone(),
+            opened: OnceCell::new(),
+            prefix: "from-",
+        }
+    }
+
+    /// A file that systemd gave us.
+    fn credential(&self, name: &str) -> Option<PathBuf> {
+        keys::credential(&format!("{}{name}", self.prefix))
+    }
+
     /// Whether results are printed as JSON.
     pub fn json(&self) -> bool {
         self.globals.json
@@ -64,7 +83,7 @@ impl Context {
     /// Where the repository that is meant lies.
     pub fn target(&self) -> Result<Target, Failure> {
         match &self.globals.repo {
-            Some(given) => Target::parse(given.as_os_str(), &self.globals.s3),
+            Some(given) => Target::parse(given.as_os_str(), &self.globals.s3, self.prefix),
             None => Ok(Target::Local {
                 path: self.places.default_repository()?,
             }),
@@ -173,7 +192,7 @@ impl Context {
         if let Some(given) = &self.globals.writer_key {
             return Some((given.clone(), true));
         }
-        if let Some(path) = keys::credential("writer-key") {
+        if let Some(path) = self.credential("writer-key") {
             return Some((path, true));
         }
         self.places
@@ -196,9 +215,21 @@ impl Context {
             let phrase = keys::read_passphrase(path)?;
             return Ok(Some(GivenIdentity::passphrase(&phrase)));
         }
-        keys::credential("identity")
+        self.credential("identity")
             .map(|p| keys::read_identity(&p))
             .transpose()
+    }
+
+    /// The file of the identity that [`Self::open_reader`] takes: the one named, a systemd credential, or the one at the usual place; none for a passphrase.
+    pub fn identity_file(&self) -> Option<PathBuf> {
+        if let Some(given) = &self.globals.identity {
+            return Some(given.clone());
+        }
+        if self.globals.passphrase_file.is_some() {
+            return None;
+        }
+        let usual = || self.places.identity().filter(|p| p.exists());
+        self.credential("identity").or_else(usual)
     }
 
     /// The identity at the usual place, when it is meant for this repository: the default one, one that its comments name, or any when they name none.
@@ -212,11 +243,27 @@ impl Context {
     }
 
     fn identity(&self, store: &Arc<dyn Store>, id: RepositoryId) -> Result<GivenIdentity, Failure> {
+        if let Some(found) = self.find_identity(store, id)? {
+            return Ok(found);
+        }
+        Err(Failure::failed(format!(
+            "reading what was backed up in {} needs an identity, and none was given",
+            store.location()
+        ))
+        .advice(IDENTITY_ADVICE))
+    }
+
+    /// The identity that was named, the one at the usual place, or a passphrase that a person types.
+    fn find_identity(
+        &self,
+        store: &Arc<dyn Store>,
+        id: RepositoryId,
+    ) -> Result<Option<GivenIdentity>, Failure> {
         if let Some(given) = self.named_identity()? {
-            return Ok(given);
+            return Ok(Some(given));
         }
         if let Some(own) = self.own_identity(id)? {
-            return Ok(own);
+            return Ok(Some(own));
         }
         let has_passphrase = list_all(&**store, Area::Keys)?.iter().any(|k| {
             store
@@ -228,14 +275,38 @@ impl Context {
                 "Passphrase of the repository {}",
                 store.location()
             )) {
-                return Ok(GivenIdentity::passphrase(&phrase));
+                return Ok(Some(GivenIdentity::passphrase(&phrase)));
             }
         }
-        Err(Failure::failed(format!(
-            "reading what was backed up in {} needs an identity, and none was given",
-            store.location()
-        ))
-        .advice(IDENTITY_ADVICE))
+        Ok(None)
+    }
+
+    /// Opens the repository beside another that is open: as its twin, which needs no key of its own, or else for one who may read it. `None`: that
+    /// needs an identity, and there is none.
+    pub fn open_beside(&self, other: &Repository) -> Result<Option<Repository>, Failure> {
+        let (store, id) = self.store()?;
+        match Repository::open_as_twin(store.clone(), other) {
+            Ok(twin) => {
+                let location = store.location();
+                if let Some(expected) = self.globals.owner_key.filter(|o| *o != twin.owner()) {
+                    let found = twin.owner();
+                    return Err(AccessError::OtherOwner {
+                        location,
+                        found,
+                        expected,
+                    }
+                    .into());
+                }
+                self.places.remember(&location, twin.id(), twin.owner());
+                Ok(Some(twin))
+            }
+            Err(e @ (AccessError::Store(_) | AccessError::Newer { .. })) => Err(e.into()),
+            // No twin, or damaged: its own identity tells which.
+            Err(_) => match self.find_identity(&store, id)? {
+                Some(identity) => self.open_with(store, id, &identity).map(Some),
+                None => Ok(None),
+            },
+        }
     }
 
     /// Opens the repository for one who may read it; with the right to write where a writer key is at hand.
@@ -263,7 +334,9 @@ impl Context {
             }
             e => e.into(),
         })?;
-        if self.is_foreign(id, identity) {
+        // A twin of one that they name has its owner key.
+        let is_twin = identity.pins.iter().any(|(_, o)| *o == repository.owner());
+        if self.is_foreign(id, identity) && !is_twin {
             return Err(Failure::new(
                 Exit::Refused,
                 format!(

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         cancel: Cancel::new(),
         child: Default::default(),
         opened: Default::default(),
+        prefix: "",
     };
     match commands::run(context, cli.command) {
         Ok(exit) => ExitCode::from(exit as u8),

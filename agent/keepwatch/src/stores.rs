@@ -141,8 +141,8 @@ pub enum Target {
 }
 
 impl Target {
-    /// The place that `text` means.
-    pub fn parse(text: &OsStr, args: &S3Args) -> Result<Target, Failure> {
+    /// The place that `text` means. `prefix`: what the names of systemd credentials begin with.
+    pub fn parse(text: &OsStr, args: &S3Args, prefix: &str) -> Result<Target, Failure> {
         let shown = text.to_string_lossy();
         if text.is_empty() {
             return Err(Failure::usage("the name of the repository is empty")
@@ -152,7 +152,7 @@ impl Target {
             None => Ok(Target::Local {
                 path: resolve(Path::new(text)),
             }),
-            Some(("s3", _)) => options(&shown, args).map(|o| Target::S3(Box::new(o))),
+            Some(("s3", _)) => options(&shown, args, prefix).map(|o| Target::S3(Box::new(o))),
             Some((other, _)) => Err(Failure::usage(format!(
                 "a repository at '{}://' is of an unknown kind",
                 escape(other)
@@ -238,7 +238,7 @@ fn resolve(path: &Path) -> PathBuf {
 }
 
 /// The options before the place, then those behind it.
-fn options(text: &str, args: &S3Args) -> Result<Options, Failure> {
+fn options(text: &str, args: &S3Args, prefix: &str) -> Result<Options, Failure> {
     let (place, query) = text.split_once('?').unwrap_or((text, ""));
     let place = Place::parse(place).map_err(|e| {
         Failure::usage(format!("'{}' is no place in S3: {e}", escape(place)))
@@ -294,7 +294,7 @@ fn options(text: &str, args: &S3Args) -> Result<Options, Failure> {
         };
         set.set(name, value)?;
     }
-    set.finish()
+    set.finish(prefix)
 }
 
 struct Setting {
@@ -429,7 +429,7 @@ impl Setting {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Options, Failure> {
+    fn finish(mut self, prefix: &str) -> Result<Options, Failure> {
         self.options.credentials = match (self.access_key, self.secret_key) {
             (Some(access_key), Some(secret_key)) => CredentialSource::Files {
                 access_key,
@@ -451,24 +451,22 @@ impl Setting {
                     profile: self.profile,
                 }
             }
-            (None, None) => from_systemd(),
+            (None, None) => from_systemd(prefix),
         };
         Ok(self.options)
     }
 }
 
 /// Credentials that systemd handed over, else the SDK's chain.
-fn from_systemd() -> CredentialSource {
-    match (
-        keys::credential("s3-access-key"),
-        keys::credential("s3-secret-key"),
-    ) {
+fn from_systemd(prefix: &str) -> CredentialSource {
+    let given = |name: &str| keys::credential(&format!("{prefix}{name}"));
+    match (given("s3-access-key"), given("s3-secret-key")) {
         (Some(access_key), Some(secret_key)) => CredentialSource::Files {
             access_key,
             secret_key,
-            session_token: keys::credential("s3-session-token"),
+            session_token: given("s3-session-token"),
         },
-        _ => match keys::credential("s3-credentials") {
+        _ => match given("s3-credentials") {
             Some(file) => CredentialSource::Profile {
                 file: Some(file),
                 profile: None,
@@ -483,7 +481,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str, args: &S3Args) -> Result<Options, Failure> {
-        match Target::parse(OsStr::new(text), args)? {
+        match Target::parse(OsStr::new(text), args, "")? {
             Target::S3(o) => Ok(*o),
             Target::Local { .. } => panic!("not in S3"),
         }

@@ -1,9 +1,9 @@
 //! The contract of a store, against the test server as it should be and as servers are; and, when one is named, against a real server:
 //! `KEEPWATCH_TEST_S3` holds the line of JSON that `tests/s3/server start` prints.
 
+mod common;
 #[path = "../../engine/tests/conformance/mod.rs"]
 mod conformance;
-mod common;
 
 use common::{of, open, options};
 use conformance::{Traits, check};
@@ -70,9 +70,17 @@ fn the_checksum_that_is_sent() {
         let store = open(&o);
         use keepwatch_engine::store::{Name, Store};
         store.put(&Name::Config, b"x").unwrap();
-        let put = server.requests().into_iter().find(|r| r.operation == "PutObject").unwrap();
+        let put = server
+            .requests()
+            .into_iter()
+            .find(|r| r.operation == "PutObject")
+            .unwrap();
         assert_eq!(put.condition.as_deref(), Some("*"));
-        assert!(put.checksums.iter().map(String::as_str).eq(header), "{:?}", put.checksums);
+        assert!(
+            put.checksums.iter().map(String::as_str).eq(header),
+            "{:?}",
+            put.checksums
+        );
     }
 }
 
@@ -84,24 +92,52 @@ fn a_real_server() {
         return;
     };
     let field = |name: &str| {
-        let at = line.find(&format!("\"{name}\": \"")).unwrap_or_else(|| panic!("no {name} in {line}")) + name.len() + 5;
+        let at = line
+            .find(&format!("\"{name}\": \""))
+            .unwrap_or_else(|| panic!("no {name} in {line}"))
+            + name.len()
+            + 5;
         line[at..].split('"').next().unwrap().to_owned()
     };
     let creates_only = line.contains("\"conditional_atomic\": true");
     let dir = tempfile::tempdir().unwrap();
-    let mut o = options(dir.path(), &field("endpoint"), &field("bucket"), &field("access_key"), &field("secret_key"));
+    let mut o = options(
+        dir.path(),
+        &field("endpoint"),
+        &field("bucket"),
+        &field("access_key"),
+        &field("secret_key"),
+    );
     o.region = Some(field("region"));
     o.idle_timeout = std::time::Duration::from_secs(20);
-    check(&open(&o), Traits { creates_only, many: 1_050 });
+    check(
+        &open(&o),
+        Traits {
+            creates_only,
+            many: 1_050,
+        },
+    );
     // Wrong credentials and a missing bucket are told apart.
     use keepwatch_engine::store::{Fault, Name, Store};
-    let mut wrong = options(dir.path(), &field("endpoint"), &field("bucket"), &field("access_key"), "not the secret");
+    let mut wrong = options(
+        dir.path(),
+        &field("endpoint"),
+        &field("bucket"),
+        &field("access_key"),
+        "not the secret",
+    );
     wrong.region = o.region.clone();
     let e = open(&wrong).put(&Name::Config, b"x").unwrap_err();
     if !line.contains("\"wrong_credentials\": false") {
         assert_eq!(e.fault, Fault::Denied, "{e}");
     }
-    let absent = options(dir.path(), &field("endpoint"), "keepwatch-no-such-bucket", &field("access_key"), &field("secret_key"));
+    let absent = options(
+        dir.path(),
+        &field("endpoint"),
+        "keepwatch-no-such-bucket",
+        &field("access_key"),
+        &field("secret_key"),
+    );
     let e = open(&absent).put(&Name::Config, b"x").unwrap_err();
     assert!(e.fault != Fault::Missing, "{e}");
 }

@@ -10,11 +10,16 @@ use common::{World, noise, of, open};
 use keepwatch_engine::progress::Cancel;
 use keepwatch_engine::store::{Area, Fault, Name, Store};
 use keepwatch_s3::S3Store;
-use keepwatch_s3serve::{Account, Action, Cause, Config, Group, Link, LinkRule, Proxy, ProxyConfig, Rule, Server, Side};
+use keepwatch_s3serve::{
+    Account, Action, Cause, Config, Group, Link, LinkRule, Proxy, ProxyConfig, Rule, Server, Side,
+};
 
 fn small(world: &World, step: u64) {
     for i in 0..6 {
-        world.write(&format!("d{}/f{i}", i % 2), &noise(i + if i < 2 { step } else { 0 }, 3_000 + i as usize * 700));
+        world.write(
+            &format!("d{}/f{i}", i % 2),
+            &noise(i + if i < 2 { step } else { 0 }, 3_000 + i as usize * 700),
+        );
     }
     world.write("text", format!("step {step}\n").repeat(500).as_bytes());
 }
@@ -28,11 +33,23 @@ fn actions() -> Vec<(&'static str, Action)> {
         ("400 IncompleteBody", Action::error(400, "IncompleteBody")),
         ("400 RequestTimeout", Action::error(400, "RequestTimeout")),
         ("400 BadDigest", Action::error(400, "BadDigest")),
-        ("502 page", Action::Page { status: 502, body: "<html>bad gateway</html>".into() }),
+        (
+            "502 page",
+            Action::Page {
+                status: 502,
+                body: "<html>bad gateway</html>".into(),
+            },
+        ),
         ("reset", Action::Refuse),
         ("answer lost", Action::LoseAnswer),
         ("stall", Action::Stall { after: 0, ms: None }),
-        ("stall in body", Action::Stall { after: 10, ms: None }),
+        (
+            "stall in body",
+            Action::Stall {
+                after: 10,
+                ms: None,
+            },
+        ),
         ("deaf", Action::Deaf { after: 100 }),
         ("cut", Action::Cut { after: 5 }),
         ("flip", Action::Flip { at: 12, bytes: 1 }),
@@ -69,8 +86,13 @@ fn every_fault_at_every_request() {
             server.clear_rules();
             if let Err(why) = &done {
                 failed += 1;
-                assert!(why.contains("s3://") || why.contains("chunk") || why.contains('/'), "{what} at {n}: no clear sentence: {why}");
-                world.backup(store.clone()).unwrap_or_else(|e| panic!("{what} at {n}: the run after the fault failed: {e}"));
+                assert!(
+                    why.contains("s3://") || why.contains("chunk") || why.contains('/'),
+                    "{what} at {n}: no clear sentence: {why}"
+                );
+                world.backup(store.clone()).unwrap_or_else(|e| {
+                    panic!("{what} at {n}: the run after the fault failed: {e}")
+                });
             }
             // Every other time the restore is disturbed too.
             server.rule(Rule::new(action.clone()).nth(n));
@@ -78,7 +100,10 @@ fn every_fault_at_every_request() {
             server.clear_rules();
             match back {
                 Ok(back) => assert!(back == files, "{what} at {n}: restored other files"),
-                Err(_) => assert!(world.restore(store.clone()).unwrap() == files, "{what} at {n}"),
+                Err(_) => assert!(
+                    world.restore(store.clone()).unwrap() == files,
+                    "{what} at {n}"
+                ),
             }
             fired += hit;
             if hit == 0 {
@@ -131,7 +156,10 @@ fn a_storm_of_slow_down_passes() {
     server.rule(Rule::new(Action::slow_down(Some(1))).times(3));
     let begun = Instant::now();
     world.backup(store.clone()).unwrap();
-    assert!(begun.elapsed() >= Duration::from_secs(1), "Retry-After was not honoured");
+    assert!(
+        begun.elapsed() >= Duration::from_secs(1),
+        "Retry-After was not honoured"
+    );
     assert!(world.restore(store).unwrap() == world.files());
 }
 
@@ -149,12 +177,18 @@ fn retries_are_bounded_and_the_failure_is_clear() {
     let e = store.get(&Name::Config, 10).unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(8));
     assert!(server.stats().total <= 8, "{}", server.stats().total);
-    assert!(e.to_string().contains("InternalError") && e.to_string().contains("tried"), "{e}");
+    assert!(
+        e.to_string().contains("InternalError") && e.to_string().contains("tried"),
+        "{e}"
+    );
     // Before it ever answered, a server is given up sooner.
     let mut absent = o.clone();
     absent.endpoint = Some("http://127.0.0.1:1".into());
     let e = open(&absent).get(&Name::Config, 10).unwrap_err();
-    assert!(e.to_string().to_lowercase().contains("refused") && e.to_string().contains("tried 4 times"), "{e}");
+    assert!(
+        e.to_string().to_lowercase().contains("refused") && e.to_string().contains("tried 4 times"),
+        "{e}"
+    );
 }
 
 #[test]
@@ -182,7 +216,11 @@ fn bytes_that_changed_on_their_way_are_read_again() {
     let bytes = noise(5, 100_000);
     let name = Name::Pack(keepwatch_engine::ids::ObjectId::of(&bytes));
     store.put(&name, &bytes).unwrap();
-    server.rule(Rule::new(Action::Flip { at: 500, bytes: 1 }).on("get").times(2));
+    server.rule(
+        Rule::new(Action::Flip { at: 500, bytes: 1 })
+            .on("get")
+            .times(2),
+    );
     assert!(store.get(&name, 1 << 20).unwrap() == bytes);
     // Wrong where it lies: handed over as it is, for 'verify' to find.
     server.corrupt(&format!("hosts/a/{name}"), 77);
@@ -240,7 +278,10 @@ fn credentials_are_renewed_in_the_middle_of_a_run() {
     server.rule(Rule::new(Action::expired()).times(1));
     let e = store.get(&Name::Config, 1 << 20).unwrap_err();
     assert_eq!(e.fault, Fault::Denied);
-    assert!(e.to_string().contains("credentials") && !e.to_string().contains("a-wrong-secret"), "{e}");
+    assert!(
+        e.to_string().contains("credentials") && !e.to_string().contains("a-wrong-secret"),
+        "{e}"
+    );
 }
 
 #[test]
@@ -257,13 +298,18 @@ fn a_clock_that_is_off_is_corrected_or_named() {
         assert!(world.restore(store.clone()).unwrap() == world.files());
         let now = std::time::SystemTime::now();
         let there = store.now();
-        let off = there.duration_since(now).map(|d| d.as_secs() as i64).unwrap_or_else(|e| -(e.duration().as_secs() as i64));
+        let off = there
+            .duration_since(now)
+            .map(|d| d.as_secs() as i64)
+            .unwrap_or_else(|e| -(e.duration().as_secs() as i64));
         assert!((off - hours * 3600).abs() < 5, "{off}");
     }
     let server = Server::plain().unwrap();
     let dir = tempfile::tempdir().unwrap();
     server.rule(Rule::new(Action::skewed()));
-    let e = open(&of(dir.path(), &server)).get(&Name::Config, 10).unwrap_err();
+    let e = open(&of(dir.path(), &server))
+        .get(&Name::Config, 10)
+        .unwrap_err();
     assert!(e.to_string().contains("clock"), "{e}");
 }
 
@@ -275,7 +321,10 @@ fn a_missing_bucket_is_not_an_empty_one() {
     o.place.bucket = "no-such-bucket".into();
     let store = open(&o);
     let e = store.list(Area::Packs, &mut |_| {}).unwrap_err();
-    assert!(e.fault != Fault::Missing && e.to_string().contains("NoSuchBucket"), "{e}");
+    assert!(
+        e.fault != Fault::Missing && e.to_string().contains("NoSuchBucket"),
+        "{e}"
+    );
     assert!(World::init(Arc::new(store)).is_err());
 }
 
@@ -289,7 +338,10 @@ fn requests_are_few() {
         world.write(&format!("noise{i}"), &noise(i, 16 << 20));
     }
     for i in 0..2_000 {
-        world.write(&format!("small/{}/{i}", i % 40), format!("file {i}\n").repeat(i as usize % 50).as_bytes());
+        world.write(
+            &format!("small/{}/{i}", i % 40),
+            format!("file {i}\n").repeat(i as usize % 50).as_bytes(),
+        );
     }
     server.reset();
     world.backup(store.clone()).unwrap();
@@ -303,12 +355,26 @@ fn requests_are_few() {
     let report = world.backup(store.clone()).unwrap();
     assert_eq!(report.totals.files_unmodified, 2_008);
     let stats = server.stats();
-    assert!(stats.total <= 20, "{} requests for an unchanged backup: {:?}", stats.total, stats.requests);
-    assert!(stats.bytes_in < 20_000, "{} bytes sent for an unchanged backup", stats.bytes_in);
+    assert!(
+        stats.total <= 20,
+        "{} requests for an unchanged backup: {:?}",
+        stats.total,
+        stats.requests
+    );
+    assert!(
+        stats.bytes_in < 20_000,
+        "{} bytes sent for an unchanged backup",
+        stats.bytes_in
+    );
     // A restore reads each pack in a few ranges.
     server.reset();
     assert!(world.restore(store.clone()).unwrap() == world.files());
-    let gets = server.stats().requests.get("GetObject").copied().unwrap_or(0);
+    let gets = server
+        .stats()
+        .requests
+        .get("GetObject")
+        .copied()
+        .unwrap_or(0);
     assert!(gets <= 60, "{gets} gets to restore 128 MiB");
 }
 
@@ -329,7 +395,11 @@ fn an_interrupted_first_backup_goes_on_where_it_stopped() {
     server.clear_rules();
     server.reset();
     let report = world.backup(store.clone()).unwrap();
-    assert!(report.totals.bytes_added < 80 << 20, "{} MiB were sent again", report.totals.bytes_added >> 20);
+    assert!(
+        report.totals.bytes_added < 80 << 20,
+        "{} MiB were sent again",
+        report.totals.bytes_added >> 20
+    );
     assert!(world.restore(store).unwrap() == world.files());
 }
 
@@ -359,7 +429,11 @@ fn through_a_bad_line() {
         for side in [Side::Up, Side::Down] {
             small(&world, n as u64 * 2 + 1);
             world.write("large", &noise(n as u64, 1 << 20));
-            proxy.rule(LinkRule::new(side, 10, cause).until(300_000).probability(0.6));
+            proxy.rule(
+                LinkRule::new(side, 10, cause)
+                    .until(300_000)
+                    .probability(0.6),
+            );
             // New connections, so that the rule meets them.
             proxy.cut_all();
             let done = world.backup(store.clone());
@@ -369,15 +443,23 @@ fn through_a_bad_line() {
             proxy.clear_rules();
             proxy.cut_all();
             if let Err(why) = done {
-                world.backup(store.clone()).unwrap_or_else(|e| panic!("{cause:?}: {e} after {why}"));
+                world
+                    .backup(store.clone())
+                    .unwrap_or_else(|e| panic!("{cause:?}: {e} after {why}"));
             }
-            assert!(world.restore(store.clone()).unwrap() == world.files(), "{cause:?}");
+            assert!(
+                world.restore(store.clone()).unwrap() == world.files(),
+                "{cause:?}"
+            );
         }
     }
     assert!(proxy.stats().faults >= 8, "{:?}", proxy.stats());
     println!("{ended} of 16 backups ended with an error");
     // 50 ms each way cost time, nothing else.
-    proxy.link(Link { latency_ms: 50, ..Link::default() });
+    proxy.link(Link {
+        latency_ms: 50,
+        ..Link::default()
+    });
     small(&world, 99);
     world.backup(store.clone()).unwrap();
     assert!(world.restore(store).unwrap() == world.files());

@@ -28,7 +28,10 @@ fn what_a_thief_deletes_and_overwrites_comes_back() {
     let server = locked_server();
     let dir = tempfile::tempdir().unwrap();
     let mut o = of(dir.path(), &server);
-    o.object_lock = Some(ObjectLock { mode: LockMode::Compliance, days: 30 });
+    o.object_lock = Some(ObjectLock {
+        mode: LockMode::Compliance,
+        days: 30,
+    });
     let store: Arc<S3Store> = Arc::new(open(&o));
     let world = World::init(store.clone()).unwrap();
     for i in 0..20 {
@@ -36,7 +39,11 @@ fn what_a_thief_deletes_and_overwrites_comes_back() {
     }
     world.backup(store.clone()).unwrap();
     let files = world.files();
-    for seen in server.objects().iter().filter(|s| !s.key.contains("/tombstones/") && !s.key.contains("/marks/")) {
+    for seen in server
+        .objects()
+        .iter()
+        .filter(|s| !s.key.contains("/tombstones/") && !s.key.contains("/marks/"))
+    {
         assert!(seen.retention.is_some(), "{} is not locked", seen.key);
     }
     std::thread::sleep(Duration::from_millis(1100));
@@ -57,7 +64,10 @@ fn what_a_thief_deletes_and_overwrites_comes_back() {
     // The past cannot be written to.
     let e = past.put(&Name::Config, b"x").unwrap_err();
     assert_eq!(e.fault, Fault::ReadOnly);
-    assert_eq!(past.delete(&Name::Config).unwrap_err().fault, Fault::ReadOnly);
+    assert_eq!(
+        past.delete(&Name::Config).unwrap_err().fault,
+        Fault::ReadOnly
+    );
 }
 
 fn delete(store: &S3Store, key: &str) {
@@ -65,7 +75,10 @@ fn delete(store: &S3Store, key: &str) {
     let name = match rest.split_once('/') {
         None => Name::Config,
         Some((area, rest)) => {
-            let area = keepwatch_engine::store::Area::ALL.into_iter().find(|a| a.prefix() == area).unwrap();
+            let area = keepwatch_engine::store::Area::ALL
+                .into_iter()
+                .find(|a| a.prefix() == area)
+                .unwrap();
             Name::parse(area, rest).unwrap()
         }
     };
@@ -89,23 +102,37 @@ fn prune_waits_for_locked_objects_and_says_when_it_may_not_delete() {
     let set = repository.snapshots().unwrap();
     let old: Vec<_> = set.live.iter().take(1).cloned().collect();
     forget::tombstone(&repository, &old, now()).unwrap();
-    let options = prune::Options { grace: Duration::ZERO, ..prune::Options::default() };
+    let options = prune::Options {
+        grace: Duration::ZERO,
+        ..prune::Options::default()
+    };
     let run = || prune::run(&repository, &options, &now, &Silent, &Cancel::new());
 
     server.switch(|s| {
         s.denied.insert(Group::Delete);
     });
     let e = run().unwrap_err();
-    assert!(matches!(e, prune::PruneError::MayNotDelete(_)) && e.to_string().contains("s3:DeleteObject"), "{e}");
+    assert!(
+        matches!(e, prune::PruneError::MayNotDelete(_))
+            && e.to_string().contains("s3:DeleteObject"),
+        "{e}"
+    );
     server.switch(|s| s.denied.clear());
 
     server.rule(Rule::new(Action::error(403, "ObjectLocked")).on("delete"));
     let report = run().unwrap();
-    assert!(report.objects_locked > 0 && report.bytes_freed == 0, "{report:?}");
+    assert!(
+        report.objects_locked > 0 && report.bytes_freed == 0,
+        "{report:?}"
+    );
     assert!(world.restore(store.clone()).unwrap() == world.files());
     server.clear_rules();
     let report = run().unwrap();
-    let report = if report.packs_deleted == 0 { run().unwrap() } else { report };
+    let report = if report.packs_deleted == 0 {
+        run().unwrap()
+    } else {
+        report
+    };
     assert!(report.packs_deleted > 0, "{report:?}");
     assert!(world.restore(store).unwrap() == world.files());
 }
@@ -116,19 +143,34 @@ fn prune_prolongs_locks_of_what_is_needed() {
     let server = locked_server();
     let dir = tempfile::tempdir().unwrap();
     let mut o = of(dir.path(), &server);
-    o.object_lock = Some(ObjectLock { mode: LockMode::Governance, days: 30 });
+    o.object_lock = Some(ObjectLock {
+        mode: LockMode::Governance,
+        days: 30,
+    });
     let store: Arc<S3Store> = Arc::new(open(&o));
     let world = World::init(store.clone()).unwrap();
     world.write("a", &noise(1, 300_000));
     world.backup(store.clone()).unwrap();
     let until = |key: &str| {
         let all = server.objects();
-        let seen = all.iter().find(|s| s.newest && s.key.contains(key)).unwrap();
+        let seen = all
+            .iter()
+            .find(|s| s.newest && s.key.contains(key))
+            .unwrap();
         seen.retention.as_ref().map(|r| r.until)
     };
     let first = until("/packs/");
     let repository = Repository::open_as_writer(store.clone(), &world.key).unwrap();
-    let run = || prune::run(&repository, &prune::Options::default(), &now, &Silent, &Cancel::new()).unwrap();
+    let run = || {
+        prune::run(
+            &repository,
+            &prune::Options::default(),
+            &now,
+            &Silent,
+            &Cancel::new(),
+        )
+        .unwrap()
+    };
     assert_eq!(run().locks_renewed, 0, "they are young");
     // Sixteen days later.
     server.switch(|s| s.clock_offset_seconds = 16 * 86_400);
@@ -142,12 +184,26 @@ fn prune_prolongs_locks_of_what_is_needed() {
 
 #[test]
 fn doctor_sees_what_a_server_can_do() {
-    let find = |store: &S3Store, what: &str| store.examine().into_iter().find(|f| f.what == what).unwrap_or_else(|| panic!("nothing about {what}"));
+    let find = |store: &S3Store, what: &str| {
+        store
+            .examine()
+            .into_iter()
+            .find(|f| f.what == what)
+            .unwrap_or_else(|| panic!("nothing about {what}"))
+    };
     let server = locked_server();
     let dir = tempfile::tempdir().unwrap();
     let mut o = of(dir.path(), &server);
     let store = open(&o);
-    for what in ["reachable", "clock", "versioning", "object lock", "create-only writes", "writing", "checksums"] {
+    for what in [
+        "reachable",
+        "clock",
+        "versioning",
+        "object lock",
+        "create-only writes",
+        "writing",
+        "checksums",
+    ] {
         assert_eq!(find(&store, what).verdict, Verdict::Good, "{what}");
     }
     assert!(find(&store, "deleting").text.contains("allowed"));
@@ -167,6 +223,9 @@ fn doctor_sees_what_a_server_can_do() {
     assert_eq!(find(&open(&o), "reachable").verdict, Verdict::Bad);
     let plain = Server::plain().unwrap();
     let mut o = of(dir.path(), &plain);
-    o.object_lock = Some(ObjectLock { mode: LockMode::Compliance, days: 1 });
+    o.object_lock = Some(ObjectLock {
+        mode: LockMode::Compliance,
+        days: 1,
+    });
     assert_eq!(find(&open(&o), "object lock").verdict, Verdict::Bad);
 }

@@ -111,7 +111,7 @@ pub const LAYERS: &[&[&str]] = &[
     &["snapshots", "chunks", "marks"],
     &["contents", "inventory"],
     &[
-        "backup", "restore", "browse", "dump", "verify", "forget", "prune", "repair",
+        "backup", "restore", "browse", "dump", "verify", "forget", "prune", "copy", "repair",
     ],
 ];
 

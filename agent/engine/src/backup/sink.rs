@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::envelope::{Draft, Sealed, Sealer};
-use crate::ids::{ChunkId, ChunkKind, PackClass};
+use crate::ids::{ChunkId, ChunkKind, ObjectId, PackClass};
 use crate::lookup::{Gather, Lookup, Window};
 use crate::object::{ContentError, ObjectError};
 use crate::pack::{Finished, Packer};
@@ -58,9 +58,25 @@ pub enum SinkError {
     /// zstd refused its parameters.
     #[error("compression failed: {0}")]
     Compress(std::io::Error),
+    /// What was stored reads differently.
+    #[error(
+        "{0} was stored but reads back differently; nothing relies on it, but the storage is not to be trusted"
+    )]
+    ReadBack(Name),
     /// Another thread failed, and says why.
     #[error("the run was stopped")]
     Stopped,
+}
+
+/// What is done with finished packs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Stored and indexed.
+    Store,
+    /// Read back whole after they were stored; only those that read as they were written are indexed. The same with the index.
+    ReadBack,
+    /// Counted.
+    Dry,
 }
 
 /// Shared by all threads of a run.
@@ -76,13 +92,15 @@ pub struct Sink<'a> {
     stop: AtomicBool,
     error: Mutex<Option<SinkError>>,
     cancel: &'a Cancel,
-    dry: bool,
+    mode: Mode,
     /// Bytes of packs and index objects stored (or, in a dry run, that would be).
     pub bytes_added: AtomicU64,
+    /// Packs stored.
+    pub packs: AtomicU64,
     /// New chunks of all kinds.
     pub chunks_new: AtomicU64,
     /// Index objects written in this run.
-    pub indexes: Mutex<Vec<crate::ids::ObjectId>>,
+    pub indexes: Mutex<Vec<ObjectId>>,
 }
 
 impl<'a> Sink<'a> {
@@ -92,7 +110,7 @@ impl<'a> Sink<'a> {
         lookup: Lookup,
         level: i32,
         threads: usize,
-        dry: bool,
+        mode: Mode,
         cancel: &'a Cancel,
         feed: impl FnOnce(&Sink<'a>) -> T,
     ) -> (T, Result<(Lookup, Stored), SinkError>) {
@@ -109,8 +127,9 @@ impl<'a> Sink<'a> {
             stop: AtomicBool::new(false),
             error: Mutex::new(None),
             cancel,
-            dry,
+            mode,
             bytes_added: AtomicU64::new(0),
+            packs: AtomicU64::new(0),
             chunks_new: AtomicU64::new(0),
             indexes: Mutex::default(),
         };
@@ -148,6 +167,7 @@ impl<'a> Sink<'a> {
             sink.write_index(true)?;
             let stored = Stored {
                 bytes_added: sink.bytes_added.into_inner(),
+                packs: sink.packs.into_inner(),
                 chunks_new: sink.chunks_new.into_inner(),
                 indexes: sink.indexes.into_inner().unwrap_or_else(|e| e.into_inner()),
             };
@@ -271,18 +291,35 @@ impl<'a> Sink<'a> {
             }
             let length = pack.bytes.len() as u64;
             let put = || -> Result<(), SinkError> {
-                if !self.dry {
+                if self.mode != Mode::Dry {
                     self.repository
                         .store()
                         .put_owned(&Name::Pack(pack.id), pack.bytes)
                         .map_err(PutError::from)?;
                 }
+                self.check(Name::Pack(pack.id), pack.id, length)?;
                 self.bytes_added.fetch_add(length, Ordering::Relaxed);
+                self.packs.fetch_add(1, Ordering::Relaxed);
                 lock(&self.stored).push(pack.indexed);
                 self.write_index(false)
             };
             if let Err(e) = put() {
                 self.fail(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads back what was stored a moment ago, when that is asked for.
+    fn check(&self, name: Name, id: ObjectId, length: u64) -> Result<(), SinkError> {
+        if self.mode == Mode::ReadBack {
+            let there = self
+                .repository
+                .store()
+                .get(&name, length)
+                .map_err(PutError::from)?;
+            if ObjectId::of(&there) != id {
+                return Err(SinkError::ReadBack(name));
             }
         }
         Ok(())
@@ -305,7 +342,7 @@ impl<'a> Sink<'a> {
             *since = Instant::now();
             std::mem::take(&mut *stored)
         };
-        if self.dry {
+        if self.mode == Mode::Dry {
             return Ok(());
         }
         let index = Index { packs };
@@ -314,6 +351,7 @@ impl<'a> Sink<'a> {
             .store()
             .put(&Name::Index(id), &bytes)
             .map_err(PutError::from)?;
+        self.check(Name::Index(id), id, bytes.len() as u64)?;
         self.bytes_added
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         lock(&self.indexes).push(id);
@@ -347,10 +385,12 @@ impl<'a> Sink<'a> {
 pub struct Stored {
     /// Bytes of packs and index objects.
     pub bytes_added: u64,
+    /// Packs.
+    pub packs: u64,
     /// New chunks.
     pub chunks_new: u64,
     /// Index objects.
-    pub indexes: Vec<crate::ids::ObjectId>,
+    pub indexes: Vec<ObjectId>,
 }
 
 fn cache_error(e: std::io::Error) -> SinkError {

@@ -20,7 +20,7 @@ use crate::snapshots::SnapshotRecord;
 
 mod archive;
 mod content;
-mod pipe;
+pub(crate) mod pipe;
 
 pub use archive::dump_tar;
 use content::Content;

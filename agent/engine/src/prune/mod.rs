@@ -461,10 +461,7 @@ impl Run<'_> {
             let Some(id) = t.listed.name.object_id() else {
                 continue;
             };
-            let body = Tombstone {
-                time: t.time,
-                snapshots: t.snapshots.clone(),
-            };
+            let body = Tombstone::new(t.time, t.snapshots.clone(), t.origins.clone());
             if ages.is_old(t.listed.modified, Some(t.time)) {
                 dead.extend(t.snapshots.iter().map(|f| (f.id, f.writer)));
                 tombstones.push((id, body));
@@ -667,7 +664,7 @@ impl Run<'_> {
         for (id, body) in &plan.tombstones_future {
             let body = Tombstone {
                 time: now,
-                snapshots: body.snapshots.clone(),
+                ..body.clone()
             };
             self.repository
                 .put_record(Area::Tombstones, &body)

@@ -1,6 +1,6 @@
 //! Deleting and tidying: index objects, packs, marks, tombstones. Always the new first, then the deletion of the old.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::forget::TOMBSTONE_SNAPSHOTS;
 use crate::ids::ObjectId;
@@ -174,11 +174,21 @@ pub(super) fn tombstones(
         .flat_map(|(_, t)| t.snapshots.iter().map(|f| ((f.id, f.writer), *f)))
         .collect();
     let all: Vec<_> = all.into_values().collect();
-    for some in all.chunks(TOMBSTONE_SNAPSHOTS) {
-        let body = Tombstone {
-            time,
-            snapshots: some.to_vec(),
-        };
+    let origins: BTreeSet<_> = old
+        .iter()
+        .flat_map(|(_, t)| t.origins.iter().flatten())
+        .copied()
+        .collect();
+    let origins: Vec<_> = origins.into_iter().collect();
+    let mut some_origins = origins.chunks(TOMBSTONE_SNAPSHOTS);
+    let mut some_snapshots = all.chunks(TOMBSTONE_SNAPSHOTS);
+    loop {
+        let (snapshots, origins) = (some_snapshots.next(), some_origins.next());
+        if snapshots.is_none() && origins.is_none() {
+            break;
+        }
+        let own = (snapshots.unwrap_or_default(), origins.unwrap_or_default());
+        let body = Tombstone::new(time, own.0.to_vec(), own.1.to_vec());
         repository
             .put_record(Area::Tombstones, &body)
             .map_err(PruneError::put)?;

@@ -247,6 +247,7 @@ impl Builder {
             refs,
             program: "test".into(),
             source: 0,
+            original: None,
         };
         self.repository
             .put_record(Area::Snapshots, &snapshot)

@@ -214,6 +214,8 @@ fn open_or_make(
                 label: None,
                 writer_key_out: None,
                 identity_out: None,
+                from: None,
+                source: Default::default(),
             },
         )?;
         init::announce(context, &made);

@@ -10,6 +10,7 @@ use keepwatch_engine::store::{Area, KeyName};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::copy::SourceKeys;
 use crate::clock;
 use crate::context::{Context, host_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
@@ -25,7 +26,8 @@ use crate::stores::{self, Leftover};
     after_help = "Examples:
   keepwatch init --repo /mnt/disk/backup
   keepwatch init --repo /mnt/disk/backup --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
-  keepwatch init --repo /mnt/disk/backup --recipient ~/.ssh/id_ed25519.pub --passphrase-file phrase.txt"
+  keepwatch init --repo /mnt/disk/backup --recipient ~/.ssh/id_ed25519.pub --passphrase-file phrase.txt
+  keepwatch init --repo /mnt/far/backup --from /mnt/disk/backup --from-identity me.txt"
 )]
 pub struct InitArgs {
     /// Who may restore: age1…, 'ssh-ed25519 …', or a file with such lines (repeatable)
@@ -40,6 +42,11 @@ pub struct InitArgs {
     /// Make a new identity in this file
     #[arg(long, value_name = "FILE", conflicts_with = "recipients")]
     pub identity_out: Option<PathBuf>,
+    /// Make a twin of this repository, with its keys: snapshots are then copied between the two in their encrypted form, and 'copy' needs no identity. Needs the identity of that repository
+    #[arg(long, value_name = "REPOSITORY", conflicts_with = "identity_out")]
+    pub from: Option<PathBuf>,
+    #[command(flatten)]
+    pub source: SourceKeys,
 }
 
 /// What was made.
@@ -151,6 +158,19 @@ pub fn make(context: &Context, args: &InitArgs) -> Result<Made, Failure> {
         make_private_dir(&key_dir)?;
     }
     let mut identity = None;
+    let twin = match &args.from {
+        None => None,
+        Some(from) => {
+            let source = args.source.context(context, from);
+            let opened = source.open_reader()?;
+            if readers.is_empty() {
+                let (reader, file) = reader_of(&source)?;
+                readers.push((KeyName::new("me").expect("a valid name"), reader));
+                identity = Some((file, false));
+            }
+            Some(opened)
+        }
+    };
     if readers.is_empty() || args.identity_out.is_some() {
         let (reader, file, new) = own_identity(context, args)?;
         readers.push((KeyName::new("me").expect("a valid name"), reader));
@@ -159,7 +179,13 @@ pub fn make(context: &Context, args: &InitArgs) -> Result<Made, Failure> {
     let made = target
         .create(&context.cancel)
         .map_err(Failure::from)
-        .and_then(|store| Ok(Repository::init(store, &readers, &label, CHUNKER, now)?));
+        .and_then(|store| {
+            let chunker = twin.as_ref().map_or(CHUNKER, |t| t.config().chunker);
+            let twin = twin.as_ref();
+            Ok(Repository::init_with(
+                store, &readers, &label, chunker, now, twin,
+            )?)
+        });
     let (repository, key) = match made {
         Ok(made) => made,
         Err(f) => {
@@ -245,6 +271,19 @@ fn refuse_foreign_directory(path: &Path) -> Result<(), Failure> {
         ),
     )
     .advice("name a directory that is empty or does not exist yet"))
+}
+
+/// To whom a twin is sealed when nobody is named: to the identity that opened the first.
+fn reader_of(source: &Context) -> Result<(ReaderRecipient, PathBuf), Failure> {
+    let nobody = || {
+        Failure::usage("to whom the new repository is to be sealed cannot be told from what opened the first one; nothing was made")
+            .advice("name who may restore with --recipient")
+    };
+    let file = source.identity_file().ok_or_else(nobody)?;
+    let bytes = keys::read_secret_file(&file, "identity")?;
+    let recipient = recipients_of_identity_file(&bytes).into_iter().next();
+    let recipient = recipient.ok_or_else(nobody)?;
+    Ok((ReaderRecipient::parse(&recipient, &Terminal)?, file))
 }
 
 /// The user's own identity: the one at the usual place, made if there is none.

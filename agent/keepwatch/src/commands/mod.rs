@@ -1,6 +1,7 @@
 //! A file per verb: its options, and what it does with the engine's function of the same name.
 
 pub mod backup;
+pub mod copy;
 pub mod diff;
 pub mod doctor;
 pub mod dump;
@@ -39,6 +40,7 @@ pub fn run(context: Context, command: Command) -> Outcome {
         Command::Verify(a) => verify::run(c, &a),
         Command::Forget(a) => forget::run(c, &a),
         Command::Prune(a) => prune::run(c, &a),
+        Command::Copy(a) => copy::run(c, &a),
         Command::Stats(a) => stats::run(c, &a),
         Command::Doctor(a) => doctor::run(c, &a),
         Command::Repair(a) => repair::run(c, &a),

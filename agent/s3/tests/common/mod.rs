@@ -28,7 +28,13 @@ pub fn secret(dir: &Path, name: &str, content: &str) -> PathBuf {
 }
 
 /// Options for a server, with short waits.
-pub fn options(dir: &Path, endpoint: &str, bucket: &str, access: &str, secret_key: &str) -> Options {
+pub fn options(
+    dir: &Path,
+    endpoint: &str,
+    bucket: &str,
+    access: &str,
+    secret_key: &str,
+) -> Options {
     let mut o = Options::new(Place::parse(&format!("s3://{bucket}/hosts/a")).unwrap());
     o.endpoint = Some(endpoint.to_owned());
     o.region = Some("us-east-1".into());
@@ -45,7 +51,13 @@ pub fn options(dir: &Path, endpoint: &str, bucket: &str, access: &str, secret_ke
 
 /// Options for the test server.
 pub fn of(dir: &Path, server: &Server) -> Options {
-    options(dir, &server.endpoint(), server.bucket(), server.access_key(), server.secret_key())
+    options(
+        dir,
+        &server.endpoint(),
+        server.bucket(),
+        server.access_key(),
+        server.secret_key(),
+    )
 }
 
 pub fn open(o: &Options) -> S3Store {
@@ -53,7 +65,9 @@ pub fn open(o: &Options) -> S3Store {
 }
 
 pub fn now() -> Moment {
-    let t = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let t = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
     Moment::from_parts(t.as_secs() as i64, t.subsec_nanos(), 0).unwrap()
 }
 
@@ -69,7 +83,10 @@ pub fn tree_of(root: &Path) -> Tree {
             if path.is_dir() {
                 todo.push(path);
             } else {
-                out.insert(path.strip_prefix(root).unwrap().to_owned(), std::fs::read(&path).unwrap());
+                out.insert(
+                    path.strip_prefix(root).unwrap().to_owned(),
+                    std::fs::read(&path).unwrap(),
+                );
             }
         }
     }
@@ -102,7 +119,13 @@ impl World {
     pub fn init(store: Arc<dyn Store>) -> Result<World, AccessError> {
         let user = Identity::generate();
         let reader = ReaderRecipient::parse(&user.recipient().to_string(), &AskNobody).unwrap();
-        let (_, key) = Repository::init(store, &[(KeyName::new("me").unwrap(), reader)], "test", CHUNKER, now())?;
+        let (_, key) = Repository::init(
+            store,
+            &[(KeyName::new("me").unwrap(), reader)],
+            "test",
+            CHUNKER,
+            now(),
+        )?;
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("src")).unwrap();
         Ok(World { dir, user, key })
@@ -127,11 +150,21 @@ impl World {
             cache: Some(self.cache()),
             ..backup::Options::default()
         };
-        backup::run(&repository, &options, Input::Files, &now, &Silent, &Cancel::new()).map_err(|e: BackupError| e.to_string())
+        backup::run(
+            &repository,
+            &options,
+            Input::Files,
+            &now,
+            &Silent,
+            &Cancel::new(),
+        )
+        .map_err(|e: BackupError| e.to_string())
     }
     /// Restores the newest snapshot and returns its files.
     pub fn restore(&self, store: Arc<dyn Store>) -> Result<Tree, String> {
-        let repository = Repository::open_as_reader(store, &ReaderIdentity::native(&self.user), None).map_err(|e| e.to_string())?;
+        let repository =
+            Repository::open_as_reader(store, &ReaderIdentity::native(&self.user), None)
+                .map_err(|e| e.to_string())?;
         let set = repository.snapshots().map_err(|e| e.to_string())?;
         if let Some(e) = set.problems.first() {
             return Err(e.to_string());
@@ -146,7 +179,15 @@ impl World {
             target: target.path().to_owned(),
             ..restore::Options::default()
         };
-        let report = restore::run(&repository, &lookup, &snapshot, &options, &Silent, &Cancel::new()).map_err(|e| e.to_string())?;
+        let report = restore::run(
+            &repository,
+            &lookup,
+            &snapshot,
+            &options,
+            &Silent,
+            &Cancel::new(),
+        )
+        .map_err(|e| e.to_string())?;
         if report.problems_total > 0 {
             return Err(format!("{:?}", report.problems));
         }
