@@ -10,7 +10,7 @@
 //!
 //! A pack whose name the destination has, but must not rely on (marked by `prune`, or damaged), needs another name: a chunk of noise that nobody needs is added to it.
 //!
-//! Memory with packs of 17 MiB: [`FETCHES`] being fetched, one being routed, two being filled, [`UPLOADS`] being stored: 120 MiB at worst, 85 MiB while packs are
+//! Memory with packs of 17 MiB: [`FETCHES`] being fetched, one being routed, two being filled, [`UPLOADS`] being stored: 120 MiB at worst (190 MiB over networks), 85 MiB while packs are
 //! copied whole. Packs of others may have [`READ_MAX`]. The rows of a batch of packs (16 MB), and of packs not yet indexed (64 bytes a chunk, 4 MB).
 
 use std::sync::Mutex;
@@ -32,10 +32,12 @@ use crate::store::{Area, Fault, Name, StoreError};
 use super::target::Target;
 use super::{CopyError, Run};
 
-/// Packs being fetched at once.
+/// Packs being fetched at once from a store that is near. From one behind a network: half as many as it takes calls at once, at most [`AT_ONCE`].
 const FETCHES: usize = 2;
-/// Packs being stored at once.
+/// Packs being stored at once; the same holds.
 const UPLOADS: usize = 2;
+/// See [`FETCHES`]: 68 MiB on either side.
+const AT_ONCE: usize = 4;
 /// Longer packs are not copied. Ours have about 16 MiB.
 const READ_MAX: u64 = 64 << 20;
 /// An index object is written when so many chunks are stored and not yet indexed.
@@ -84,6 +86,10 @@ struct Uploader<'a> {
 fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // A poisoned lock means that another thread panicked, which the scope reports.
     m.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn at_once(near: usize, repository: &Repository) -> usize {
+    near.max(repository.store().connections() / 2).min(AT_ONCE)
 }
 
 /// One call of [`carry`].
@@ -174,12 +180,12 @@ impl Routing<'_> {
         let (fetched_in, fetched) = bounded::<Fetched>(0);
         let (packs, packs_out) = bounded::<Finished>(0);
         let routed = std::thread::scope(|scope| {
-            for _ in 0..FETCHES {
+            for _ in 0..at_once(FETCHES, from) {
                 let (contents, out) = (&contents, fetched_in.clone());
                 scope.spawn(move || fetch(from, inventory, contents, &out));
             }
             drop(fetched_in);
-            for _ in 0..UPLOADS {
+            for _ in 0..at_once(UPLOADS, self.carrier.target.repository) {
                 let input: Receiver<Finished> = packs_out.clone();
                 scope.spawn(move || {
                     for pack in input {
