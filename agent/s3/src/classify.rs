@@ -163,7 +163,14 @@ pub fn http_date(value: &str) -> Option<SystemTime> {
     SystemTime::try_from(date).ok()
 }
 
-/// What an error of the SDK means. `now`: our time, to judge dates.
+/// Servers refuse requests whose time is further than 15 minutes from theirs.
+const SKEW: Duration = Duration::from_secs(14 * 60);
+
+fn apart(a: SystemTime, b: SystemTime) -> Duration {
+    a.duration_since(b).unwrap_or_else(|e| e.duration())
+}
+
+/// What an error of the SDK means. `now`: the time that requests are signed with, to judge dates.
 pub fn sdk<E>(error: SdkError<E, HttpResponse>, now: SystemTime) -> Failure
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -178,8 +185,11 @@ where
                 .get("retry-after")
                 .and_then(|v| retry_after(v, now));
             let mut kind = service(status, code, after);
-            if kind == Kind::Skewed(None) {
-                kind = Kind::Skewed(raw.headers().get("date").and_then(http_date));
+            let date = raw.headers().get("date").and_then(http_date);
+            // The answer to HEAD has no body and so no code: a refusal by a server whose clock is far from the one we sign with is about that.
+            let bare = status == 403 && code.is_none_or(|c| c == "Forbidden" || c == "NotFound");
+            if kind == Kind::Skewed(None) || (bare && date.is_some_and(|d| apart(d, now) > SKEW)) {
+                kind = Kind::Skewed(date);
             }
             let said = inner.err().message().filter(|m| !m.is_empty());
             let text = match (code, said) {

@@ -167,7 +167,7 @@ impl Shared {
     where
         E: aws_sdk_s3::error::ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let f = classify::sdk(e, SystemTime::now());
+        let f = classify::sdk(e, self.wire.clock.of_signing());
         if f.status.is_some() {
             self.answered.store(true, Ordering::Relaxed);
         }
@@ -243,6 +243,8 @@ impl Shared {
                             wait
                         }
                         None if attempts > 1 => {
+                            // What is asked next is given up sooner: the server seems to be away.
+                            self.answered.store(false, Ordering::Relaxed);
                             return say(
                                 Fault::Other,
                                 format!(

@@ -67,6 +67,10 @@ impl Clock {
     pub fn of_server(&self) -> SystemTime {
         shifted(SystemTime::now(), self.offset.load(Ordering::Relaxed))
     }
+    /// The time that requests are signed with.
+    pub fn of_signing(&self) -> SystemTime {
+        shifted(SystemTime::now(), self.correction.load(Ordering::Relaxed))
+    }
     /// The server's clock less ours, in milliseconds.
     pub fn offset_millis(&self) -> i64 {
         self.offset.load(Ordering::Relaxed)
@@ -104,7 +108,7 @@ struct SigningTime(Arc<Clock>);
 
 impl TimeSource for SigningTime {
     fn now(&self) -> SystemTime {
-        shifted(SystemTime::now(), self.0.correction.load(Ordering::Relaxed))
+        self.0.of_signing()
     }
 }
 

@@ -44,7 +44,7 @@ fn what_a_thief_deletes_and_overwrites_comes_back() {
         .iter()
         .filter(|s| !s.key.contains("/tombstones/") && !s.key.contains("/marks/"))
     {
-        assert!(seen.retention.is_some(), "{} is not locked", seen.key);
+        assert!(seen.locked_until.is_some(), "{} is not locked", seen.key);
     }
     std::thread::sleep(Duration::from_millis(1100));
     let before = SystemTime::now();
@@ -100,8 +100,7 @@ fn prune_waits_for_locked_objects_and_says_when_it_may_not_delete() {
     world.backup(store.clone()).unwrap();
     let repository = Repository::open_as_writer(store.clone(), &world.key).unwrap();
     let set = repository.snapshots().unwrap();
-    let old: Vec<_> = set.live.iter().take(1).cloned().collect();
-    forget::tombstone(&repository, &old, now()).unwrap();
+    forget::apply(&repository, &[&set.live[0]], now()).unwrap();
     let options = prune::Options {
         grace: Duration::ZERO,
         ..prune::Options::default()
@@ -157,7 +156,7 @@ fn prune_prolongs_locks_of_what_is_needed() {
             .iter()
             .find(|s| s.newest && s.key.contains(key))
             .unwrap();
-        seen.retention.as_ref().map(|r| r.until)
+        seen.locked_until
     };
     let first = until("/packs/");
     let repository = Repository::open_as_writer(store.clone(), &world.key).unwrap();

@@ -154,15 +154,13 @@ impl<'a> Sink<'a> {
             out
         });
         let end = || -> Result<(Lookup, Stored), SinkError> {
-            if let Some(e) = lock(&sink.error).take() {
-                return Err(e);
-            }
-            if sink.is_stopped() {
+            let failed = lock(&sink.error).take();
+            if failed.is_some() || sink.is_stopped() {
                 // What is stored already is indexed, so that the next run need not store it again. If that fails, it must.
                 if let Err(e) = sink.write_index(true) {
-                    tracing::debug!("what was stored before the stop is not indexed: {e}");
+                    tracing::debug!("what was stored before the end is not indexed: {e}");
                 }
-                return Err(SinkError::Stopped);
+                return Err(failed.unwrap_or(SinkError::Stopped));
             }
             sink.write_index(true)?;
             let stored = Stored {
