@@ -30,7 +30,7 @@ use crate::records::{Index, IndexedPack};
 use crate::repository::{PutError, Repository};
 use crate::store::{Area, Name};
 
-/// Packs in flight to a store that is near, 17 MiB each. To one behind a network: half as many as it takes calls at once.
+/// Packs in flight to a store that is near, 17 MiB each. To one behind a network: a quarter of the calls that it takes at once.
 const UPLOADS: usize = 2;
 /// An index object is also written when the last one is so old and [`INDEX_PACKS`] packs are stored, so that a slow first backup that is interrupted goes on where it was.
 const INDEX_AGE: Duration = Duration::from_secs(60);
@@ -86,6 +86,7 @@ pub struct Sink<'a> {
     /// Claimed in this run, index not yet written.
     pending: Mutex<HashSet<ChunkId>>,
     stored: Mutex<Vec<IndexedPack>>,
+    reading_back: Mutex<()>,
     /// When the last index object was written. It decides only how much an interruption costs.
     indexed_at: Mutex<Instant>,
     drafts: Sender<Draft>,
@@ -122,6 +123,7 @@ impl<'a> Sink<'a> {
             lookup: RwLock::new(lookup),
             pending: Mutex::default(),
             stored: Mutex::default(),
+            reading_back: Mutex::default(),
             indexed_at: Mutex::new(Instant::now()),
             drafts,
             stop: AtomicBool::new(false),
@@ -142,7 +144,12 @@ impl<'a> Sink<'a> {
             }
             drop((drafts_out, sealed_in));
             scope.spawn(move || s.guard(|| s.fill(&sealed_out, &packs_in)));
-            for _ in 0..UPLOADS.max(repository.store().connections() / 2) {
+            let uploads = match mode {
+                // What is read back takes as much again.
+                Mode::ReadBack => 1,
+                Mode::Store | Mode::Dry => UPLOADS.max(repository.store().connections() / 4),
+            };
+            for _ in 0..uploads {
                 let input = packs_out.clone();
                 scope.spawn(move || s.guard(|| s.upload(&input)));
             }
@@ -311,6 +318,8 @@ impl<'a> Sink<'a> {
     /// Reads back what was stored a moment ago, when that is asked for.
     fn check(&self, name: Name, id: ObjectId, length: u64) -> Result<(), SinkError> {
         if self.mode == Mode::ReadBack {
+            // One at a time: a pack of 17 MiB.
+            let _one = lock(&self.reading_back);
             let there = self
                 .repository
                 .store()

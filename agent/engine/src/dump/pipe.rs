@@ -17,7 +17,7 @@ use crate::repository::Repository;
 use crate::restore::window::Resolver;
 
 /// Envelopes fetched or open at once: about 4 MiB each, sealed and opened.
-const AHEAD: usize = 8;
+const AHEAD: usize = 6;
 /// Refs taken from the list at once, 32 bytes each; as many chunks are looked up ahead.
 pub(crate) const RUN: usize = 4096;
 

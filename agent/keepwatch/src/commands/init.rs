@@ -230,7 +230,7 @@ fn refusal(left: Leftover, place: &str) -> Failure {
         Leftover::Robbed => Failure::new(Exit::Refused, format!("{place} holds the data of a repository whose 'config' is gone; nothing was changed"))
             .advice("put 'config' back from another copy: without it nothing there can be restored; do not make a new repository over it"),
         Leftover::Begun => Failure::new(Exit::Refused, format!("{place} holds what an interrupted 'init' left behind; nothing was changed"))
-            .advice("there is no backup in it: remove what is there and run 'init' again"),
+            .advice(format!("there is no backup in it: remove {} and run 'init' again", if place.starts_with("s3://") { "its objects" } else { "the directory" })),
     }
 }
 
