@@ -234,6 +234,7 @@ fn write_the_seeds() {
         &[&minicbor::to_vec(Tombstone {
             time: 5,
             snapshots: vec![forgotten; 2],
+            origins: None,
         })
         .unwrap()],
     );

@@ -19,6 +19,7 @@ pub mod credentials;
 pub mod options;
 pub mod probe;
 pub mod rate;
+mod requests;
 pub mod retry;
 pub mod store;
 mod versions;

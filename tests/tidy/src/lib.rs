@@ -33,6 +33,23 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "s3",
+        &[
+            "keepwatch-engine",
+            "aws-*",
+            "base64",
+            "bytes",
+            "crc-fast",
+            "getrandom",
+            "http-body",
+            "sha2",
+            "thiserror",
+            "tokio",
+            "tracing",
+            "zeroize",
+        ],
+    ),
+    (
         "keepwatch",
         &[
             "keepwatch-*",
@@ -62,6 +79,17 @@ pub const TEST_CRATES: &[(&str, &[&str])] = &[
             "rustix",
             "getrandom",
             "clap",
+            "serde_json",
+        ],
+    ),
+    (
+        "hostile",
+        &[
+            "keepwatch-model",
+            "keepwatch-engine",
+            "rustix",
+            "blake3",
+            "minicbor",
             "serde_json",
         ],
     ),
@@ -129,7 +157,11 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     ),
     (
         "Instant::now",
-        &["agent/keepwatch/", "agent/engine/src/restore/"],
+        &[
+            "agent/keepwatch/",
+            "agent/engine/src/restore/",
+            "agent/engine/src/backup/sink.rs",
+        ],
         "durations are measured at the edge",
     ),
     (
