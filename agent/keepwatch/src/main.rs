@@ -102,6 +102,21 @@ fn wrong_use(e: &clap::Error) -> Failure {
     }
 }
 
+/// Libraries whose logs are never shown, whatever filter is given.
+const SILENT: [&str; 11] = [
+    "aws_config",
+    "aws_credential_types",
+    "aws_runtime",
+    "aws_sdk_s3",
+    "aws_sdk_sts",
+    "aws_sigv4",
+    "aws_smithy_http_client",
+    "aws_smithy_runtime",
+    "aws_smithy_runtime_api",
+    "hyper",
+    "hyper_util",
+];
+
 fn log_to_stderr(verbose: u8) {
     use tracing_subscriber::EnvFilter;
     let level = match verbose {
@@ -114,6 +129,13 @@ fn log_to_stderr(verbose: u8) {
         .ok()
         .and_then(|f| EnvFilter::try_new(f).ok())
         .unwrap_or_else(|| EnvFilter::new(level));
+    // These write requests with their headers into the log, a session token among them, when they are asked to say more.
+    let filter = SILENT.iter().fold(filter, |filter, name| {
+        match format!("{name}=error").parse() {
+            Ok(directive) => filter.add_directive(directive),
+            Err(_) => filter,
+        }
+    });
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

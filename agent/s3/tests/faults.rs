@@ -63,62 +63,107 @@ fn actions() -> Vec<(&'static str, Action)> {
 /// Each fault at each request of a backup and of a restore.
 #[test]
 fn every_fault_at_every_request() {
-    let mut fired = 0;
-    let mut failed = 0;
-    let server = Server::plain().unwrap();
-    for (what, action) in actions() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut o = of(dir.path(), &server);
-        o.idle_timeout = Duration::from_millis(300);
-        o.place.prefix = what.replace(' ', "-");
-        let store: Arc<S3Store> = Arc::new(open(&o));
-        let world = World::init(store.clone()).unwrap();
-        small(&world, 0);
-        world.backup(store.clone()).unwrap();
-        let mut n = 0;
-        loop {
-            small(&world, n + 1);
-            let files = world.files();
-            server.clear_rules();
-            server.rule(Rule::new(action.clone()).nth(n));
-            let done = world.backup(store.clone());
-            let hit = server.fired();
-            server.clear_rules();
-            if let Err(why) = &done {
-                failed += 1;
-                let named = ["s3://", "chunk", "/", "not enrolled"];
-                assert!(
-                    named.iter().any(|n| why.contains(n)),
-                    "{what} at {n}: no clear sentence: {why}"
-                );
-                world.backup(store.clone()).unwrap_or_else(|e| {
-                    panic!("{what} at {n}: the run after the fault failed: {e}")
-                });
-            }
-            // Every other time the restore is disturbed too.
-            server.rule(Rule::new(action.clone()).nth(n));
-            let back = world.restore(store.clone());
-            server.clear_rules();
-            match back {
-                Ok(back) => assert!(back == files, "{what} at {n}: restored other files"),
-                Err(_) => assert!(
-                    world.restore(store.clone()).unwrap() == files,
-                    "{what} at {n}"
-                ),
-            }
-            fired += hit;
-            if hit == 0 {
-                break;
-            }
-            n += 1;
-            assert!(n < 60, "{what}: a small backup takes more than 60 requests");
-        }
-        assert!(n >= 8, "{what} fired only {n} times");
-    }
+    let todo = std::sync::Mutex::new(actions());
+    let next = || todo.lock().unwrap().pop();
+    // Most of it is waiting.
+    let (fired, failed) = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut sum = (0, 0);
+                    while let Some((what, action)) = next() {
+                        let (fired, failed) = at_every_request(what, &action);
+                        sum = (sum.0 + fired, sum.1 + failed);
+                    }
+                    sum
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|t| t.join().unwrap())
+            .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+    });
     println!("{fired} faults in backups, {failed} backups failed clearly");
     assert!(fired > 150);
     // What passes by itself must be ridden out: only what looks like wrong answers may end a run.
     assert!(failed * 4 < fired, "{failed} of {fired} runs failed");
+}
+
+/// How often it fired, and how many backups failed.
+fn at_every_request(what: &str, action: &Action) -> (u64, u64) {
+    let (mut fired, mut failed) = (0, 0);
+    let server = Server::plain().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut o = of(dir.path(), &server);
+    o.idle_timeout = Duration::from_millis(400);
+    let store: Arc<S3Store> = Arc::new(open(&o));
+    let world = World::init(store.clone()).unwrap();
+    small(&world, 0);
+    world.backup(store.clone()).unwrap();
+    let mut n = 0;
+    loop {
+        small(&world, n + 1);
+        let files = world.files();
+        server.rule(Rule::new(action.clone()).nth(n));
+        let done = world.backup(store.clone());
+        let hit = server.fired();
+        server.clear_rules();
+        if let Err(why) = &done {
+            failed += 1;
+            let named = ["s3://", "chunk", "/", "not enrolled"];
+            assert!(
+                named.iter().any(|n| why.contains(n)),
+                "{what} at {n}: no clear sentence: {why}"
+            );
+            world
+                .backup(store.clone())
+                .unwrap_or_else(|e| panic!("{what} at {n}: the run after the fault failed: {e}"));
+        }
+        server.rule(Rule::new(action.clone()).nth(n));
+        let back = world.restore(store.clone());
+        server.clear_rules();
+        match back {
+            Ok(back) => assert!(back == files, "{what} at {n}: restored other files"),
+            Err(_) => assert!(
+                world.restore(store.clone()).unwrap() == files,
+                "{what} at {n}"
+            ),
+        }
+        fired += hit;
+        if hit == 0 {
+            break;
+        }
+        n += 1;
+        assert!(n < 60, "{what}: a small backup takes more than 60 requests");
+    }
+    assert!(n >= 8, "{what} fired only {n} times");
+    (fired, failed)
+}
+
+#[test]
+fn a_listing_of_a_hundred_thousand() {
+    let server = Server::plain().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&of(dir.path(), &server));
+    let count = 100_500u64;
+    for n in 0..count {
+        let id = keepwatch_engine::ids::ObjectId::of(&n.to_le_bytes());
+        let key = format!("hosts/a/{}", Name::Pack(id));
+        server.plant(&key, &[n as u8]).unwrap();
+    }
+    server.plant("hosts/a/packs/README", b"not ours").unwrap();
+    server.reset();
+    let (mut seen, mut sum) = (0u64, 0u64);
+    store
+        .list(Area::Packs, &mut |l| {
+            seen += 1;
+            sum += l.size;
+        })
+        .unwrap();
+    assert_eq!((seen, sum), (count, count));
+    // A page at a time: nothing but the page of a thousand is held.
+    assert_eq!(server.stats().requests["ListObjectsV2"], 101);
 }
 
 #[test]

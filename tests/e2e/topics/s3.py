@@ -1,7 +1,7 @@
 """S11: every verb on s3://, kills in the middle, credentials that may not delete, and no secret anywhere. The server is our own (tests/s3serve) or a real one (tests/s3/server)."""
 import contextlib, json, os, pathlib, signal, subprocess, sys, time
 
-from harness import Skip, need, tree
+from harness import Skip, need, need_tools, tree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent.parent
 
@@ -170,6 +170,17 @@ def test_credentials_from_everywhere(t):
         t.write("cd/s3-access-key", access, 0o400)
         t.write("cd/s3-secret-key", secret, 0o400)
         t.kw("snapshots", *common, env=dict(t.env, CREDENTIALS_DIRECTORY=t.path("cd")))
+        # A session token, and the most talkative log: nothing of it is printed.
+        import urllib.request
+        token = "token-0123456789-very-secret"
+        account = {"access_key": "AKIATOKEN", "secret_key": "secret-of-the-token-0123", "session_token": token}
+        urllib.request.urlopen(urllib.request.Request(s["control"] + "/accounts", json.dumps(account).encode(), method="POST"), timeout=20).read()
+        t.secrets += [token.encode(), account["secret_key"].encode()]
+        files = []
+        for option, name in (("--s3-access-key-file", "access_key"), ("--s3-secret-key-file", "secret_key"), ("--s3-session-token-file", "session_token")):
+            files += [option, t.write("tok/" + name, account[name], 0o600)]
+        t.write("src/more", "more")
+        t.kw("backup", *common, *files, "-vvv", src, env=dict(t.env, KEEPWATCH_LOG="trace"))
         # None at all, in words that help; and a file that everybody can read is refused.
         run = t.kw("snapshots", *common, rc=1, env=dict(t.env, AWS_EC2_METADATA_DISABLED="true"), timeout=200)
         need("credentials" in run.said, run)
@@ -187,3 +198,187 @@ def test_progress_of_a_slow_line(t):
         begun = time.monotonic()
         t.kw("backup", "--repo", repo + "&limit-upload=1M", src)
         need(time.monotonic() - begun > 2, "the limit was not kept")
+
+
+# What IAM calls the operations of S3 (https://docs.aws.amazon.com/AmazonS3/latest/API/s3-access-permissions.html).
+ACTION = {"PutObject": "s3:PutObject", "GetObject": "s3:GetObject", "HeadObject": "s3:GetObject", "ListObjectsV2": "s3:ListBucket", "DeleteObject": "s3:DeleteObject",
+          "ListObjectVersions": "s3:ListBucketVersions", "PutObjectRetention": "s3:PutObjectRetention", "GetBucketVersioning": "s3:GetBucketVersioning",
+          "GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration"}
+
+
+def test_policies(t):
+    """Each verb asks only for what the policy of its role allows, and the writer's allows no destruction."""
+    import urllib.request
+    policies = {}
+    for role in ("writer", "reader", "pruner"):
+        with open(ROOT / "docs/s3" / (role + "-policy.json")) as f:
+            policy = json.load(f)
+        allowed, denied = set(), set()
+        for statement in policy["Statement"]:
+            (allowed if statement["Effect"] == "Allow" else denied).update(statement["Action"])
+        need(not allowed & denied, role)
+        policies[role] = allowed
+    for action in ("s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"):
+        need(action not in policies["writer"] and action not in policies["reader"], action)
+    need("s3:PutObject" not in policies["reader"], "a reader does not write")
+    with server(built(t), "--object-lock") as s:
+        repo = place(t, s, "p")
+        src = t.small_tree(files=6)
+
+        def asked(method="GET", path="requests"):
+            with urllib.request.urlopen(urllib.request.Request(s["control"] + "/" + path, method=method), timeout=20) as answer:
+                return json.loads(answer.read() or b"null")
+
+        def as_role(role, *words, **more):
+            asked("DELETE", "stats")
+            run = t.kw(*words, "--repo", more.pop("repo", repo), **more)
+            used = set()
+            for r in asked():
+                action = ACTION[r["operation"]]
+                used.add("s3:GetObjectVersion" if action == "s3:GetObject" and "versionId" in r["query"] else action)
+            need(used and used <= policies[role], "%s: %s needs %s" % (role, words[0], used - policies[role]))
+            return run
+
+        as_role("pruner", "init")
+        as_role("writer", "backup", src)
+        t.write("src/a/new", t.noise(50_000))
+        as_role("writer", "backup", src)
+        for role in ("writer", "reader"):
+            for words in (["snapshots"], ["ls", "latest"], ["find", "new"], ["stats"], ["verify", "--read-data"], ["dump", "latest", src + "/a/new"], ["restore", "--target", t.path("out-" + role)]):
+                as_role(role, *words)
+        time.sleep(1.1)
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        time.sleep(1.1)
+        as_role("writer", "forget", "--keep-last", "1")
+        as_role("pruner", "prune", "--grace", "0", "--max-unused", "0%", repo=repo + "&object-lock=governance:1")
+        as_role("reader", "snapshots", repo=repo + "&as-of=" + moment)
+        as_role("reader", "restore", "--target", t.path("past"), repo=repo + "&as-of=" + moment)
+
+
+def test_custom_ca(t):
+    """A server with a certificate of an authority of one's own: trusted only when that is named."""
+    import socket, ssl, threading
+    need_tools("openssl")
+    key, cert = t.path("key.pem"), t.path("cert.pem")
+    ca, ca_key, request = t.path("ca.pem"), t.path("ca.key"), t.path("req.pem")
+    t.sh("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", ca_key, "-out", ca, "-days", "2", "-subj", "/CN=an authority")
+    t.sh("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request, "-subj", "/CN=localhost")
+    names = t.write("names", "subjectAltName=DNS:localhost\n")
+    t.sh("openssl", "x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-out", cert, "-extfile", names)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with server(built(t)) as s:
+        upstream = ("127.0.0.1", int(s["endpoint"].rsplit(":", 1)[1]))
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def pump(a, b):
+            try:
+                while True:
+                    data = a.recv(1 << 16)
+                    if not data:
+                        break
+                    b.sendall(data)
+            except OSError:
+                pass
+            for x in (a, b):
+                with contextlib.suppress(OSError):
+                    x.shutdown(socket.SHUT_RDWR)
+
+        def serve():
+            while True:
+                try:
+                    plain, _ = listener.accept()
+                except OSError:
+                    return
+                try:
+                    secure = context.wrap_socket(plain, server_side=True)
+                except (OSError, ssl.SSLError):
+                    continue
+                there = socket.create_connection(upstream)
+                for pair in ((secure, there), (there, secure)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        at = dict(s, endpoint="https://localhost:%d" % listener.getsockname()[1])
+        repo = place(t, at, "tls")
+        run = t.kw("init", "--repo", repo, rc=1)
+        need("certificate" in run.said, run)
+        t.kw("init", "--repo", repo + "&ca-file=" + ca)
+        src = t.small_tree(files=4)
+        t.backup(repo + "&ca-file=" + ca, src)
+        t.must_restore(repo + "&ca-file=" + ca, "latest", src, tree(src))
+        bad = t.write("bad.pem", "not a certificate")
+        run = t.kw("snapshots", "--repo", repo + "&ca-file=" + bad, rc=1)
+        need("bad.pem" in run.said, run)
+        listener.close()
+
+
+def test_headers_and_an_odd_server(t):
+    """Storage class, encryption by the server, requester pays: sent as asked. The server is thirty lines that know nothing of signatures, conditions and checksums."""
+    import http.server, threading, urllib.parse
+    objects, puts = {}, []
+
+    class Odd(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def answer(self, status, body=b"", **headers):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def key(self):
+            return urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).split("/", 2)[-1]
+
+        def do_PUT(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            puts.append((self.key(), dict(self.headers.items())))
+            objects[self.key()] = body
+            self.answer(200, ETag='"x"')
+
+        def do_HEAD(self):
+            body = objects.get(self.key())
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+
+        def do_GET(self):
+            query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+            if "list-type" in query:
+                found = sorted(k for k in objects if k.startswith(query["prefix"][0]))
+                rows = "".join("<Contents><Key>%s</Key><Size>%d</Size><LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>" % (k, len(objects[k])) for k in found)
+                xml = '<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated>%s</ListBucketResult>' % rows
+                return self.answer(200, xml.encode(), Content_Type="application/xml")
+            body = objects.get(self.key())
+            if body is None:
+                return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+            wanted = self.headers.get("Range")
+            if wanted:
+                first, last = wanted.split("=")[1].split("-")
+                return self.answer(206, body[int(first):int(last) + 1])
+            return self.answer(200, body)
+
+    odd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    threading.Thread(target=odd.serve_forever, daemon=True).start()
+    s = {"bucket": "some-bucket", "endpoint": "http://127.0.0.1:%d" % odd.server_port, "region": "r", "access_key": "AKIA", "secret_key": "some-secret-0123456789"}
+    repo = place(t, s, "x") + "&storage-class=STANDARD_IA&server-side-encryption=aws:kms:key-7&requester-pays=true&object-lock=compliance:30"
+    t.kw("init", "--repo", repo)
+    src = t.small_tree(files=5)
+    t.backup(repo, src)
+    t.must_restore(repo, "latest", src, tree(src))
+    t.kw("verify", "--repo", repo, "--read-data")
+    for key, headers in puts:
+        headers = {k.lower(): v for k, v in headers.items()}
+        need(headers["x-amz-server-side-encryption"] == "aws:kms" and headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-7", headers)
+        need(headers["x-amz-request-payer"] == "requester" and headers["if-none-match"] == "*", headers)
+        need(headers["x-amz-object-lock-mode"] == "COMPLIANCE" and headers["x-amz-object-lock-retain-until-date"] > "2026", headers)
+        need((headers.get("x-amz-storage-class") == "STANDARD_IA") == ("/packs/" in key), (key, headers))
+        need(len(headers["x-amz-content-sha256"]) == 64 and "x-amz-checksum-sha256" in headers, "the body's hash is signed: %s" % headers)
+    need(any("/packs/" in key for key, _ in puts), "packs were written")
+    odd.shutdown()
