@@ -41,6 +41,8 @@ pub struct Failure {
     pub text: String,
     /// The server's status, if it answered.
     pub status: Option<u16>,
+    /// The server gave a code of S3: it is an answer of S3, and not of something between us and it.
+    pub coded: bool,
 }
 
 impl Failure {
@@ -50,6 +52,7 @@ impl Failure {
             kind: Kind::Again(Again::default()),
             text: clean(&text.into()),
             status: None,
+            coded: false,
         }
     }
     /// One that does not.
@@ -58,7 +61,18 @@ impl Failure {
             kind: Kind::Permanent(fault),
             text: clean(&text.into()),
             status: None,
+            coded: false,
         }
+    }
+    /// Where an answer has a body, only S3 itself can say that there is no such object: a page of a proxy with status 404 must not make a snapshot vanish.
+    pub fn unless_said(self) -> Self {
+        if self.is(Fault::Missing) && !self.coded {
+            return Failure {
+                kind: Kind::Again(Again::default()),
+                ..self
+            };
+        }
+        self
     }
     /// True for this permanent fault.
     pub fn is(&self, fault: Fault) -> bool {
@@ -202,6 +216,7 @@ where
                 kind,
                 text: clean(&text),
                 status: Some(status),
+                coded: code.is_some(),
             }
         }
         SdkError::TimeoutError(_) => Failure::again("the server did not answer in time"),
@@ -215,6 +230,7 @@ where
                 },
                 text,
                 status: Some(status),
+                coded: false,
             }
         }
         SdkError::DispatchFailure(e) => {

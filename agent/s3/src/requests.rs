@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use aws_sdk_s3::types::{
@@ -204,7 +205,10 @@ impl Shared {
             .set_request_payer(self.payer())
             .send();
         self.wire.counters.gets.fetch_add(1, Ordering::Relaxed);
-        let answer = self.timed(request).await?.map_err(|e| self.failure(e))?;
+        let answer = self
+            .timed(request)
+            .await?
+            .map_err(|e| self.failure(e).unless_said())?;
         let promised = answer.content_length().and_then(|n| u64::try_from(n).ok());
         if let Some((_, wanted)) = range {
             if promised.is_some_and(|n| n != wanted) {
@@ -275,22 +279,26 @@ impl Shared {
         Ok(out)
     }
 
+    async fn head_once(&self, name: &Name) -> Result<HeadObjectOutput, Failure> {
+        let request = self
+            .wire
+            .client
+            .head_object()
+            .bucket(&self.options.place.bucket)
+            .key(self.key(name))
+            .set_request_payer(self.payer())
+            .send();
+        self.wire.counters.heads.fetch_add(1, Ordering::Relaxed);
+        self.timed(request).await?.map_err(|e| self.failure(e))
+    }
+
     pub(crate) async fn head(&self, name: &Name) -> Result<u64, StoreError> {
         let object = name.to_string();
         self.again("read", &object, async |_| {
             if let Some(moment) = self.options.as_of {
                 return Ok(self.version_at(name, moment).await?.size);
             }
-            let request = self
-                .wire
-                .client
-                .head_object()
-                .bucket(&self.options.place.bucket)
-                .key(self.key(name))
-                .set_request_payer(self.payer())
-                .send();
-            self.wire.counters.heads.fetch_add(1, Ordering::Relaxed);
-            let answer = self.timed(request).await?.map_err(|e| self.failure(e))?;
+            let answer = self.head_once(name).await?;
             answer
                 .content_length()
                 .and_then(|n| u64::try_from(n).ok())
@@ -332,10 +340,7 @@ impl Shared {
                 .filter(|_| answer.is_truncated() == Some(true))
                 .map(str::to_owned);
             if answer.is_truncated() == Some(true) && (next.is_none() || next == *token) {
-                return Err(Failure::permanent(
-                    Fault::Other,
-                    "the server says that its listing goes on, but not where",
-                ));
+                return Err(goes_nowhere());
             }
             Ok((objects, next))
         })
@@ -393,10 +398,7 @@ impl Shared {
                     .to_owned(),
             )),
             (Some(true), None) => {
-                return Err(Failure::permanent(
-                    Fault::Other,
-                    "the server says that its listing goes on, but not where",
-                ));
+                return Err(goes_nowhere());
             }
             _ => None,
         };
@@ -470,16 +472,7 @@ impl Shared {
 
     /// Until when it is locked, if it is.
     pub(crate) async fn locked_until(&self, name: &Name) -> Option<SystemTime> {
-        let request = self
-            .wire
-            .client
-            .head_object()
-            .bucket(&self.options.place.bucket)
-            .key(self.key(name))
-            .set_request_payer(self.payer())
-            .send();
-        self.wire.counters.heads.fetch_add(1, Ordering::Relaxed);
-        let answer = self.timed(request).await.ok()?.ok()?;
+        let answer = self.head_once(name).await.ok()?;
         let until = time(Some(answer.object_lock_retain_until_date()?));
         (until > self.wire.clock.of_server()).then_some(until)
     }
@@ -520,6 +513,13 @@ impl Shared {
         .await?;
         Ok(true)
     }
+}
+
+fn goes_nowhere() -> Failure {
+    Failure::permanent(
+        Fault::Other,
+        "the server says that its listing goes on, but not where",
+    )
 }
 
 /// What a lock is for: everything that a restore needs. Marks and tombstones are only `prune`'s and `forget`'s notes.

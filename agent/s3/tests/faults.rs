@@ -40,6 +40,13 @@ fn actions() -> Vec<(&'static str, Action)> {
                 body: "<html>bad gateway</html>".into(),
             },
         ),
+        (
+            "404 page",
+            Action::Page {
+                status: 404,
+                body: "<html>no such site</html>".into(),
+            },
+        ),
         ("reset", Action::Refuse),
         ("answer lost", Action::LoseAnswer),
         ("stall", Action::Stall { after: 0, ms: None }),
@@ -111,7 +118,14 @@ fn at_every_request(what: &str, action: &Action) -> (u64, u64) {
         server.clear_rules();
         if let Err(why) = &done {
             failed += 1;
-            let named = ["s3://", "chunk", "/", "not enrolled"];
+            let named = [
+                "s3://",
+                "chunk",
+                "packs/",
+                "index/",
+                "snapshots/",
+                "not enrolled",
+            ];
             assert!(
                 named.iter().any(|n| why.contains(n)),
                 "{what} at {n}: no clear sentence: {why}"
