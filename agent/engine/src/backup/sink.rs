@@ -38,10 +38,11 @@ const INDEX_AGE: Duration = Duration::from_secs(60);
 const INDEX_PACKS: usize = 4;
 /// An index object is written when so many chunks are stored and not yet indexed: 64 bytes each in memory.
 const INDEX_CHUNKS: usize = 60_000;
-/// A chunk of at least this length makes an envelope by itself; smaller ones are gathered.
-pub const ALONE: usize = 1 << 20;
+/// A chunk of at least this length makes an envelope by itself; smaller ones are gathered. Together they compress better; but `prune` copies whole envelopes, and
+/// the more chunks share one, the longer it takes until none of them is needed (measured: BENCHMARKS.md, "Envelopes").
+pub const ALONE: usize = 768 << 10;
 /// Gathered content that makes an envelope.
-pub const GATHERED: usize = 2 << 20;
+pub const GATHERED: usize = 768 << 10;
 /// The same for lists. Ids do not compress, so long envelopes would save nothing; and `prune` reads single lists out of the envelopes of many days, each
 /// of which it must open whole.
 pub const GATHERED_LISTS: usize = 128 << 10;
