@@ -94,8 +94,14 @@ fn need(
     let marked: HashSet<ObjectId> = plan.marks.iter().flat_map(|m| &m.packs).copied().collect();
     for s in snapshots {
         let one = std::iter::once(s);
-        let needs = match mark::mark(run.repository, &lookup, &inventory, &marked, one, run.cancel)
-        {
+        let needs = match mark::mark(
+            run.repository,
+            &lookup,
+            &inventory,
+            &marked,
+            one,
+            run.cancel,
+        ) {
             Ok(needs) => needs,
             Err(e @ (PruneError::Cancelled | PruneError::Cache(_))) => return Err(e),
             Err(e) => return Ok(Some(Obstacle::Unreadable(s.id, e.to_string()))),
