@@ -9,10 +9,12 @@
 //! | [`time`] | [`time::Moment`]: an instant with the host's UTC offset, and times as people write them |
 //! | [`duration`] | `90s`, `2h30m`; calendar spans such as `1y5m7d2h` |
 //! | [`size`] | `10M`, `1.5GiB` |
+//! | [`check`] | kinds, reasons, states and severities of health checks |
 //! | [`retention`] | which snapshots a policy keeps, and why |
 //!
 //! All parsers take untrusted text: they return a [`ParseError`] of one sentence, never panic, and never overflow.
 
+pub mod check;
 pub mod duration;
 mod error;
 pub mod retention;
