@@ -81,7 +81,7 @@ pub async fn run(program: &Program, deadline: Instant) -> io::Result<Ran> {
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "there is no command"))?;
     let mut nonce = [0; 8];
-    getrandom::fill(&mut nonce).map_err(io::Error::other)?;
+    getrandom::fill(&mut nonce).map_err(|e| io::Error::other(e.to_string()))?;
     let mark = format!("{:016x}", u64::from_ne_bytes(nonce));
     let mut child = Command::new(name)
         .args(arguments)

@@ -260,6 +260,23 @@ impl Systemd {
     }
 }
 
+impl Systemd {
+    /// Restarts the host in good order: services are stopped first, as `systemctl reboot` does.
+    ///
+    /// # Errors
+    /// The bus, systemd, polkit.
+    pub async fn reboot(&self) -> Result<(), SystemdError> {
+        self.with(CALL, |c| async move {
+            let manager = manager(&c).await?;
+            let _: OwnedObjectPath = manager
+                .call("StartUnit", &("reboot.target", "replace-irreversibly"))
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
 async fn manager(connection: &Connection) -> Result<Proxy<'static>, SystemdError> {
     Ok(Proxy::new(connection, SERVICE, MANAGER_PATH, MANAGER).await?)
 }

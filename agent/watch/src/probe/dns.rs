@@ -156,7 +156,7 @@ impl Dns {
     async fn ask_server(&self, server: SocketAddr) -> Result<Reply, Failure> {
         let fail = |e: std::io::Error| Failure::because(Reason::Connect, &format!("cannot ask {server}"), &e);
         let mut id = [0; 2];
-        getrandom::fill(&mut id).map_err(|e| Failure::because(Reason::Internal, "randomness", &e))?;
+        getrandom::fill(&mut id).map_err(|e| Failure::new(Reason::Internal, format!("no randomness: {e}")))?;
         let question = question(id, &self.settings.name, self.settings.record.code());
         let local: IpAddr = match server {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -149,7 +149,6 @@ impl Mysql {
         packet.extend_from_slice(plugin.name().as_bytes());
         packet.push(0);
         talk.write(&packet).await?;
-        let mut salt = hello.salt.clone();
         // Each step of the dialogue is one packet; no server needs more than these.
         for _ in 0..6 {
             let answer = talk.read().await?;
@@ -172,12 +171,9 @@ impl Mysql {
                             ));
                         }
                     };
-                    salt = rest.get(end + 1..).unwrap_or(&[]).to_vec();
-                    if salt.last() == Some(&0) {
-                        salt.pop();
-                    }
-                    salt.truncate(20);
-                    talk.write(&plugin.proof(secret, &salt)).await?;
+                    let salt = rest.get(end + 1..).unwrap_or(&[]);
+                    let salt = &salt[..salt.len().min(20)];
+                    talk.write(&plugin.proof(secret, salt)).await?;
                 }
                 Some(0x01) if plugin == Plugin::Sha2 => match answer.get(1) {
                     Some(3) => {}
