@@ -302,7 +302,18 @@ mod tests {
             assert_eq!(good.parse::<CheckName>().unwrap().as_str(), good);
         }
         for bad in [
-            "", "-a", ".a", "_a", "a b", "a\n", "a\"", "ä", "a/b", "a{", &"x".repeat(65), "a\0",
+            "",
+            "-a",
+            ".a",
+            "_a",
+            "a b",
+            "a\n",
+            "a\"",
+            "ä",
+            "a/b",
+            "a{",
+            &"x".repeat(65),
+            "a\0",
         ] {
             assert!(bad.parse::<CheckName>().is_err(), "{bad:?}");
             let json = serde_json::to_string(bad).unwrap();

@@ -205,7 +205,11 @@ impl Calendar {
     /// The first time of day after `limit`, or of the whole day.
     fn next_time(&self, limit: Option<Time>) -> Option<Time> {
         let (h, m, s) = limit.map_or((-1, -1, -1), |t| {
-            (i32::from(t.hour()), i32::from(t.minute()), i32::from(t.second()))
+            (
+                i32::from(t.hour()),
+                i32::from(t.minute()),
+                i32::from(t.second()),
+            )
         });
         let bottom = (lowest(self.minutes, 0)?, lowest(self.seconds, 0)?);
         if let (Ok(h8), Ok(m8)) = (i8::try_from(h), i8::try_from(m)) {
@@ -253,7 +257,9 @@ fn span(from: u32, to: u32, step: u32) -> u64 {
 fn number(text: &str, min: u32, max: u32, what: &str) -> Result<u32, String> {
     text.parse::<u32>()
         .ok()
-        .filter(|n| text.len() <= 4 && text.bytes().all(|b| b.is_ascii_digit()) && (min..=max).contains(n))
+        .filter(|n| {
+            text.len() <= 4 && text.bytes().all(|b| b.is_ascii_digit()) && (min..=max).contains(n)
+        })
         .ok_or_else(|| format!("{text:?} is not a {what} between {min} and {max}"))
 }
 
@@ -279,7 +285,9 @@ fn ranges(text: &str, min: u32, max: u32, what: &str) -> Result<Vec<(u32, u32, u
             }
         };
         if from > to {
-            return Err(format!("{part:?} is a range of {what}s that ends before it begins"));
+            return Err(format!(
+                "{part:?} is a range of {what}s that ends before it begins"
+            ));
         }
         out.push((from, to, step.unwrap_or(1)));
     }
@@ -296,7 +304,10 @@ fn set(text: &str, min: u32, max: u32, what: &str) -> Result<u64, String> {
 }
 
 fn years(text: &str) -> Result<Vec<(i16, i16, i16)>, String> {
-    let (min, max) = (u32::from(YEARS.0.unsigned_abs()), u32::from(YEARS.1.unsigned_abs()));
+    let (min, max) = (
+        u32::from(YEARS.0.unsigned_abs()),
+        u32::from(YEARS.1.unsigned_abs()),
+    );
     let narrow = |n: u32| i16::try_from(n).unwrap_or(i16::MAX);
     Ok(ranges(text, min, max, "year")?
         .into_iter()

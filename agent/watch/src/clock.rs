@@ -156,7 +156,10 @@ mod tests {
         assert_eq!(At::from_secs(4).since(At::from_secs(10)), Duration::ZERO);
         assert_eq!(At(i64::MAX).plus(Duration::MAX), At(i64::MAX));
         assert_eq!(At(i64::MIN).minus(Duration::MAX), At(i64::MIN));
-        assert_eq!(At(i64::MAX).since(At(i64::MIN)).as_millis() as i64, i64::MAX);
+        assert_eq!(
+            At(i64::MAX).since(At(i64::MIN)).as_millis() as i64,
+            i64::MAX
+        );
         let _ = (At(i64::MAX).timestamp(), At(i64::MIN).timestamp());
         assert_eq!(At::from_secs(0).to_string(), "1970-01-01T00:00:00Z");
     }
@@ -173,7 +176,11 @@ mod tests {
         set(125, 1125);
         assert_eq!(drift.look(&clock), None, "5 s of slewing");
         set(126, 1126 + 3600);
-        assert_eq!(drift.look(&clock), Some(3_600_000), "an hour ahead, or asleep");
+        assert_eq!(
+            drift.look(&clock),
+            Some(3_600_000),
+            "an hour ahead, or asleep"
+        );
         set(127, 1127 + 3600);
         assert_eq!(drift.look(&clock), None, "once");
         set(128, 0);

@@ -73,10 +73,13 @@ impl Graph {
         }
         let find = |check: &CheckName, list: &[CheckName]| {
             let place = |parent: &CheckName| {
-                places.get(parent).copied().ok_or_else(|| DependencyError::Unknown {
-                    check: check.clone(),
-                    parent: parent.clone(),
-                })
+                places
+                    .get(parent)
+                    .copied()
+                    .ok_or_else(|| DependencyError::Unknown {
+                        check: check.clone(),
+                        parent: parent.clone(),
+                    })
             };
             let mut out = list.iter().map(place).collect::<Result<Vec<_>, _>>()?;
             out.sort_unstable();
@@ -196,7 +199,12 @@ mod tests {
 
     #[test]
     fn children_of_a_parent_that_is_down_are_suppressed() {
-        let g = graph(&[("db", &[], &[]), ("api", &["db"], &[]), ("web", &["api", "db"], &[])]).unwrap();
+        let g = graph(&[
+            ("db", &[], &[]),
+            ("api", &["db"], &[]),
+            ("web", &["api", "db"], &[]),
+        ])
+        .unwrap();
         assert_eq!((g.parents(2), g.children(0)), (&[0, 1][..], &[1, 2][..]));
         assert!(g.is_suppressed(1, |p| p == 0) && !g.is_suppressed(0, |_| true));
         assert!(!g.is_suppressed(1, |_| false));
@@ -205,13 +213,25 @@ mod tests {
     #[test]
     fn faults_are_named() {
         for (rows, expected) in [
-            (&[("a", &["b"][..], &[][..])][..], "the check a depends on b, and there is no such check"),
+            (
+                &[("a", &["b"][..], &[][..])][..],
+                "the check a depends on b, and there is no such check",
+            ),
             (&[("a", &["a"], &[])], "circle: a -> a"),
-            (&[("a", &["b"], &[]), ("b", &["c"], &[]), ("c", &["a"], &[])], "circle: a -> b -> c -> a"),
-            (&[("x", &["a"], &[]), ("a", &["b"], &[]), ("b", &["a"], &[])], "circle: a -> b -> a"),
+            (
+                &[("a", &["b"], &[]), ("b", &["c"], &[]), ("c", &["a"], &[])],
+                "circle: a -> b -> c -> a",
+            ),
+            (
+                &[("x", &["a"], &[]), ("a", &["b"], &[]), ("b", &["a"], &[])],
+                "circle: a -> b -> a",
+            ),
             (&[("a", &[], &[]), ("a", &[], &[])], "two checks named a"),
             // A member that depends on its group would hide itself.
-            (&[("g", &[], &["a"]), ("a", &["g"], &[])], "circle: g -> a -> g"),
+            (
+                &[("g", &[], &["a"]), ("a", &["g"], &[])],
+                "circle: g -> a -> g",
+            ),
             (&[("g", &[], &["g"])], "circle: g -> g"),
         ] {
             let e = graph(rows).unwrap_err().to_string();

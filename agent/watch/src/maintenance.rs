@@ -221,7 +221,9 @@ impl Maintenance {
 
     /// Whether some window covers this check now.
     pub fn covers(&self, check: &CheckName, now: At) -> bool {
-        self.open.iter().any(|o| now < o.ends && o.covers.has(check))
+        self.open
+            .iter()
+            .any(|o| now < o.ends && o.covers.has(check))
             || self
                 .windows
                 .iter()
@@ -292,9 +294,21 @@ mod tests {
             assert_eq!(w.open_since(at(now)), open.map(at), "{now}");
         }
         // Over midnight, and longer than a day.
-        assert!(window("Sat 23:00", 3, "UTC0").open_since(at("2026-11-22T01:59:00Z")).is_some());
-        assert!(window("Fri 20:00", 60, "UTC0").open_since(at("2026-11-23T07:59:00Z")).is_some());
-        assert!(window("Fri 20:00", 60, "UTC0").open_since(at("2026-11-23T08:00:00Z")).is_none());
+        assert!(
+            window("Sat 23:00", 3, "UTC0")
+                .open_since(at("2026-11-22T01:59:00Z"))
+                .is_some()
+        );
+        assert!(
+            window("Fri 20:00", 60, "UTC0")
+                .open_since(at("2026-11-23T07:59:00Z"))
+                .is_some()
+        );
+        assert!(
+            window("Fri 20:00", 60, "UTC0")
+                .open_since(at("2026-11-23T08:00:00Z"))
+                .is_none()
+        );
         assert_eq!(
             w.next(at("2026-11-22T02:00:00Z")),
             Some(at("2026-11-29T02:00:00Z"))
@@ -361,14 +375,27 @@ mod tests {
         let now = At::from_secs(1000);
         let far = now.plus(LONGEST_AD_HOC).plus(Duration::from_secs(1));
         let many = Covers::Checks(vec!["x".parse().unwrap(); NAMED_MAX + 1]);
-        assert!(matches!(m.open(ad_hoc("a", Covers::All, now), now), Err(OpenError::Past(_))));
-        assert!(matches!(m.open(ad_hoc("a", Covers::All, far), now), Err(OpenError::TooLong(_))));
+        assert!(matches!(
+            m.open(ad_hoc("a", Covers::All, now), now),
+            Err(OpenError::Past(_))
+        ));
+        assert!(matches!(
+            m.open(ad_hoc("a", Covers::All, far), now),
+            Err(OpenError::TooLong(_))
+        ));
         let end = now.plus(Duration::from_secs(1));
-        assert!(matches!(m.open(ad_hoc("a", many, end), now), Err(OpenError::TooManyNames(_))));
+        assert!(matches!(
+            m.open(ad_hoc("a", many, end), now),
+            Err(OpenError::TooManyNames(_))
+        ));
         for i in 0..OPEN_MAX {
-            m.open(ad_hoc(&format!("w{i}"), Covers::All, end), now).unwrap();
+            m.open(ad_hoc(&format!("w{i}"), Covers::All, end), now)
+                .unwrap();
         }
-        assert!(matches!(m.open(ad_hoc("a", Covers::All, end), now), Err(OpenError::TooMany(_))));
+        assert!(matches!(
+            m.open(ad_hoc("a", Covers::All, end), now),
+            Err(OpenError::TooMany(_))
+        ));
         assert!(window("daily", 0, "UTC0").check().is_err());
         assert!(window("daily", 169, "UTC0").check().is_err());
         // A stored window of a damaged file ends all the same.

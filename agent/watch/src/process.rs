@@ -42,7 +42,10 @@ impl Program {
         Self {
             argv: argv.into_iter().map(Into::into).collect(),
             env: vec![
-                ("PATH".into(), "/run/current-system/sw/bin:/usr/local/bin:/usr/bin:/bin".into()),
+                (
+                    "PATH".into(),
+                    "/run/current-system/sw/bin:/usr/local/bin:/usr/bin:/bin".into(),
+                ),
                 ("LANG".into(), "C.UTF-8".into()),
             ],
             directory: "/".into(),
@@ -271,14 +274,21 @@ mod tests {
 
     async fn run_for(script: &str, secs: f64) -> (Ran, Duration) {
         let began = Instant::now();
-        let ran = run(&sh(script), began + Duration::from_secs_f64(secs)).await.unwrap();
+        let ran = run(&sh(script), began + Duration::from_secs_f64(secs))
+            .await
+            .unwrap();
         (ran, began.elapsed())
     }
 
     fn alive(pid: &str) -> bool {
         // A zombie is dead.
-        std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
-            .is_ok_and(|s| !s.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
+        std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|s| {
+            !s.rsplit(')')
+                .next()
+                .unwrap_or("")
+                .trim_start()
+                .starts_with('Z')
+        })
     }
 
     async fn gone(pid: &str) -> bool {
@@ -298,8 +308,16 @@ mod tests {
         let text = String::from_utf8(ran.output).unwrap();
         assert!(text.contains("out\n") && text.contains("err\n"), "{text}");
         assert_eq!(run_for("kill -9 $$", 10.0).await.0.end, End::Signal(9));
-        assert!(run(&Program::new(["/nonexistent"]), Instant::now()).await.is_err());
-        assert!(run(&Program::new::<&str>([]), Instant::now()).await.is_err());
+        assert!(
+            run(&Program::new(["/nonexistent"]), Instant::now())
+                .await
+                .is_err()
+        );
+        assert!(
+            run(&Program::new::<&str>([]), Instant::now())
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]
@@ -314,18 +332,32 @@ mod tests {
     async fn nothing_is_inherited() {
         let (ran, _) = run_for("env; pwd; cat", 10.0).await;
         let text = String::from_utf8(ran.output).unwrap();
-        let names: Vec<_> = text.lines().filter_map(|l| l.split_once('=')).map(|(k, _)| k).collect();
+        let names: Vec<_> = text
+            .lines()
+            .filter_map(|l| l.split_once('='))
+            .map(|(k, _)| k)
+            .collect();
         for name in &names {
-            assert!(["PATH", "LANG", MARK, "PWD", "_", "SHLVL", "OLDPWD"].contains(name), "{name}");
+            assert!(
+                ["PATH", "LANG", MARK, "PWD", "_", "SHLVL", "OLDPWD"].contains(name),
+                "{name}"
+            );
         }
         assert!(text.lines().any(|l| l == "/"));
     }
 
     #[tokio::test]
     async fn a_command_that_ignores_term_dies_in_time_with_its_group() {
-        let (ran, took) = run_for("trap '' TERM; echo $$; sleep 1000 & echo $!; while :; do sleep 0.1; done", 0.5).await;
+        let (ran, took) = run_for(
+            "trap '' TERM; echo $$; sleep 1000 & echo $!; while :; do sleep 0.1; done",
+            0.5,
+        )
+        .await;
         assert_eq!(ran.end, End::Deadline);
-        assert!(took >= Duration::from_millis(2400) && took < Duration::from_secs(4), "{took:?}");
+        assert!(
+            took >= Duration::from_millis(2400) && took < Duration::from_secs(4),
+            "{took:?}"
+        );
         for pid in String::from_utf8(ran.output).unwrap().lines() {
             assert!(gone(pid).await, "{pid} lives");
         }
@@ -340,7 +372,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_double_fork_into_another_session_does_not_escape() {
-        let (ran, _) = run_for("setsid sh -c 'echo $$; trap \"\" TERM; while :; do sleep 0.1; done' & sleep 1000", 0.7).await;
+        let (ran, _) = run_for(
+            "setsid sh -c 'echo $$; trap \"\" TERM; while :; do sleep 0.1; done' & sleep 1000",
+            0.7,
+        )
+        .await;
         let text = String::from_utf8(ran.output).unwrap();
         let pid = text.lines().next().expect("setsid is there");
         assert!(gone(pid).await, "{pid} lives");

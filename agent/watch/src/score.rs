@@ -67,15 +67,24 @@ mod tests {
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[(Critical, Unknown)]), None);
         assert_eq!(of(&[(Critical, Healthy), (Info, Unknown)]), Some(1.0));
-        assert_eq!(of(&[(Critical, Healthy), (Warning, Unhealthy)]), Some(5.0 / 7.0));
-        assert_eq!(of(&[(Critical, Degraded), (Warning, Healthy), (Info, Healthy)]), Some(5.5 / 8.0));
+        assert_eq!(
+            of(&[(Critical, Healthy), (Warning, Unhealthy)]),
+            Some(5.0 / 7.0)
+        );
+        assert_eq!(
+            of(&[(Critical, Degraded), (Warning, Healthy), (Info, Healthy)]),
+            Some(5.5 / 8.0)
+        );
         assert_eq!(of(&[(Info, Unhealthy)]), Some(0.0));
         let mut many = vec![(Warning, Healthy); 100];
         assert_eq!(of(&many), Some(1.0));
         many.push((Critical, Unhealthy));
         assert_eq!(of(&many), Some(0.5));
         assert_eq!(entry(Critical, Unhealthy, true), None);
-        let wild = [f64::NAN, 7.0, -3.0].map(|value| Entry { severity: Info, value });
+        let wild = [f64::NAN, 7.0, -3.0].map(|value| Entry {
+            severity: Info,
+            value,
+        });
         assert_eq!(score(wild), Some(1.0 / 3.0));
     }
 }

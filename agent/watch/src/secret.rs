@@ -108,7 +108,10 @@ mod tests {
             (b"geheim\r\n", "geheim"),
             (b" with space \n", " with space "),
         ] {
-            assert_eq!(put("s", bytes).read().await.ok().unwrap().expose(), expected);
+            assert_eq!(
+                put("s", bytes).read().await.ok().unwrap().expose(),
+                expected
+            );
         }
         for (bytes, why) in [
             (&b""[..], "is empty"),
@@ -120,7 +123,11 @@ mod tests {
             assert_eq!(e.reason, Reason::Exec);
             assert!(e.text.contains(why), "{}", e.text);
         }
-        let e = SecretFile(dir.path().join("none")).read().await.err().unwrap();
+        let e = SecretFile(dir.path().join("none"))
+            .read()
+            .await
+            .err()
+            .unwrap();
         assert!(e.text.contains("none"), "{}", e.text);
     }
 }

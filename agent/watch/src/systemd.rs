@@ -38,12 +38,32 @@ impl FromStr for UnitName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = ["service", "socket", "target", "timer", "mount", "path", "swap", "slice", "scope", "automount", "device"];
-        let fail = |why: &str| Err(format!("{:?} is not a name of a unit: {why}", crate::text::clean_to(text, 60)));
+        let known = [
+            "service",
+            "socket",
+            "target",
+            "timer",
+            "mount",
+            "path",
+            "swap",
+            "slice",
+            "scope",
+            "automount",
+            "device",
+        ];
+        let fail = |why: &str| {
+            Err(format!(
+                "{:?} is not a name of a unit: {why}",
+                crate::text::clean_to(text, 60)
+            ))
+        };
         if text.len() > 255 {
             return fail("it is longer than 255 bytes");
         }
-        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b)) {
+        if !text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b))
+        {
             return fail("use letters, digits and :-_.\\@");
         }
         match text.rsplit_once('.') {
@@ -118,12 +138,22 @@ impl From<zbus::Error> for SystemdError {
         match &error {
             zbus::Error::MethodError(name, detail, _) => {
                 let said = crate::text::clean(detail.as_deref().unwrap_or(name.as_str()));
-                let denied = ["AccessDenied", "InteractiveAuthorizationRequired", "AuthFailed"];
+                let denied = [
+                    "AccessDenied",
+                    "InteractiveAuthorizationRequired",
+                    "AuthFailed",
+                ];
                 if denied.iter().any(|d| name.as_str().ends_with(d)) {
                     Self::Denied(said)
-                } else if ["NoReply", "TimedOut", "Timeout"].iter().any(|d| name.as_str().ends_with(d)) {
+                } else if ["NoReply", "TimedOut", "Timeout"]
+                    .iter()
+                    .any(|d| name.as_str().ends_with(d))
+                {
                     Self::Timeout
-                } else if ["ServiceUnknown", "NameHasNoOwner", "Disconnected"].iter().any(|d| name.as_str().ends_with(d)) {
+                } else if ["ServiceUnknown", "NameHasNoOwner", "Disconnected"]
+                    .iter()
+                    .any(|d| name.as_str().ends_with(d))
+                {
                     Self::Bus(said)
                 } else {
                     Self::Refused(said)
@@ -180,8 +210,9 @@ impl Systemd {
             // LoadUnit, not GetUnit: a unit that was never started is not in memory.
             let path: OwnedObjectPath = manager.call("LoadUnit", &(unit.as_str(),)).await?;
             let properties = Proxy::new(&c, SERVICE, path, PROPERTIES).await?;
-            let general: HashMap<String, OwnedValue> =
-                properties.call("GetAll", &("org.freedesktop.systemd1.Unit",)).await?;
+            let general: HashMap<String, OwnedValue> = properties
+                .call("GetAll", &("org.freedesktop.systemd1.Unit",))
+                .await?;
             // Only some types have a result; an interface that is not there is an empty one.
             let interface = match unit.as_str().rsplit('.').next() {
                 Some("service") => "Service",
@@ -225,7 +256,9 @@ impl Systemd {
         self.with(CALL, |c| async move {
             let properties = Proxy::new(&c, SERVICE, MANAGER_PATH, PROPERTIES).await?;
             let value: OwnedValue = properties.call("Get", &(MANAGER, "SystemState")).await?;
-            Ok(String::try_from(value).map(|s| crate::text::clean(&s)).unwrap_or_default())
+            Ok(String::try_from(value)
+                .map(|s| crate::text::clean(&s))
+                .unwrap_or_default())
         })
         .await
     }
@@ -244,17 +277,23 @@ impl Systemd {
             let mut removed = manager.receive_signal("JobRemoved").await?;
             // Fails when the unit is not loaded, which RestartUnit will say better.
             let _: Result<(), _> = manager.call("ResetFailedUnit", &(unit.as_str(),)).await;
-            let job: OwnedObjectPath = manager.call("RestartUnit", &(unit.as_str(), "replace")).await?;
+            let job: OwnedObjectPath = manager
+                .call("RestartUnit", &(unit.as_str(), "replace"))
+                .await?;
             while let Some(signal) = removed.next().await {
                 let body = signal.body();
-                let Ok((_, path, _, result)) = body.deserialize::<(u32, OwnedObjectPath, String, String)>() else {
+                let Ok((_, path, _, result)) =
+                    body.deserialize::<(u32, OwnedObjectPath, String, String)>()
+                else {
                     continue;
                 };
                 if path == job {
                     return Ok(crate::text::clean(&result));
                 }
             }
-            Err(SystemdError::Bus("the connection ended before the job did".into()))
+            Err(SystemdError::Bus(
+                "the connection ended before the job did".into(),
+            ))
         })
         .await
     }
@@ -295,14 +334,33 @@ mod tests {
 
     #[test]
     fn names_of_units() {
-        for good in ["nginx.service", "getty@tty1.service", "a\\x2db.mount", "x.y.socket"] {
+        for good in [
+            "nginx.service",
+            "getty@tty1.service",
+            "a\\x2db.mount",
+            "x.y.socket",
+        ] {
             assert_eq!(good.parse::<UnitName>().unwrap().as_str(), good);
         }
-        for bad in ["", "nginx", ".service", "a b.service", "a/b.service", "a.service\n", "getty@.service", "x.exe", "-*.service"] {
+        for bad in [
+            "",
+            "nginx",
+            ".service",
+            "a b.service",
+            "a/b.service",
+            "a.service\n",
+            "getty@.service",
+            "x.exe",
+            "-*.service",
+        ] {
             if bad == "-*.service" || !bad.is_empty() {
                 assert!(bad.parse::<UnitName>().is_err(), "{bad:?}");
             }
         }
-        assert!(format!("{}.service", "x".repeat(300)).parse::<UnitName>().is_err());
+        assert!(
+            format!("{}.service", "x".repeat(300))
+                .parse::<UnitName>()
+                .is_err()
+        );
     }
 }

@@ -33,6 +33,34 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "watch",
+        &[
+            "keepwatch-model",
+            "serde",
+            "serde_json",
+            "jiff",
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "rustls",
+            "tokio-rustls",
+            "rustls-native-certs",
+            "tokio-postgres",
+            "futures-util",
+            "zbus",
+            "sha1",
+            "sha2",
+            "base64",
+            "regex",
+            "rustix",
+            "getrandom",
+            "zeroize",
+            "thiserror",
+            "tracing",
+        ],
+    ),
+    (
         "keepwatch",
         &[
             "keepwatch-*",
@@ -67,6 +95,16 @@ pub const LAYERS: &[&[&str]] = &[
     ],
 ];
 
+/// Layers of the watcher from the ground up.
+pub const WATCH_LAYERS: &[&[&str]] = &[
+    &["clock", "text", "outcome", "secret", "calendar"],
+    &["judge", "maintenance", "dependencies", "score", "schedule"],
+    &["net", "process", "systemd"],
+    &["probe", "restart"],
+    &["event"],
+    &["conductor"],
+];
+
 /// (what, the only files of the engine and the binary that may say it, why)
 pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (
@@ -76,12 +114,19 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     ),
     (
         "SystemTime::now",
-        &["agent/engine/src/store/"],
+        &["agent/engine/src/store/", "agent/watch/src/clock.rs"],
         "the clock is an argument; only a store tells its own time",
     ),
     (
         "Instant::now",
-        &["agent/keepwatch/", "agent/engine/src/restore/"],
+        &[
+            "agent/keepwatch/",
+            "agent/engine/src/restore/",
+            "agent/watch/src/probe/",
+            "agent/watch/src/process.rs",
+            "agent/watch/src/restart/executor.rs",
+            "agent/watch/src/conductor/tests.rs",
+        ],
         "durations are measured at the edge",
     ),
     (
@@ -199,10 +244,16 @@ pub fn modules_named(code: &str) -> Vec<String> {
         .collect()
 }
 
-/// Imports in the engine that run up.
+/// Imports in the engine and the watcher that run up.
 pub fn layers(root: &Path) -> Vec<Finding> {
-    let src = root.join("agent/engine/src");
-    let layer = |module: &str| LAYERS.iter().position(|l| l.contains(&module));
+    let mut out = crate_layers(root, "engine", LAYERS);
+    out.extend(crate_layers(root, "watch", WATCH_LAYERS));
+    out
+}
+
+fn crate_layers(root: &Path, krate: &str, layers: &[&[&str]]) -> Vec<Finding> {
+    let src = root.join("agent").join(krate).join("src");
+    let layer = |module: &str| layers.iter().position(|l| l.contains(&module));
     let mut out = Vec::new();
     for path in sources(&src) {
         let relative = path.strip_prefix(&src).unwrap_or(&path);
@@ -217,7 +268,7 @@ pub fn layers(root: &Path) -> Vec<Finding> {
         }
         let Some(own) = layer(module) else {
             out.push(format!(
-                "agent/engine/src/{first} has no layer: add it to the table"
+                "agent/{krate}/src/{first} has no layer: add it to the table"
             ));
             continue;
         };
@@ -237,7 +288,12 @@ pub fn layers(root: &Path) -> Vec<Finding> {
 /// What stands in another place than its one place.
 pub fn one_place(root: &Path) -> Vec<Finding> {
     let mut out = Vec::new();
-    for dir in ["agent/model/src", "agent/engine/src", "agent/keepwatch/src"] {
+    for dir in [
+        "agent/model/src",
+        "agent/engine/src",
+        "agent/watch/src",
+        "agent/keepwatch/src",
+    ] {
         for path in sources(&root.join(dir)) {
             let name = path
                 .strip_prefix(root)
@@ -296,9 +352,14 @@ pub fn secrets(root: &Path) -> Vec<Finding> {
         "Identity",
         "ReaderIdentity",
         "Writer",
+        "Secret",
     ];
     let mut out = Vec::new();
-    for path in sources(&root.join("agent/engine/src")) {
+    let engine = sources(&root.join("agent/engine/src"));
+    for path in engine
+        .into_iter()
+        .chain(sources(&root.join("agent/watch/src")))
+    {
         let text = code(&fs::read_to_string(&path).unwrap_or_default());
         let mut derives = String::new();
         for line in text.lines().map(str::trim) {

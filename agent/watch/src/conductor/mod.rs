@@ -27,7 +27,7 @@ use keepwatch_model::check::{CheckName, Reason, State};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
-use crate::clock::{At, Clock, Drift};
+use crate::clock::{Clock, Drift};
 use crate::dependencies::Graph;
 use crate::event::{CAPACITY, Event, RESERVED, RunRecord};
 use crate::judge::{self, Action, Closed, Input, JudgeState, Overlays};
@@ -149,7 +149,9 @@ impl Conductor {
             ..
         } = saved;
         host.restarts.truncate(crate::restart::policy::BUDGET);
-        host.restarts.iter_mut().for_each(|at| *at = (*at).min(wall));
+        host.restarts
+            .iter_mut()
+            .for_each(|at| *at = (*at).min(wall));
         let slots: Vec<Slot> = plan
             .checks
             .into_iter()
@@ -174,7 +176,11 @@ impl Conductor {
         let (overview, overview_out) = watch::channel(overview(&slots, &units));
         let (saved, saved_out) = watch::channel(Arc::default());
         let mut conductor = Self {
-            places: slots.iter().enumerate().map(|(n, s)| (s.check.name.clone(), n)).collect(),
+            places: slots
+                .iter()
+                .enumerate()
+                .map(|(n, s)| (s.check.name.clone(), n))
+                .collect(),
             slots,
             graph,
             units,
@@ -242,7 +248,10 @@ impl Conductor {
         self.tasks.abort_all();
         let ending = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(STOPPING, ending).await.is_err() {
-            tracing::warn!("tasks of checks did not end within {} s", STOPPING.as_secs());
+            tracing::warn!(
+                "tasks of checks did not end within {} s",
+                STOPPING.as_secs()
+            );
         }
         self.snapshot()
     }
@@ -292,7 +301,9 @@ impl Conductor {
                 Ask::Group(group) => {
                     let need = group.need;
                     let members = self.graph.members(at);
-                    let states = members.iter().map(|m| (&self.slots[*m].check.name, self.slots[*m].judge.state));
+                    let states = members
+                        .iter()
+                        .map(|m| (&self.slots[*m].check.name, self.slots[*m].judge.state));
                     if let Some(outcome) = together::judge(need, states) {
                         self.ran(at, &outcome, Duration::ZERO);
                     }
@@ -325,7 +336,8 @@ impl Conductor {
 
     fn overrun(&mut self, at: usize, count: u64) {
         let check = self.slots[at].check.name.clone();
-        self.overview.send_modify(|o| o.checks[at].overruns += count);
+        self.overview
+            .send_modify(|o| o.checks[at].overruns += count);
         self.emit(Event::Overrun {
             check,
             at: self.clock.wall(),
@@ -344,12 +356,21 @@ impl Conductor {
             (Some(Work::Run(at)), finish) => {
                 let outcome = match finish {
                     Ok(Finish::Run(outcome)) => outcome,
-                    Err(why) => Outcome::failure(Reason::Internal, format!("a fault in the probe: {why}")),
-                    Ok(_) => Outcome::failure(Reason::Internal, "the probe came back with something else"),
+                    Err(why) => {
+                        Outcome::failure(Reason::Internal, format!("a fault in the probe: {why}"))
+                    }
+                    Ok(_) => Outcome::failure(
+                        Reason::Internal,
+                        "the probe came back with something else",
+                    ),
                 };
                 self.caps.done(at);
-                let took = self.clock.monotonic().saturating_sub(self.slots[at].started);
-                self.slots[at].slow = matches!(&outcome.failure, Some(f) if f.reason == Reason::Timeout);
+                let took = self
+                    .clock
+                    .monotonic()
+                    .saturating_sub(self.slots[at].started);
+                self.slots[at].slow =
+                    matches!(&outcome.failure, Some(f) if f.reason == Reason::Timeout);
                 self.ran(at, &outcome, took);
             }
             (Some(Work::Facts(unit)), finish) => self.facts_came(
@@ -379,10 +400,17 @@ impl Conductor {
             .value(Quantity::DurationSeconds)
             .map_or(took, Duration::from_secs_f64);
         let counted = match &self.slots[at].check.unit {
-            Some(unit) => self.units.get_mut(unit).is_none_or(|u| u.state.counts(wall)),
+            Some(unit) => self
+                .units
+                .get_mut(unit)
+                .is_none_or(|u| u.state.counts(wall)),
             None => true,
         };
-        let input = if counted { Input::Run(outcome) } else { Input::Uncounted(outcome) };
+        let input = if counted {
+            Input::Run(outcome)
+        } else {
+            Input::Uncounted(outcome)
+        };
         self.judge(at, input);
         let slot = &self.slots[at];
         let record = RunRecord {
@@ -390,7 +418,10 @@ impl Conductor {
             kind: slot.check.ask.kind(),
             at: wall,
             duration: took,
-            result: slot.judge.last_result.unwrap_or(keepwatch_model::check::RunResult::Failure),
+            result: slot
+                .judge
+                .last_result
+                .unwrap_or(keepwatch_model::check::RunResult::Failure),
             failure: slot.judge.last_failure.clone(),
             warnings: slot.judge.last_warnings.clone(),
             measures: outcome.measures.clone(),
@@ -417,7 +448,11 @@ impl Conductor {
         let now = self.clock.monotonic();
         let slot = &mut self.slots[at];
         if slot.judge.is_undecided() {
-            let begun = if matches!(slot.check.ask, Ask::Probe(_)) { slot.started } else { now };
+            let begun = if matches!(slot.check.ask, Ask::Probe(_)) {
+                slot.started
+            } else {
+                now
+            };
             let again = (begun + slot.check.retry_interval).max(now);
             slot.due = slot.due.map(|due| due.min(again));
         }
@@ -428,12 +463,18 @@ impl Conductor {
         let wall = self.clock.wall();
         let slot = &mut self.slots[at];
         let was_down = is_down(&slot.judge);
-        let (state, actions) = judge::step(&slot.check.rules, std::mem::take(&mut slot.judge), input, wall);
+        let (state, actions) = judge::step(
+            &slot.check.rules,
+            std::mem::take(&mut slot.judge),
+            input,
+            wall,
+        );
         slot.judge = state;
         let down = is_down(&slot.judge);
         let check = slot.check.name.clone();
         let kind = slot.check.ask.kind();
-        self.overview.send_modify(|o| o.checks[at].judge.clone_from(&slot.judge));
+        self.overview
+            .send_modify(|o| o.checks[at].judge.clone_from(&slot.judge));
         let severity = slot.check.severity;
         let failure = slot.judge.last_failure.clone();
         for action in actions {
@@ -489,7 +530,9 @@ impl Conductor {
         let slot = &self.slots[at];
         let overlays = Overlays {
             maintenance: self.maintenance.covers(&slot.check.name, self.clock.wall()),
-            suppressed: self.graph.is_suppressed(at, |p| is_down(&self.slots[p].judge)),
+            suppressed: self
+                .graph
+                .is_suppressed(at, |p| is_down(&self.slots[p].judge)),
             disabled: !slot.check.enabled,
         };
         if overlays != slot.judge.overlays {
@@ -516,9 +559,10 @@ impl Conductor {
             self.open_windows.clone_from(&open);
             self.emit(Event::Windows { at: wall, open });
         }
-        let entries = self.slots.iter().filter_map(|s| {
-            score::entry(s.check.severity, s.judge.state, s.judge.overlays.any())
-        });
+        let entries = self
+            .slots
+            .iter()
+            .filter_map(|s| score::entry(s.check.severity, s.judge.state, s.judge.overlays.any()));
         let score = score::score(entries);
         let forget_lag = now.saturating_sub(self.lag_since) >= LAG_WINDOW;
         if forget_lag {
@@ -538,9 +582,16 @@ impl Conductor {
     /// Staleness and the end of flapping, without copying anything while nothing happens.
     fn judge_tick(&mut self, at: usize) {
         let slot = &self.slots[at];
-        let limit = slot.check.rules.interval.saturating_mul(judge::STALE_INTERVALS);
+        let limit = slot
+            .check
+            .rules
+            .interval
+            .saturating_mul(judge::STALE_INTERVALS);
         let stale = slot.judge.state != State::Unknown
-            && slot.judge.age(self.clock.wall()).is_some_and(|age| age > limit);
+            && slot
+                .judge
+                .age(self.clock.wall())
+                .is_some_and(|age| age > limit);
         if stale || !slot.judge.changes.is_empty() || slot.judge.flapping.is_some() {
             self.judge(at, Input::Tick);
         }
@@ -549,7 +600,10 @@ impl Conductor {
     /// The clock jumped or the host slept.
     fn realign(&mut self, by_ms: i64) {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall());
-        tracing::warn!(by_ms, "the clock jumped or the host slept; all checks are unknown until they run");
+        tracing::warn!(
+            by_ms,
+            "the clock jumped or the host slept; all checks are unknown until they run"
+        );
         self.emit(Event::ClockJump { at: wall, by_ms });
         for at in 0..self.slots.len() {
             let slot = &mut self.slots[at];
@@ -560,7 +614,10 @@ impl Conductor {
         for unit in self.units.values_mut() {
             unit.state.clamp(wall);
         }
-        self.host.restarts.iter_mut().for_each(|at| *at = (*at).min(wall));
+        self.host
+            .restarts
+            .iter_mut()
+            .for_each(|at| *at = (*at).min(wall));
     }
 
     fn run_now(&mut self, at: usize) {
@@ -575,16 +632,18 @@ impl Conductor {
         // Who asked may have gone away: that is not our concern.
         match command {
             Command::Restart { unit, reply } => self.restart_by_hand(unit, reply),
-            Command::Reset { unit, reply } => drop(reply.send(self.reset(&unit))),
+            Command::Reset { unit, reply } => {
+                let _ = reply.send(self.reset(&unit));
+            }
             Command::Open { window, reply } => {
                 let result = self.maintenance.open(window, self.clock.wall());
-                drop(reply.send(result));
+                let _ = reply.send(result);
                 self.tick();
                 self.urgent = true;
             }
             Command::Close { name, reply } => {
                 let closed = self.maintenance.close(&name);
-                drop(reply.send(closed));
+                let _ = reply.send(closed);
                 self.tick();
                 self.urgent = true;
             }
@@ -593,18 +652,19 @@ impl Conductor {
                 if let Some(at) = place {
                     self.run_now(at);
                 }
-                drop(reply.send(place.is_some()));
+                let _ = reply.send(place.is_some());
             }
             Command::Beat { check, beat, reply } => {
                 let wall = self.clock.wall();
                 let place = self.places.get(&check).copied();
-                let place = place.filter(|at| matches!(self.slots[*at].check.ask, Ask::Heartbeat(_)));
+                let place =
+                    place.filter(|at| matches!(self.slots[*at].check.ask, Ask::Heartbeat(_)));
                 if let Some(at) = place {
                     self.slots[at].pulse.beat(&beat, wall);
                     self.run_now(at);
                     self.urgent = true;
                 }
-                drop(reply.send(place.is_some()));
+                let _ = reply.send(place.is_some());
             }
         }
     }
@@ -628,14 +688,27 @@ impl Conductor {
     }
 
     fn snapshot(&self) -> Saved {
-        let pulses = self.slots.iter().filter(|s| matches!(s.check.ask, Ask::Heartbeat(_)));
+        let pulses = self
+            .slots
+            .iter()
+            .filter(|s| matches!(s.check.ask, Ask::Heartbeat(_)));
         Saved {
             version: SAVED_VERSION,
             at: self.clock.wall(),
-            judges: self.slots.iter().map(|s| (s.check.name.clone(), s.judge.clone())).collect(),
-            pulses: pulses.map(|s| (s.check.name.clone(), s.pulse.clone())).collect(),
+            judges: self
+                .slots
+                .iter()
+                .map(|s| (s.check.name.clone(), s.judge.clone()))
+                .collect(),
+            pulses: pulses
+                .map(|s| (s.check.name.clone(), s.pulse.clone()))
+                .collect(),
             restarts: SavedRestarts {
-                units: self.units.iter().map(|(n, u)| (n.clone(), u.state.clone())).collect(),
+                units: self
+                    .units
+                    .iter()
+                    .map(|(n, u)| (n.clone(), u.state.clone()))
+                    .collect(),
                 host: self.host.clone(),
             },
             windows: self.maintenance.stored().to_vec(),
@@ -683,7 +756,3 @@ fn overview(slots: &[Slot], units: &BTreeMap<UnitName, UnitSlot>) -> Overview {
 
 #[cfg(test)]
 mod tests;
-
-/// The moment that the tests of the conductor call the beginning.
-#[cfg(test)]
-const EPOCH: At = At::from_secs(1_800_000_000);

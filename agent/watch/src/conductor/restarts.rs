@@ -11,8 +11,10 @@ use super::{Conductor, Finish, Slot, Work};
 use crate::clock::At;
 use crate::event::{Event, RestartStep};
 use crate::judge::Input;
-use crate::restart::policy::{self, Asker, Attempt, Decision, Facts, Refusal, UnitRules, UnitState};
 use crate::restart::Done;
+use crate::restart::policy::{
+    self, Asker, Attempt, Decision, Facts, Refusal, UnitRules, UnitState,
+};
 use crate::systemd::{SystemdError, UnitName};
 
 /// Who waits for the answer of a restart by hand.
@@ -37,7 +39,9 @@ pub(super) fn slots(
 ) -> BTreeMap<UnitName, UnitSlot> {
     let mut out = BTreeMap::new();
     for (at, slot) in checks.iter().enumerate() {
-        let Some(unit) = &slot.check.unit else { continue };
+        let Some(unit) = &slot.check.unit else {
+            continue;
+        };
         let slot = out.entry(unit.clone()).or_insert_with(|| {
             let rules = rules.remove(unit).unwrap_or_default();
             let state = saved.remove(unit).map(|s| s.restored(&rules, now));
@@ -57,7 +61,9 @@ impl Conductor {
     /// A check is unhealthy and failed again.
     pub(super) fn restart_wanted(&mut self, at: usize) {
         let slot = &self.slots[at];
-        let Some(unit) = slot.check.unit.clone() else { return };
+        let Some(unit) = slot.check.unit.clone() else {
+            return;
+        };
         let overlays = slot.judge.overlays;
         let asker = Asker::Check {
             check: slot.check.name.clone(),
@@ -74,17 +80,19 @@ impl Conductor {
         if self.units.contains_key(&unit) {
             self.ask(&unit, Asker::Operator, None, Some(reply));
         } else {
-            drop(reply.send(Err(Refusal::NotAllowed)));
+            let _ = reply.send(Err(Refusal::NotAllowed));
         }
     }
 
     fn ask(&mut self, unit: &UnitName, asker: Asker, reason: Option<Reason>, reply: Option<Reply>) {
         let now = self.clock.wall();
         let allowed = self.executor.allows(unit);
-        let Some(slot) = self.units.get_mut(unit) else { return };
+        let Some(slot) = self.units.get_mut(unit) else {
+            return;
+        };
         if slot.asking.is_some() {
             if let Some(reply) = reply {
-                drop(reply.send(Err(Refusal::InProgress)));
+                let _ = reply.send(Err(Refusal::InProgress));
             }
             return;
         }
@@ -108,10 +116,22 @@ impl Conductor {
     pub(super) fn facts_came(&mut self, unit: &UnitName, facts: Result<Facts, SystemdError>) {
         let now = self.clock.wall();
         let jitter = (self.jitter)();
-        let Some(slot) = self.units.get_mut(unit) else { return };
-        let Some((asker, reason, reply)) = slot.asking.take() else { return };
+        let Some(slot) = self.units.get_mut(unit) else {
+            return;
+        };
+        let Some((asker, reason, reply)) = slot.asking.take() else {
+            return;
+        };
         let decision = match facts {
-            Ok(facts) => policy::decide(&slot.rules, &mut slot.state, &mut self.host, &asker, &facts, now, jitter),
+            Ok(facts) => policy::decide(
+                &slot.rules,
+                &mut slot.state,
+                &mut self.host,
+                &asker,
+                &facts,
+                now,
+                jitter,
+            ),
             Err(e) => {
                 tracing::warn!(%unit, "cannot ask systemd before a restart: {e}");
                 policy::refuse(&mut slot.state, Refusal::Unreachable, now)
@@ -120,7 +140,14 @@ impl Conductor {
         self.decided(unit, asker, reason, decision, reply);
     }
 
-    fn decided(&mut self, unit: &UnitName, asker: Asker, reason: Option<Reason>, decision: Decision, reply: Option<Reply>) {
+    fn decided(
+        &mut self,
+        unit: &UnitName,
+        asker: Asker,
+        reason: Option<Reason>,
+        decision: Decision,
+        reply: Option<Reply>,
+    ) {
         match decision {
             Decision::Refused {
                 reason: refusal,
@@ -133,14 +160,17 @@ impl Conductor {
                     }
                 });
                 if !again {
-                    let step = RestartStep::Refused { asker, reason: refusal };
+                    let step = RestartStep::Refused {
+                        asker,
+                        reason: refusal,
+                    };
                     self.tell(unit, step);
                 }
                 if gives_up {
                     self.tell(unit, RestartStep::GaveUp);
                 }
                 if let Some(reply) = reply {
-                    drop(reply.send(Err(refusal)));
+                    let _ = reply.send(Err(refusal));
                 }
                 self.show(unit);
             }
@@ -158,13 +188,20 @@ impl Conductor {
                 // Before the job is made: a daemon that dies of it must not get another attempt.
                 self.urgent = true;
                 self.save();
-                let limit = self.units.get(unit).map_or(Duration::ZERO, |u| u.rules.job_timeout);
-                let (executor, name, step) = (Arc::clone(&self.executor), unit.clone(), attempt.step.clone());
+                let limit = self
+                    .units
+                    .get(unit)
+                    .map_or(Duration::ZERO, |u| u.rules.job_timeout);
+                let (executor, name, step) = (
+                    Arc::clone(&self.executor),
+                    unit.clone(),
+                    attempt.step.clone(),
+                );
                 self.spawn(Work::Job(unit.clone()), async move {
                     Finish::Job(executor.act(&name, &step, limit).await)
                 });
                 if let Some(reply) = reply {
-                    drop(reply.send(Ok(attempt)));
+                    let _ = reply.send(Ok(attempt));
                 }
             }
         }
@@ -182,13 +219,26 @@ impl Conductor {
             },
             invocation: String::new(),
         });
-        let Some(slot) = self.units.get_mut(unit) else { return };
+        let Some(slot) = self.units.get_mut(unit) else {
+            return;
+        };
         policy::finished(&slot.rules, &mut slot.state, &done.result, now, jitter);
         let (checks, settle) = (slot.checks.clone(), slot.rules.settle);
         if !done.ok {
             // A word of systemd, or "error": no foreign text becomes a label.
-            let known = ["failed", "timeout", "dependency", "canceled", "skipped", "assert", "unsupported"];
-            let label = known.iter().find(|k| done.result == **k).unwrap_or(&"error");
+            let known = [
+                "failed",
+                "timeout",
+                "dependency",
+                "canceled",
+                "skipped",
+                "assert",
+                "unsupported",
+            ];
+            let label = known
+                .iter()
+                .find(|k| done.result == **k)
+                .unwrap_or(&"error");
             self.overview.send_modify(|o| {
                 if let Some(view) = o.units.get_mut(unit) {
                     *view.job_failures.entry((*label).to_owned()).or_default() += 1;
@@ -216,8 +266,13 @@ impl Conductor {
     /// After a result: whether the unit is well again.
     pub(super) fn look_for_recovery(&mut self, unit: &UnitName) {
         let now = self.clock.wall();
-        let Some(slot) = self.units.get_mut(unit) else { return };
-        let up = slot.checks.iter().all(|at| self.slots[*at].judge.state.is_up());
+        let Some(slot) = self.units.get_mut(unit) else {
+            return;
+        };
+        let up = slot
+            .checks
+            .iter()
+            .all(|at| self.slots[*at].judge.state.is_up());
         if up {
             let (after, resumed) = policy::recovered(&mut slot.state, now);
             if let Some(after) = after {
@@ -252,13 +307,16 @@ impl Conductor {
     }
 
     fn show(&self, unit: &UnitName) {
-        let Some(slot) = self.units.get(unit) else { return };
-        self.overview.send_if_modified(|o| match o.units.get_mut(unit) {
-            Some(view) if view.state != slot.state => {
-                view.state.clone_from(&slot.state);
-                true
-            }
-            _ => false,
-        });
+        let Some(slot) = self.units.get(unit) else {
+            return;
+        };
+        self.overview
+            .send_if_modified(|o| match o.units.get_mut(unit) {
+                Some(view) if view.state != slot.state => {
+                    view.state.clone_from(&slot.state);
+                    true
+                }
+                _ => false,
+            });
     }
 }

@@ -1,6 +1,8 @@
 //! The conductor over hours of paused time, with probes and an executor that follow a script.
 
 use super::*;
+use crate::clock::At;
+use crate::event::RestartStep;
 use crate::maintenance::{Covers, Open, Opener};
 use crate::probe::heartbeat::{Beat, HeartbeatSettings};
 use crate::probe::together::{GroupSettings, Need};
@@ -8,12 +10,14 @@ use crate::probe::{Asking, Probe};
 use crate::restart::executor::Working;
 use crate::restart::{Phase, Step, UnitRules};
 use crate::systemd::UnitStatus;
-use crate::event::RestartStep;
 use keepwatch_model::check::{CheckKind, Overlay, Severity};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
+
+/// When the tests begin.
+const EPOCH: At = At::from_secs(1_800_000_000);
 
 /// Paused time; the wall can be moved.
 struct FakeClock {
@@ -162,7 +166,11 @@ fn unit() -> UnitName {
 }
 
 fn check(text: &str, probe: &Arc<Fake>, secs: u64) -> Check {
-    Check::new(name(text), Ask::Probe(Arc::clone(probe) as Arc<dyn Probe>), Duration::from_secs(secs))
+    Check::new(
+        name(text),
+        Ask::Probe(Arc::clone(probe) as Arc<dyn Probe>),
+        Duration::from_secs(secs),
+    )
 }
 
 /// A conductor at work, with all events that it gave out.
@@ -187,7 +195,8 @@ impl World {
     fn with(plan: Plan, saved: Saved, clock: Arc<FakeClock>, systemd: Arc<FakeSystemd>) -> Self {
         let executor = Arc::clone(&systemd) as Arc<dyn Executor>;
         let jitter = Box::new(|| 0.0);
-        let (conductor, mut handle) = Conductor::new(plan, saved, executor, clock.clone(), jitter).unwrap_or_else(|e| panic!("{e:?}"));
+        let (conductor, mut handle) = Conductor::new(plan, saved, executor, clock.clone(), jitter)
+            .unwrap_or_else(|e| panic!("{e:?}"));
         let (stop, stopped) = oneshot::channel();
         let events: Arc<Mutex<Vec<Event>>> = Arc::default();
         let log = Arc::clone(&events);
@@ -224,7 +233,11 @@ impl World {
     }
     fn view(&self, check: &str) -> CheckView {
         let o = self.overview.borrow();
-        o.checks.iter().find(|c| c.name.as_str() == check).unwrap().clone()
+        o.checks
+            .iter()
+            .find(|c| c.name.as_str() == check)
+            .unwrap()
+            .clone()
     }
     fn steps(&self) -> Vec<RestartStep> {
         let events = self.events.lock().unwrap();
@@ -237,7 +250,12 @@ impl World {
             .collect()
     }
     fn count(&self, what: impl Fn(&Event) -> bool) -> usize {
-        self.events.lock().unwrap().iter().filter(|e| what(e)).count()
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|e| what(e))
+            .count()
     }
     fn opened(&self) -> usize {
         self.count(|e| matches!(e, Event::IncidentOpened { .. }))
@@ -262,7 +280,9 @@ fn hours(n: u64) -> Duration {
 #[tokio::test(start_paused = true)]
 async fn twenty_four_hours_with_hung_targets_and_nothing_grows() {
     let mut checks = Vec::new();
-    let healthy: Vec<_> = (0..30).map(|n| Fake::new(CheckKind::Http, move |_, _| Act::Ok(20 + n))).collect();
+    let healthy: Vec<_> = (0..30)
+        .map(|n| Fake::new(CheckKind::Http, move |_, _| Act::Ok(20 + n)))
+        .collect();
     for (n, probe) in healthy.iter().enumerate() {
         checks.push(check(&format!("ok-{n}"), probe, 15));
     }
@@ -273,7 +293,13 @@ async fn twenty_four_hours_with_hung_targets_and_nothing_grows() {
     for n in 0..5u64 {
         // Every other hour down, with a database and a command among them.
         let kind = [CheckKind::Postgresql, CheckKind::Command, CheckKind::Http][n as usize % 3];
-        let probe = Fake::new(kind, |_, s| if s / 3600 % 2 == 1 { Act::Fail(10) } else { Act::Ok(10) });
+        let probe = Fake::new(kind, |_, s| {
+            if s / 3600 % 2 == 1 {
+                Act::Fail(10)
+            } else {
+                Act::Ok(10)
+            }
+        });
         let mut c = check(&format!("changing-{n}"), &probe, 30);
         c.unit = Some(unit());
         c.depends_on = vec![name("ok-0")];
@@ -281,14 +307,21 @@ async fn twenty_four_hours_with_hung_targets_and_nothing_grows() {
     }
     let world = World::start(plan(checks), Saved::default());
     sleep(hours(2)).await;
-    let size = |w: &World| serde_json::to_string(&*w.overview.borrow()).unwrap().len() + serde_json::to_string(&**w.saved.borrow()).unwrap().len();
+    let size = |w: &World| {
+        serde_json::to_string(&*w.overview.borrow()).unwrap().len()
+            + serde_json::to_string(&**w.saved.borrow()).unwrap().len()
+    };
     let early = size(&world);
     sleep(hours(22)).await;
     let late = size(&world);
     assert!(late < early + early / 20, "{early} -> {late} bytes");
     for probe in &healthy {
         let times = probe.times();
-        assert!(times[0] < Duration::from_secs(10), "first run after {:?}", times[0]);
+        assert!(
+            times[0] < Duration::from_secs(10),
+            "first run after {:?}",
+            times[0]
+        );
         // 5760 intervals of 15 s, and the first run.
         assert!((5755..=5762).contains(&times.len()), "{} runs", times.len());
         // The period, from the second run on, when the grid holds.
@@ -298,7 +331,10 @@ async fn twenty_four_hours_with_hung_targets_and_nothing_grows() {
         }
     }
     let hung = world.view("hung-3");
-    assert_eq!((hung.judge.state, hung.judge.reason()), (State::Unhealthy, Some(Reason::Timeout)));
+    assert_eq!(
+        (hung.judge.state, hung.judge.reason()),
+        (State::Unhealthy, Some(Reason::Timeout))
+    );
     {
         let o = world.overview.borrow();
         assert!(o.running <= crate::schedule::caps::OVERALL);
@@ -312,17 +348,26 @@ async fn twenty_four_hours_with_hung_targets_and_nothing_grows() {
 
 #[tokio::test(start_paused = true)]
 async fn detection_is_quick_without_more_load_when_healthy() {
-    let probe = Fake::new(CheckKind::Http, |_, s| if s >= 600 { Act::Fail(1) } else { Act::Ok(1) });
+    let probe = Fake::new(CheckKind::Http, |_, s| {
+        if s >= 600 { Act::Fail(1) } else { Act::Ok(1) }
+    });
     let world = World::start(plan(vec![check("web", &probe, 60)]), Saved::default());
     sleep(Duration::from_secs(600)).await;
     let before = probe.times().len();
     assert!((10..=12).contains(&before), "{before}");
     sleep(Duration::from_secs(61 + 21)).await;
-    assert_eq!(world.state("web"), State::Unhealthy, "three failures, ten seconds apart");
+    assert_eq!(
+        world.state("web"),
+        State::Unhealthy,
+        "three failures, ten seconds apart"
+    );
     let decided = probe.times().len();
     sleep(Duration::from_secs(600)).await;
     let more = probe.times().len() - decided;
-    assert!((9..=11).contains(&more), "decided: back to the grid, {more} runs");
+    assert!(
+        (9..=11).contains(&more),
+        "decided: back to the grid, {more} runs"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -343,17 +388,35 @@ async fn runs_that_are_missed_are_counted_and_never_made_up_for() {
             Duration::from_secs(100)
         }
     }
-    let long = Check::new(name("long"), Ask::Probe(Arc::new(Long)), Duration::from_secs(10));
+    let long = Check::new(
+        name("long"),
+        Ask::Probe(Arc::new(Long)),
+        Duration::from_secs(10),
+    );
     let world = World::start(plan(vec![long]), Saved::default());
     sleep(Duration::from_secs(600)).await;
     let view = world.view("long");
-    assert!((18..=21).contains(&view.runs), "{} runs of 25 s, each on the grid of 10 s", view.runs);
-    assert!((38..=42).contains(&view.overruns), "{} missed", view.overruns);
+    assert!(
+        (18..=21).contains(&view.runs),
+        "{} runs of 25 s, each on the grid of 10 s",
+        view.runs
+    );
+    assert!(
+        (38..=42).contains(&view.overruns),
+        "{} missed",
+        view.overruns
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_message_when_a_parent_is_down() {
-    let down = |_, s| if (300..900).contains(&s) { Act::Fail(1) } else { Act::Ok(1) };
+    let down = |_, s| {
+        if (300..900).contains(&s) {
+            Act::Fail(1)
+        } else {
+            Act::Ok(1)
+        }
+    };
     let db = Fake::new(CheckKind::Postgresql, down);
     let mut checks = vec![check("db", &db, 60)];
     for n in 0..30 {
@@ -363,7 +426,10 @@ async fn one_message_when_a_parent_is_down() {
     }
     let world = World::start(plan(checks), Saved::default());
     sleep(Duration::from_secs(600)).await;
-    assert_eq!((world.opened(), world.state("app-7")), (1, State::Unhealthy));
+    assert_eq!(
+        (world.opened(), world.state("app-7")),
+        (1, State::Unhealthy)
+    );
     assert_eq!(world.view("app-7").overlay(), Some(Overlay::Suppressed));
     sleep(Duration::from_secs(600)).await;
     assert_eq!((world.opened(), world.closed()), (1, 1));
@@ -382,7 +448,13 @@ async fn a_failed_unit_is_restarted_and_its_recovery_verified() {
     let systemd = FakeSystemd::new(&clock);
     let seen = Arc::clone(&systemd);
     // Down until the job has run.
-    let plan = restarting(move |_, s| if s > 100 && seen.jobs() == 0 { Act::Fail(1) } else { Act::Ok(1) });
+    let plan = restarting(move |_, s| {
+        if s > 100 && seen.jobs() == 0 {
+            Act::Fail(1)
+        } else {
+            Act::Ok(1)
+        }
+    });
     let world = World::with(plan, Saved::default(), clock, systemd);
     sleep(Duration::from_secs(400)).await;
     assert_eq!(world.systemd.jobs(), 1);
@@ -396,7 +468,10 @@ async fn a_failed_unit_is_restarted_and_its_recovery_verified() {
         "{steps:?}"
     );
     let unit = world.overview.borrow().units[&unit()].clone();
-    assert_eq!((unit.state.phase, unit.state.attempts.len()), (Phase::Idle, 1));
+    assert_eq!(
+        (unit.state.phase, unit.state.attempts.len()),
+        (Phase::Idle, 1)
+    );
     assert_eq!((world.opened(), world.closed()), (1, 1));
 }
 
@@ -406,18 +481,35 @@ async fn a_unit_that_always_fails_is_restarted_three_times_in_24_hours() {
     sleep(hours(24)).await;
     assert_eq!(world.systemd.jobs(), 3);
     let steps = world.steps();
-    assert_eq!(steps.iter().filter(|s| **s == RestartStep::GaveUp).count(), 1);
-    let told = steps.iter().filter(|s| matches!(s, RestartStep::Refused { .. })).count();
+    assert_eq!(
+        steps.iter().filter(|s| **s == RestartStep::GaveUp).count(),
+        1
+    );
+    let told = steps
+        .iter()
+        .filter(|s| matches!(s, RestartStep::Refused { .. }))
+        .count();
     assert!(told <= 8, "each reason in a row is told once: {steps:?}");
     {
         let o = world.overview.borrow();
         let view = &o.units[&unit()];
         assert!(view.state.gave_up.is_some());
-        assert!(view.refusals[&crate::restart::Refusal::GaveUp] > 1000, "{:?}", view.refusals);
+        assert!(
+            view.refusals[&crate::restart::Refusal::GaveUp] > 1000,
+            "{:?}",
+            view.refusals
+        );
     }
     // The operator resets: three more.
     let (reply, answer) = oneshot::channel();
-    world.commands.send(Command::Reset { unit: unit(), reply }).await.unwrap();
+    world
+        .commands
+        .send(Command::Reset {
+            unit: unit(),
+            reply,
+        })
+        .await
+        .unwrap();
     assert_eq!(answer.await.unwrap(), Some(true));
     sleep(hours(24)).await;
     assert_eq!(world.systemd.jobs(), 6);
@@ -435,7 +527,12 @@ async fn a_daemon_that_crashes_in_a_loop_gets_no_new_attempts() {
     let systemd = FakeSystemd::new(&clock);
     let mut saved = Saved::default();
     for _ in 0..40 {
-        let world = World::with(restarting(|_, _| Act::Fail(1)), saved.clone(), clock.clone(), systemd.clone());
+        let world = World::with(
+            restarting(|_, _| Act::Fail(1)),
+            saved.clone(),
+            clock.clone(),
+            systemd.clone(),
+        );
         sleep(Duration::from_secs(45)).await;
         // Killed: only what was given out to be saved is left.
         saved = (**world.saved.borrow()).clone();
@@ -451,7 +548,11 @@ async fn restarts_by_hand_and_their_refusals() {
     let ask = async |unit: &str| {
         let (reply, answer) = oneshot::channel();
         let unit = unit.parse().unwrap();
-        world.commands.send(Command::Restart { unit, reply }).await.unwrap();
+        world
+            .commands
+            .send(Command::Restart { unit, reply })
+            .await
+            .unwrap();
         answer.await.unwrap()
     };
     use crate::restart::Refusal;
@@ -468,7 +569,10 @@ async fn restarts_by_hand_and_their_refusals() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_restarted_or_told_in_maintenance() {
-    let world = World::start(restarting(|_, s| if s > 60 { Act::Fail(1) } else { Act::Ok(1) }), Saved::default());
+    let world = World::start(
+        restarting(|_, s| if s > 60 { Act::Fail(1) } else { Act::Ok(1) }),
+        Saved::default(),
+    );
     let window = Open {
         name: name("backup"),
         opener: Opener::Job,
@@ -478,12 +582,28 @@ async fn nothing_is_restarted_or_told_in_maintenance() {
         note: "nightly".into(),
     };
     let (reply, answer) = oneshot::channel();
-    world.commands.send(Command::Open { window, reply }).await.unwrap();
+    world
+        .commands
+        .send(Command::Open { window, reply })
+        .await
+        .unwrap();
     assert_eq!(answer.await.unwrap(), Ok(()));
     sleep(Duration::from_secs(500)).await;
-    assert_eq!((world.state("web"), world.opened(), world.systemd.jobs()), (State::Unhealthy, 0, 0));
+    assert_eq!(
+        (world.state("web"), world.opened(), world.systemd.jobs()),
+        (State::Unhealthy, 0, 0)
+    );
     let steps = world.steps();
-    assert!(matches!(&steps[..], [RestartStep::Refused { reason: crate::restart::Refusal::Maintenance, .. }]), "{steps:?}");
+    assert!(
+        matches!(
+            &steps[..],
+            [RestartStep::Refused {
+                reason: crate::restart::Refusal::Maintenance,
+                ..
+            }]
+        ),
+        "{steps:?}"
+    );
     // The window ends by itself; then it is told, and acted upon.
     sleep(Duration::from_secs(200)).await;
     assert_eq!(world.opened(), 1);
@@ -496,10 +616,16 @@ async fn nothing_is_restarted_or_told_in_maintenance() {
 async fn a_panic_in_a_probe_is_a_failure_of_that_check_only() {
     let bad = Fake::new(CheckKind::Http, |_, _| Act::Panic);
     let good = Fake::new(CheckKind::Http, |_, _| Act::Ok(1));
-    let world = World::start(plan(vec![check("bad", &bad, 15), check("good", &good, 15)]), Saved::default());
+    let world = World::start(
+        plan(vec![check("bad", &bad, 15), check("good", &good, 15)]),
+        Saved::default(),
+    );
     sleep(Duration::from_secs(120)).await;
     let view = world.view("bad");
-    assert_eq!((view.judge.state, view.judge.reason()), (State::Unhealthy, Some(Reason::Internal)));
+    assert_eq!(
+        (view.judge.state, view.judge.reason()),
+        (State::Unhealthy, Some(Reason::Internal))
+    );
     assert_eq!(world.state("good"), State::Healthy);
 }
 
@@ -509,7 +635,12 @@ async fn a_restart_of_the_daemon_is_quiet() {
     let gone = || check("gone", &Fake::new(CheckKind::Http, |_, _| Act::Fail(1)), 30);
     let clock = FakeClock::new();
     let systemd = FakeSystemd::new(&clock);
-    let world = World::with(plan(vec![down(), gone()]), Saved::default(), clock.clone(), systemd.clone());
+    let world = World::with(
+        plan(vec![down(), gone()]),
+        Saved::default(),
+        clock.clone(),
+        systemd.clone(),
+    );
     sleep(Duration::from_secs(120)).await;
     assert_eq!(world.opened(), 2);
     let saved = world.stop().await;
@@ -517,8 +648,16 @@ async fn a_restart_of_the_daemon_is_quiet() {
     let saved: Saved = serde_json::from_str(&json).unwrap();
     let world = World::with(plan(vec![down()]), saved, clock.clone(), systemd.clone());
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(world.state("web"), State::Unhealthy, "remembered before the first run");
-    assert_eq!((world.opened(), world.closed()), (0, 1), "only the removed one is closed");
+    assert_eq!(
+        world.state("web"),
+        State::Unhealthy,
+        "remembered before the first run"
+    );
+    assert_eq!(
+        (world.opened(), world.closed()),
+        (0, 1),
+        "only the removed one is closed"
+    );
     let saved = world.stop().await;
     // A long pause: unknown, but not told again.
     sleep(hours(1)).await;
@@ -537,8 +676,23 @@ async fn a_jump_of_the_clock_realigns() {
         sleep(Duration::from_secs(100)).await;
         world.clock.offset_ms.store(jump, Ordering::Relaxed);
         sleep(Duration::from_millis(5001)).await;
-        let unknown = world.count(|e| matches!(e, Event::Transition { to: State::Unknown, .. }));
-        assert_eq!((world.count(|e| matches!(e, Event::ClockJump { .. })), unknown), (1, 1), "{jump}");
+        let unknown = world.count(|e| {
+            matches!(
+                e,
+                Event::Transition {
+                    to: State::Unknown,
+                    ..
+                }
+            )
+        });
+        assert_eq!(
+            (
+                world.count(|e| matches!(e, Event::ClockJump { .. })),
+                unknown
+            ),
+            (1, 1),
+            "{jump}"
+        );
         sleep(Duration::from_secs(20)).await;
         assert_eq!(world.state("web"), State::Healthy);
     }
@@ -546,11 +700,26 @@ async fn a_jump_of_the_clock_realigns() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_who_does_not_listen_stops_the_watch() {
-    let probe = Fake::new(CheckKind::Http, |n, _| if n / 10 % 2 == 0 { Act::Ok(1) } else { Act::Fail(1) });
-    let checks = (0..20).map(|n| check(&format!("c{n}"), &probe, 15)).collect();
+    let probe = Fake::new(CheckKind::Http, |n, _| {
+        if n / 10 % 2 == 0 {
+            Act::Ok(1)
+        } else {
+            Act::Fail(1)
+        }
+    });
+    let checks = (0..20)
+        .map(|n| check(&format!("c{n}"), &probe, 15))
+        .collect();
     let clock = FakeClock::new();
     let systemd = FakeSystemd::new(&clock) as Arc<dyn Executor>;
-    let (conductor, handle) = Conductor::new(plan(checks), Saved::default(), systemd, clock, Box::new(|| 0.0)).unwrap();
+    let (conductor, handle) = Conductor::new(
+        plan(checks),
+        Saved::default(),
+        systemd,
+        clock,
+        Box::new(|| 0.0),
+    )
+    .unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(conductor.run(async move { drop(stopped.await) }));
     sleep(hours(1)).await;
@@ -596,31 +765,51 @@ async fn heartbeats_and_groups() {
     let send = async |check: &str, beat: Beat| {
         let (reply, answer) = oneshot::channel();
         let check = name(check);
-        world.commands.send(Command::Beat { check, beat, reply }).await.unwrap();
+        world
+            .commands
+            .send(Command::Beat { check, beat, reply })
+            .await
+            .unwrap();
         answer.await.unwrap()
     };
     assert!(!world.overview.borrow().critical_checks_ran());
     assert_eq!(world.overview.borrow().critical_down().count(), 1);
     sleep(Duration::from_secs(60)).await;
-    assert_eq!((world.state("job"), world.state("all")), (State::Healthy, State::Healthy));
+    assert_eq!(
+        (world.state("job"), world.state("all")),
+        (State::Healthy, State::Healthy)
+    );
     assert!(world.overview.borrow().critical_checks_ran());
     sleep(Duration::from_secs(640)).await;
-    assert_eq!((world.state("job"), world.state("all")), (State::Unhealthy, State::Unhealthy));
+    assert_eq!(
+        (world.state("job"), world.state("all")),
+        (State::Unhealthy, State::Unhealthy)
+    );
     assert!(world.overview.borrow().score.unwrap() <= score::CAP);
     assert!(send("job", Beat::Success).await);
     assert!(!send("web", Beat::Success).await && !send("none", Beat::Success).await);
     sleep(Duration::from_secs(60)).await;
-    assert_eq!((world.state("job"), world.state("all")), (State::Healthy, State::Healthy));
+    assert_eq!(
+        (world.state("job"), world.state("all")),
+        (State::Healthy, State::Healthy)
+    );
     assert!(send("job", Beat::Failure("no\nroom".into())).await);
     sleep(Duration::from_millis(10)).await;
-    assert_eq!(world.view("job").judge.last_failure.unwrap().text, "the job reported failure: no room");
+    assert_eq!(
+        world.view("job").judge.last_failure.unwrap().text,
+        "the job reported failure: no room"
+    );
 }
 
 #[test]
 fn plans_without_sense_are_refused_with_all_faults() {
     let probe: Arc<dyn Probe> = Arc::new(crate::probe::host::Host::load());
     let make = |text: &str, change: &dyn Fn(&mut Check)| {
-        let mut c = Check::new(name(text), Ask::Probe(Arc::clone(&probe)), Duration::from_secs(60));
+        let mut c = Check::new(
+            name(text),
+            Ask::Probe(Arc::clone(&probe)),
+            Duration::from_secs(60),
+        );
         change(&mut c);
         c
     };
@@ -633,10 +822,20 @@ fn plans_without_sense_are_refused_with_all_faults() {
             make("e", &|c| c.depends_on = vec![name("none")]),
             make("f", &|_| ()),
         ],
-        units: [(unit(), UnitRules { max_attempts: 0, ..UnitRules::default() })].into(),
+        units: [(
+            unit(),
+            UnitRules {
+                max_attempts: 0,
+                ..UnitRules::default()
+            },
+        )]
+        .into(),
         ..Plan::default()
     };
     let faults = bad.check().unwrap_err();
     assert_eq!(faults.len(), 6, "{faults:?}");
-    assert_eq!(faults[0].to_string(), "the check a: the timeout must be shorter than the interval");
+    assert_eq!(
+        faults[0].to_string(),
+        "the check a: the timeout must be shorter than the interval"
+    );
 }

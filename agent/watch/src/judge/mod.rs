@@ -313,7 +313,8 @@ fn change(state: &mut JudgeState, to: State, now: At, actions: &mut Vec<Action>)
         state.recent = 0;
         state.recent_len = 0;
     }
-    let crossed = (from.is_up() && to == State::Unhealthy) || (from == State::Unhealthy && to.is_up());
+    let crossed =
+        (from.is_up() && to == State::Unhealthy) || (from == State::Unhealthy && to.is_up());
     if crossed && !state.overlays.any() {
         if state.changes.len() >= CHANGES_MAX {
             state.changes.remove(0);

@@ -109,10 +109,20 @@ fn states_by_table() {
     for (what, rules, script, expected) in [
         ("one success is believed", rules(3, 2), "s", "h"),
         ("from unknown three failures", rules(3, 2), "fff", "uuD"),
-        ("a success resets the failures", rules(3, 2), "sffsffsff", "hhhhhhhhh"),
+        (
+            "a success resets the failures",
+            rules(3, 2),
+            "sffsffsff",
+            "hhhhhhhhh",
+        ),
         ("three in a row", rules(3, 2), "sfff", "hhhD"),
         ("back after two", rules(3, 2), "fffss", "uuDDh"),
-        ("a failure resets the successes", rules(3, 2), "fffsfsfss", "uuDDDDDDh"),
+        (
+            "a failure resets the successes",
+            rules(3, 2),
+            "fffsfsfss",
+            "uuDDDDDDh",
+        ),
         ("back into degraded", rules(3, 2), "fffsw", "uuDDd"),
         ("warnings count as successes", rules(3, 2), "fffww", "uuDDd"),
         ("unknown to degraded", rules(3, 2), "w", "d"),
@@ -120,15 +130,48 @@ fn states_by_table() {
         ("and so is its end", rules(3, 2), "wswss", "ddddh"),
         ("degraded can fail", rules(3, 2), "wfff", "dddD"),
         ("thresholds of one", rules(1, 1), "fsfsw", "DhDhd"),
-        ("3 of 5 catches every other", within(3, 5), "sfsfsf", "hhhhhD"),
+        (
+            "3 of 5 catches every other",
+            within(3, 5),
+            "sfsfsf",
+            "hhhhhD",
+        ),
         ("2 of 5 do not", within(3, 5), "sfssfssf", "hhhhhhhh"),
-        ("the window begins anew after recovery", within(3, 5), "fsfsfssf", "uhhhDDhh"),
+        (
+            "the window begins anew after recovery",
+            within(3, 5),
+            "fsfsfssf",
+            "uhhhDDhh",
+        ),
         ("window larger than history", within(2, 64), "ff", "uD"),
-        ("both forms at once", Rules { failure_threshold: 2, ..within(3, 5) }, "sff", "hhD"),
-        ("5 intervals without a run are not stale", rules(3, 2), "s.....", "hhhhhh"),
+        (
+            "both forms at once",
+            Rules {
+                failure_threshold: 2,
+                ..within(3, 5)
+            },
+            "sff",
+            "hhD",
+        ),
+        (
+            "5 intervals without a run are not stale",
+            rules(3, 2),
+            "s.....",
+            "hhhhhh",
+        ),
         ("more are", rules(3, 2), "s......", "hhhhhhu"),
-        ("stale counters are forgotten", rules(3, 2), "sff......ffs", "hhhhhhhhuuuh"),
-        ("stale outage is unknown too", rules(3, 2), "fff......fff", "uuDDDDDDuuuD"),
+        (
+            "stale counters are forgotten",
+            rules(3, 2),
+            "sff......ffs",
+            "hhhhhhhhuuuh",
+        ),
+        (
+            "stale outage is unknown too",
+            rules(3, 2),
+            "fff......fff",
+            "uuDDDDDDuuuD",
+        ),
     ] {
         assert_eq!(states(rules, script), expected, "{what}: {script}");
     }
@@ -287,7 +330,10 @@ fn a_restart_is_wanted_while_it_is_down_and_fails() {
     s.play("sff");
     assert_eq!(s.restarts_wanted(), 0);
     s.play("f");
-    assert_eq!(s.actions.last(), Some(&Action::IncidentOpened(s.state.incident.clone().unwrap())));
+    assert_eq!(
+        s.actions.last(),
+        Some(&Action::IncidentOpened(s.state.incident.clone().unwrap()))
+    );
     assert_eq!(s.count(|a| *a == Action::RestartWanted { edge: true }), 1);
     s.play("f");
     assert_eq!(s.count(|a| *a == Action::RestartWanted { edge: false }), 1);
@@ -307,7 +353,11 @@ fn runs_that_settle_do_not_count() {
     assert_eq!(s.state.state, State::Unhealthy);
     assert_eq!(s.state.last_result, Some(RunResult::Success));
     s.play("s");
-    assert_eq!(s.state.state, State::Unhealthy, "the success before the restart is forgotten");
+    assert_eq!(
+        s.state.state,
+        State::Unhealthy,
+        "the success before the restart is forgotten"
+    );
     s.play("s");
     assert_eq!(s.state.state, State::Healthy);
     s.input(Input::Uncounted(&Outcome::failure(Reason::Connect, "x")));

@@ -67,7 +67,10 @@ fn time(tag: u8, text: &[u8]) -> Option<At> {
         return None;
     }
     let number = |at: usize, len: usize| -> Option<i16> {
-        std::str::from_utf8(digits.get(at..at + len)?).ok()?.parse().ok()
+        std::str::from_utf8(digits.get(at..at + len)?)
+            .ok()?
+            .parse()
+            .ok()
     };
     let (year, rest) = match (tag, digits.len()) {
         // RFC 5280: 50 and above is the last century.
@@ -78,7 +81,8 @@ fn time(tag: u8, text: &[u8]) -> Option<At> {
         (GENERALIZED_TIME, 14) => (number(0, 4)?, 4),
         _ => return None,
     };
-    let part = |n: usize| -> Option<i8> { number(rest + 2 * n, 2).and_then(|n| i8::try_from(n).ok()) };
+    let part =
+        |n: usize| -> Option<i8> { number(rest + 2 * n, 2).and_then(|n| i8::try_from(n).ok()) };
     let at = DateTime::new(year, part(0)?, part(1)?, part(2)?, part(3)?, part(4)?, 0).ok()?;
     Offset::UTC.to_timestamp(at).ok().map(At::from)
 }
@@ -97,7 +101,11 @@ mod tests {
             let key = rcgen::KeyPair::generate().unwrap();
             let der = params.self_signed(&key).unwrap();
             let at = |(y, m, d): (i32, u8, u8)| {
-                At::from(format!("{y}-{m:02}-{d:02}T00:00:00Z").parse::<jiff::Timestamp>().unwrap())
+                At::from(
+                    format!("{y}-{m:02}-{d:02}T00:00:00Z")
+                        .parse::<jiff::Timestamp>()
+                        .unwrap(),
+                )
             };
             assert_eq!(validity(der.der()), Some((at(from), at(until))));
             // Cut anywhere it is refused, and never more is read than is there.
@@ -111,7 +119,13 @@ mod tests {
     fn odd_times_are_refused() {
         assert!(time(UTC_TIME, b"260101000000Z").is_some());
         for bad in [
-            &b"260101000000"[..], b"2601010000Z", b"261301000000Z", b"26010100000aZ", b"260101000000+0100", b"Z", b"",
+            &b"260101000000"[..],
+            b"2601010000Z",
+            b"261301000000Z",
+            b"26010100000aZ",
+            b"260101000000+0100",
+            b"Z",
+            b"",
             b"-60101000000Z",
         ] {
             assert_eq!(time(UTC_TIME, bad), None, "{bad:?}");

@@ -85,7 +85,9 @@ impl FromStr for Target {
             return if path.starts_with('/') && path.len() < 108 {
                 Ok(Self::Unix(path.into()))
             } else {
-                Err(format!("{text:?} is not a unix socket: write unix:/absolute/path, below 108 bytes"))
+                Err(format!(
+                    "{text:?} is not a unix socket: write unix:/absolute/path, below 108 bytes"
+                ))
             };
         }
         let (host, port) = text
@@ -165,7 +167,8 @@ impl Net {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(vec![ip]);
         }
-        let internal = |e: &dyn std::error::Error| Failure::because(Reason::Internal, "resolving", e);
+        let internal =
+            |e: &dyn std::error::Error| Failure::because(Reason::Internal, "resolving", e);
         let permit = Arc::clone(&self.resolving)
             .acquire_owned()
             .await
@@ -218,7 +221,11 @@ impl Net {
     ///
     /// # Errors
     /// As [`Self::connect`], and [`Reason::Tls`].
-    pub async fn connect_tls(&self, target: &Target, settings: &TlsSettings) -> Result<Secured, Failure> {
+    pub async fn connect_tls(
+        &self,
+        target: &Target,
+        settings: &TlsSettings,
+    ) -> Result<Secured, Failure> {
         let wire = self.connect(target).await?;
         self.secure(wire, target, settings).await
     }
@@ -227,7 +234,12 @@ impl Net {
     ///
     /// # Errors
     /// [`Reason::Tls`], or [`Reason::Exec`] for the CA file.
-    pub async fn secure(&self, wire: Wire, target: &Target, settings: &TlsSettings) -> Result<Secured, Failure> {
+    pub async fn secure(
+        &self,
+        wire: Wire,
+        target: &Target,
+        settings: &TlsSettings,
+    ) -> Result<Secured, Failure> {
         let config = self.trust.config(settings).await?;
         let name = settings.server_name.as_deref().unwrap_or(target.host());
         tls::handshake(wire, config, name).await
@@ -235,7 +247,11 @@ impl Net {
 }
 
 fn refused(target: &Target, error: &io::Error) -> Failure {
-    Failure::because(Reason::Connect, &format!("cannot connect to {target}"), error)
+    Failure::because(
+        Reason::Connect,
+        &format!("cannot connect to {target}"),
+        error,
+    )
 }
 
 async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
@@ -255,7 +271,11 @@ async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Tcp
             };
         };
         trying.spawn(TcpStream::connect(address));
-        let wait = if waiting.is_empty() { Duration::MAX } else { STAGGER };
+        let wait = if waiting.is_empty() {
+            Duration::MAX
+        } else {
+            STAGGER
+        };
         match tokio::time::timeout(wait, trying.join_next()).await {
             Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
             Ok(Some(result)) => last = error_of(result),
@@ -294,7 +314,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Capped<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.left == 0 {
-            return Poll::Ready(Err(io::Error::other("the answer is too long for a health check")));
+            return Poll::Ready(Err(io::Error::other(
+                "the answer is too long for a health check",
+            )));
         }
         let before = buf.filled().len();
         std::task::ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
@@ -305,7 +327,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Capped<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Capped<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -319,7 +345,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Capped<S> {
 /// What an error while reading or writing means: the protocol was not followed.
 pub fn broken(target: &Target, error: &io::Error) -> Failure {
     let what = match error.kind() {
-        io::ErrorKind::UnexpectedEof => format!("{target} closed the connection in the middle of an answer"),
+        io::ErrorKind::UnexpectedEof => {
+            format!("{target} closed the connection in the middle of an answer")
+        }
         _ => format!("the conversation with {target} broke"),
     };
     Failure::because(Reason::Protocol, &what, error)
@@ -332,13 +360,30 @@ mod tests {
 
     #[test]
     fn targets_as_people_write_them() {
-        for good in ["localhost:80", "127.0.0.1:5432", "[::1]:6379", "db.example.org:1", "unix:/run/x.sock"] {
+        for good in [
+            "localhost:80",
+            "127.0.0.1:5432",
+            "[::1]:6379",
+            "db.example.org:1",
+            "unix:/run/x.sock",
+        ] {
             let t: Target = good.parse().unwrap();
             assert_eq!(t.to_string(), good);
         }
         for bad in [
-            "", "localhost", ":80", "host:0", "host:65536", "::1:80", "[::1:80", "[host]:80", "a b:80", "host:80\n",
-            "unix:relative", "a/b:80", "user@host:80",
+            "",
+            "localhost",
+            ":80",
+            "host:0",
+            "host:65536",
+            "::1:80",
+            "[::1:80",
+            "[host]:80",
+            "a b:80",
+            "host:80\n",
+            "unix:relative",
+            "a/b:80",
+            "user@host:80",
         ] {
             assert!(bad.parse::<Target>().is_err(), "{bad:?}");
         }
@@ -352,7 +397,13 @@ mod tests {
         let mut two = [0; 2];
         s.read_exact(&mut two).await.unwrap();
         s.read_exact(&mut two).await.unwrap();
-        assert!(s.read_exact(&mut two).await.unwrap_err().to_string().contains("too long"));
+        assert!(
+            s.read_exact(&mut two)
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("too long")
+        );
     }
 
     #[tokio::test]

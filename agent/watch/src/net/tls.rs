@@ -142,7 +142,12 @@ impl ServerCertVerifier for LookingOnly {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -151,7 +156,12 @@ impl ServerCertVerifier for LookingOnly {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -203,12 +213,22 @@ pub async fn handshake(
     config: Arc<ClientConfig>,
     name: &str,
 ) -> Result<Secured, Failure> {
-    let server = ServerName::try_from(name.to_owned())
-        .map_err(|_| Failure::new(Reason::Tls, format!("{name:?} is not a name that a certificate can have")))?;
+    let server = ServerName::try_from(name.to_owned()).map_err(|_| {
+        Failure::new(
+            Reason::Tls,
+            format!("{name:?} is not a name that a certificate can have"),
+        )
+    })?;
     let stream = TlsConnector::from(config)
         .connect(server, wire)
         .await
-        .map_err(|e| Failure::because(Reason::Tls, &format!("the TLS handshake with {name} failed"), &e))?;
+        .map_err(|e| {
+            Failure::because(
+                Reason::Tls,
+                &format!("the TLS handshake with {name} failed"),
+                &e,
+            )
+        })?;
     let not_after = stream
         .get_ref()
         .1

@@ -45,15 +45,31 @@ impl Command {
         if !settings.argv.first().is_some_and(|p| p.starts_with('/')) {
             return Err(wrong("it must begin with the absolute path of a program"));
         }
-        let texts = settings.argv.iter().chain(settings.env.keys()).chain(settings.env.values());
-        if texts.clone().any(|t| t.contains('\0')) || texts.map(String::len).sum::<usize>() > 64 << 10 {
+        let texts = settings
+            .argv
+            .iter()
+            .chain(settings.env.keys())
+            .chain(settings.env.values());
+        if texts.clone().any(|t| t.contains('\0'))
+            || texts.map(String::len).sum::<usize>() > 64 << 10
+        {
             return Err(wrong("it holds a zero byte or is longer than 64 KiB"));
         }
         if settings.env.keys().any(|k| k.is_empty() || k.contains('=')) {
-            return Err(SettingsError::new("env", "a name of a variable is empty or holds ="));
+            return Err(SettingsError::new(
+                "env",
+                "a name of a variable is empty or holds =",
+            ));
         }
-        if settings.success.iter().any(|c| settings.degraded.contains(c)) {
-            return Err(SettingsError::new("degraded", "a code is both a success and degraded"));
+        if settings
+            .success
+            .iter()
+            .any(|c| settings.degraded.contains(c))
+        {
+            return Err(SettingsError::new(
+                "degraded",
+                "a code is both a success and degraded",
+            ));
         }
         let mut program = Program::new(settings.argv.iter());
         program
@@ -72,11 +88,17 @@ pub(super) fn ended(ran: &Ran) -> Result<i32, Failure> {
         End::Exit(code) => Ok(code),
         End::Signal(n) => Err(Failure::new(
             Reason::Exec,
-            format!("the command was ended by signal {n}: {}", clean_bytes(&ran.output)),
+            format!(
+                "the command was ended by signal {n}: {}",
+                clean_bytes(&ran.output)
+            ),
         )),
         End::Deadline => Err(Failure::new(
             Reason::Timeout,
-            format!("the command did not end in time and was killed: {}", clean_bytes(&ran.output)),
+            format!(
+                "the command did not end in time and was killed: {}",
+                clean_bytes(&ran.output)
+            ),
         )),
     }
 }
@@ -84,8 +106,15 @@ pub(super) fn ended(ran: &Ran) -> Result<i32, Failure> {
 /// Runs it, or says why not.
 pub(super) async fn start(program: &Program, deadline: Instant) -> Result<Ran, Failure> {
     run(program, deadline).await.map_err(|e| {
-        let name = program.argv.first().map(|p| p.to_string_lossy().into_owned());
-        Failure::because(Reason::Exec, &format!("cannot run {}", name.unwrap_or_default()), &e)
+        let name = program
+            .argv
+            .first()
+            .map(|p| p.to_string_lossy().into_owned());
+        Failure::because(
+            Reason::Exec,
+            &format!("cannot run {}", name.unwrap_or_default()),
+            &e,
+        )
     })
 }
 
@@ -151,7 +180,11 @@ mod tests {
             ("[ \"$NAME\" = value ]", None, 0),
         ] {
             let o = sh(script, 20.0).await;
-            assert_eq!(o.failure.as_ref().map(|f| f.reason), reason, "{script}: {o:?}");
+            assert_eq!(
+                o.failure.as_ref().map(|f| f.reason),
+                reason,
+                "{script}: {o:?}"
+            );
             assert_eq!(o.warnings.len(), warnings, "{script}");
         }
         let o = sh("printf 'a\\033[31m\\nb'; exit 2", 20.0).await;
@@ -170,7 +203,11 @@ mod tests {
         });
         let o = super::super::run(&command.unwrap(), Duration::from_secs(5)).await;
         assert_eq!(o.failure.unwrap().reason, Reason::Exec);
-        for argv in [vec![], vec!["sh".to_owned()], vec!["/bin/sh".into(), "a\0b".into()]] {
+        for argv in [
+            vec![],
+            vec!["sh".to_owned()],
+            vec!["/bin/sh".into(), "a\0b".into()],
+        ] {
             let s = CommandSettings {
                 argv,
                 ..CommandSettings::default()

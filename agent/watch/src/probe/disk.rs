@@ -51,7 +51,10 @@ impl Disk {
         let path = self.settings.path.clone();
         let shown = path.display().to_string();
         if self.hangs.swap(true, Ordering::AcqRel) {
-            return Err(Failure::new(Reason::Timeout, format!("{shown} still does not answer an earlier question")));
+            return Err(Failure::new(
+                Reason::Timeout,
+                format!("{shown} still does not answer an earlier question"),
+            ));
         }
         let hangs = Arc::clone(&self.hangs);
         let asked = tokio::task::spawn_blocking(move || {
@@ -62,7 +65,13 @@ impl Disk {
         let stat = asked
             .await
             .map_err(|e| Failure::because(Reason::Internal, "asking the file system", &e))?
-            .map_err(|e| Failure::because(Reason::Exec, &format!("cannot ask the file system of {shown}"), &e))?;
+            .map_err(|e| {
+                Failure::because(
+                    Reason::Exec,
+                    &format!("cannot ask the file system of {shown}"),
+                    &e,
+                )
+            })?;
         Ok(self.judge(&stat))
     }
 
@@ -88,7 +97,10 @@ impl Disk {
         if self.settings.writable && s.f_flag.contains(StatVfsMountFlags::RDONLY) {
             outcome.fail(
                 Reason::Assertion,
-                format!("the file system of {} is mounted read-only", self.settings.path.display()),
+                format!(
+                    "the file system of {} is mounted read-only",
+                    self.settings.path.display()
+                ),
             );
         }
         outcome

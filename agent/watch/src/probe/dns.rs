@@ -104,18 +104,26 @@ impl Dns {
     pub fn new(settings: DnsSettings, net: Net) -> Result<Self, SettingsError> {
         let name = settings.name.trim_end_matches('.');
         if !is_host(name) || name.split('.').any(|l| l.is_empty() || l.len() > 63) {
-            return Err(SettingsError::new("name", "it is not a name that can be resolved"));
+            return Err(SettingsError::new(
+                "name",
+                "it is not a name that can be resolved",
+            ));
         }
         let server = settings.server.as_ref().map(|s| {
             s.parse::<SocketAddr>()
                 .or_else(|_| s.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
-                .map_err(|_| SettingsError::new("server", "write an address, with or without a port"))
+                .map_err(|_| {
+                    SettingsError::new("server", "write an address, with or without a port")
+                })
         });
         if settings.server.is_none() && settings.record != Record::A {
             return Err(SettingsError::new("record", "it needs a server"));
         }
         if !settings.expect.is_empty() && !matches!(settings.record, Record::A | Record::Aaaa) {
-            return Err(SettingsError::new("expect", "it takes addresses, so record must be A or AAAA"));
+            return Err(SettingsError::new(
+                "expect",
+                "it takes addresses, so record must be A or AAAA",
+            ));
         }
         Ok(Self {
             net,
@@ -135,8 +143,18 @@ impl Dns {
                 let reply = self.ask_server(server).await?;
                 match reply.code {
                     0 => {}
-                    3 => return Err(Failure::new(Reason::Dns, format!("{server} says that {} does not exist", s.name))),
-                    code => return Err(Failure::new(Reason::Status, format!("{server} answers with code {code}"))),
+                    3 => {
+                        return Err(Failure::new(
+                            Reason::Dns,
+                            format!("{server} says that {} does not exist", s.name),
+                        ));
+                    }
+                    code => {
+                        return Err(Failure::new(
+                            Reason::Status,
+                            format!("{server} answers with code {code}"),
+                        ));
+                    }
                 }
                 (reply.records, reply.addresses)
             }
@@ -144,25 +162,36 @@ impl Dns {
         let mut outcome = Outcome::success();
         outcome.measure(Quantity::DnsRecords, count as f64);
         if count == 0 {
-            outcome.fail(Reason::Dns, format!("{} has no record of this type", s.name));
+            outcome.fail(
+                Reason::Dns,
+                format!("{} has no record of this type", s.name),
+            );
         }
         if !s.expect.is_empty() && !s.expect.iter().any(|ip| addresses.contains(ip)) {
             let found: Vec<String> = addresses.iter().take(4).map(IpAddr::to_string).collect();
-            outcome.fail(Reason::Assertion, format!("{} resolves to {}", s.name, found.join(", ")));
+            outcome.fail(
+                Reason::Assertion,
+                format!("{} resolves to {}", s.name, found.join(", ")),
+            );
         }
         Ok(outcome)
     }
 
     async fn ask_server(&self, server: SocketAddr) -> Result<Reply, Failure> {
-        let fail = |e: std::io::Error| Failure::because(Reason::Connect, &format!("cannot ask {server}"), &e);
+        let fail = |e: std::io::Error| {
+            Failure::because(Reason::Connect, &format!("cannot ask {server}"), &e)
+        };
         let mut id = [0; 2];
-        getrandom::fill(&mut id).map_err(|e| Failure::new(Reason::Internal, format!("no randomness: {e}")))?;
+        getrandom::fill(&mut id)
+            .map_err(|e| Failure::new(Reason::Internal, format!("no randomness: {e}")))?;
         let question = question(id, &self.settings.name, self.settings.record.code());
         let local: IpAddr = match server {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind(SocketAddr::new(local, 0)).await.map_err(fail)?;
+        let socket = UdpSocket::bind(SocketAddr::new(local, 0))
+            .await
+            .map_err(fail)?;
         // Connected: datagrams from elsewhere are dropped by the kernel.
         socket.connect(server).await.map_err(fail)?;
         let mut buffer = [0; 4096];
@@ -180,15 +209,28 @@ impl Dns {
             if let Ok(received) = received.await {
                 let n = received.map_err(fail)?;
                 let reply = self.parse(&buffer[..n], &question, server)?;
-                return if reply.cut { self.ask_tcp(server, &question).await } else { Ok(reply) };
+                return if reply.cut {
+                    self.ask_tcp(server, &question).await
+                } else {
+                    Ok(reply)
+                };
             }
         }
     }
 
     async fn ask_tcp(&self, server: SocketAddr, question: &[u8]) -> Result<Reply, Failure> {
-        let fail = |e: std::io::Error| Failure::because(Reason::Connect, &format!("cannot ask {server} over TCP"), &e);
+        let fail = |e: std::io::Error| {
+            Failure::because(
+                Reason::Connect,
+                &format!("cannot ask {server} over TCP"),
+                &e,
+            )
+        };
         let mut stream = TcpStream::connect(server).await.map_err(fail)?;
-        let mut framed = u16::try_from(question.len()).unwrap_or(0).to_be_bytes().to_vec();
+        let mut framed = u16::try_from(question.len())
+            .unwrap_or(0)
+            .to_be_bytes()
+            .to_vec();
         framed.extend_from_slice(question);
         stream.write_all(&framed).await.map_err(fail)?;
         let length = stream.read_u16().await.map_err(fail)?;
@@ -198,8 +240,12 @@ impl Dns {
     }
 
     fn parse(&self, answer: &[u8], question: &[u8], server: SocketAddr) -> Result<Reply, Failure> {
-        reply(answer, question, self.settings.record.code())
-            .ok_or_else(|| Failure::new(Reason::Protocol, format!("the answer of {server} is not DNS")))
+        reply(answer, question, self.settings.record.code()).ok_or_else(|| {
+            Failure::new(
+                Reason::Protocol,
+                format!("the answer of {server} is not DNS"),
+            )
+        })
     }
 }
 
@@ -246,8 +292,12 @@ fn reply(answer: &[u8], question: &[u8], record: u16) -> Option<Reply> {
             out.records += 1;
         }
         match (kind, data.len()) {
-            (1, 4) => out.addresses.push(IpAddr::from(<[u8; 4]>::try_from(data).ok()?)),
-            (28, 16) => out.addresses.push(IpAddr::from(<[u8; 16]>::try_from(data).ok()?)),
+            (1, 4) => out
+                .addresses
+                .push(IpAddr::from(<[u8; 4]>::try_from(data).ok()?)),
+            (28, 16) => out
+                .addresses
+                .push(IpAddr::from(<[u8; 16]>::try_from(data).ok()?)),
             _ => {}
         }
     }
@@ -287,7 +337,11 @@ mod tests {
             record: Record::A,
             expect: expect.iter().map(|e| e.parse().unwrap()).collect(),
         };
-        Dns::new(settings, Net::new(std::sync::Arc::new(crate::clock::HostClock))).unwrap()
+        Dns::new(
+            settings,
+            Net::new(std::sync::Arc::new(crate::clock::HostClock)),
+        )
+        .unwrap()
     }
 
     /// An answer with these flags and A records.
@@ -310,8 +364,19 @@ mod tests {
         tokio::spawn(async move {
             let mut b = [0; 512];
             let (n, from) = udp.recv_from(&mut b).await.unwrap();
-            udp.send_to(b"\0garbage that is for another question", from).await.unwrap();
-            udp.send_to(&answer(&b[..n], flags, if flags & 0x200 > 0 { &[] } else { addresses }), from).await.unwrap();
+            udp.send_to(b"\0garbage that is for another question", from)
+                .await
+                .unwrap();
+            udp.send_to(
+                &answer(
+                    &b[..n],
+                    flags,
+                    if flags & 0x200 > 0 { &[] } else { addresses },
+                ),
+                from,
+            )
+            .await
+            .unwrap();
             let (mut s, _) = tcp.accept().await.unwrap();
             let n = s.read_u16().await.unwrap();
             let mut q = vec![0; n.into()];
@@ -331,14 +396,25 @@ mod tests {
     #[tokio::test]
     async fn answers_by_table() {
         let ok = ask(0x8180, &[[10, 0, 0, 1], [10, 0, 0, 2]], &["10.0.0.2"]).await;
-        assert_eq!((ok.failure.as_ref(), ok.value(Quantity::DnsRecords)), (None, Some(2.0)));
+        assert_eq!(
+            (ok.failure.as_ref(), ok.value(Quantity::DnsRecords)),
+            (None, Some(2.0))
+        );
         let cut = ask(0x8380, &[[10, 0, 0, 1]], &[]).await;
-        assert_eq!((cut.failure.as_ref(), cut.value(Quantity::DnsRecords)), (None, Some(1.0)));
+        assert_eq!(
+            (cut.failure.as_ref(), cut.value(Quantity::DnsRecords)),
+            (None, Some(1.0))
+        );
         for (flags, addresses, expect, reason) in [
             (0x8183, &[][..], &[][..], Reason::Dns),
             (0x8182, &[][..], &[][..], Reason::Status),
             (0x8180, &[][..], &[][..], Reason::Dns),
-            (0x8180, &[[10, 0, 0, 1]][..], &["10.0.0.2"][..], Reason::Assertion),
+            (
+                0x8180,
+                &[[10, 0, 0, 1]][..],
+                &["10.0.0.2"][..],
+                Reason::Assertion,
+            ),
             // A question in place of an answer.
             (0x0180, &[][..], &[][..], Reason::Protocol),
         ] {

@@ -44,7 +44,11 @@ impl Endpoint {
     ///
     /// # Errors
     /// Not such a URL, or one with a user or password in it (they would show up in logs).
-    pub fn parse(url: &str, socket: Option<&std::path::Path>, tls: &TlsSettings) -> Result<Self, SettingsError> {
+    pub fn parse(
+        url: &str,
+        socket: Option<&std::path::Path>,
+        tls: &TlsSettings,
+    ) -> Result<Self, SettingsError> {
         let wrong = |why: &str| SettingsError::new("url", why);
         let uri: Uri = url.parse().map_err(|_| wrong("it is not a URL"))?;
         let secure = match uri.scheme_str() {
@@ -54,10 +58,14 @@ impl Endpoint {
         };
         let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
         if authority.as_str().contains('@') {
-            return Err(wrong("it holds a user or password; use basic_user and password_file"));
+            return Err(wrong(
+                "it holds a user or password; use basic_user and password_file",
+            ));
         }
         let host = authority.host();
-        let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let port = authority
+            .port_u16()
+            .unwrap_or(if secure { 443 } else { 80 });
         let target = match socket {
             Some(path) => format!("unix:{}", path.display()),
             None => format!("{host}:{port}"),
@@ -107,11 +115,21 @@ impl Question<'_> {
     ///
     /// # Errors
     /// The secret has characters that a header cannot have; [`Reason::Exec`], and the text does not repeat it.
-    pub fn secret(&mut self, name: HeaderName, prefix: &str, secret: &Secret) -> Result<(), Failure> {
+    pub fn secret(
+        &mut self,
+        name: HeaderName,
+        prefix: &str,
+        secret: &Secret,
+    ) -> Result<(), Failure> {
         let mut text = format!("{prefix}{}", secret.expose());
         let value = HeaderValue::from_str(&text);
         text.zeroize();
-        let mut value = value.map_err(|_| Failure::new(Reason::Exec, "the secret has characters that an HTTP header cannot have"))?;
+        let mut value = value.map_err(|_| {
+            Failure::new(
+                Reason::Exec,
+                "the secret has characters that an HTTP header cannot have",
+            )
+        })?;
         value.set_sensitive(true);
         self.headers.insert(name, value);
         Ok(())
@@ -148,7 +166,11 @@ pub struct Answer {
 ///
 /// # Errors
 /// The reasons of connecting and TLS; [`Reason::Protocol`] when the answer is not HTTP or is cut off.
-pub async fn exchange(net: &Net, endpoint: &Endpoint, question: Question<'_>) -> Result<Answer, Failure> {
+pub async fn exchange(
+    net: &Net,
+    endpoint: &Endpoint,
+    question: Question<'_>,
+) -> Result<Answer, Failure> {
     let (wire, not_after) = match &endpoint.tls {
         Some(settings) => {
             let secured = net.connect_tls(&endpoint.target, settings).await?;
@@ -194,7 +216,9 @@ pub async fn exchange(net: &Net, endpoint: &Endpoint, question: Question<'_>) ->
         let mut cut = false;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| broken(&e))?;
-            let Some(data) = frame.data_ref() else { continue };
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
             let room = BODY_MAX - bytes.len();
             bytes.extend_from_slice(&data[..data.len().min(room)]);
             if data.len() > room {

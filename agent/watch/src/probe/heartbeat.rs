@@ -102,11 +102,18 @@ impl Pulse {
         }
         match self.running {
             Some(sign) if now.since(sign) > settings.run_grace => {
-                outcome.fail(Reason::Timeout, format!("the job started, and has given no sign of life since {sign}"));
+                outcome.fail(
+                    Reason::Timeout,
+                    format!("the job started, and has given no sign of life since {sign}"),
+                );
             }
             Some(_) => {}
             None if now.since(last) > settings.period.saturating_add(settings.grace) => {
-                let what = if self.success.is_some() { "last succeeded" } else { "has never reported; expected since" };
+                let what = if self.success.is_some() {
+                    "last succeeded"
+                } else {
+                    "has never reported; expected since"
+                };
                 outcome.fail(Reason::Timeout, format!("the job {what} {last}"));
             }
             None => {}
@@ -131,13 +138,43 @@ mod tests {
             ("never, in time", &[][..], 1100, None),
             ("never, too late", &[], 1101, Some(Reason::Timeout)),
             ("in time", &[(500, &Beat::Success)], 1600, None),
-            ("late", &[(500, &Beat::Success)], 1601, Some(Reason::Timeout)),
-            ("late, but at work", &[(500, &Beat::Success), (1590, &Beat::Start)], 1890, None),
-            ("at work too long", &[(500, &Beat::Start)], 801, Some(Reason::Timeout)),
-            ("alive", &[(500, &Beat::Start), (700, &Beat::Alive)], 1000, None),
+            (
+                "late",
+                &[(500, &Beat::Success)],
+                1601,
+                Some(Reason::Timeout),
+            ),
+            (
+                "late, but at work",
+                &[(500, &Beat::Success), (1590, &Beat::Start)],
+                1890,
+                None,
+            ),
+            (
+                "at work too long",
+                &[(500, &Beat::Start)],
+                801,
+                Some(Reason::Timeout),
+            ),
+            (
+                "alive",
+                &[(500, &Beat::Start), (700, &Beat::Alive)],
+                1000,
+                None,
+            ),
             ("failed", &[(500, &fail)], 501, Some(Reason::Status)),
-            ("failed, at work again", &[(500, &fail), (510, &Beat::Start)], 511, Some(Reason::Status)),
-            ("failed, then succeeded", &[(500, &fail), (510, &Beat::Success)], 511, None),
+            (
+                "failed, at work again",
+                &[(500, &fail), (510, &Beat::Start)],
+                511,
+                Some(Reason::Status),
+            ),
+            (
+                "failed, then succeeded",
+                &[(500, &fail), (510, &Beat::Success)],
+                511,
+                None,
+            ),
         ] {
             let mut pulse = Pulse::new(At::from_secs(0));
             for (at, beat) in beats {

@@ -49,7 +49,9 @@ impl Host {
         let mut text = String::new();
         std::fs::File::open(&path)
             .and_then(|f| f.take(FILE_MAX as u64).read_to_string(&mut text))
-            .map_err(|e| Failure::because(Reason::Exec, &format!("cannot read {}", path.display()), &e))?;
+            .map_err(|e| {
+                Failure::because(Reason::Exec, &format!("cannot read {}", path.display()), &e)
+            })?;
         Ok(text)
     }
 
@@ -59,12 +61,21 @@ impl Host {
             CheckKind::Pressure => {
                 let mut outcome = Outcome::success();
                 for (name, ratio, total) in [
-                    ("cpu", Quantity::PressureCpuRatio, Quantity::PressureCpuSeconds),
-                    ("memory", Quantity::PressureMemoryRatio, Quantity::PressureMemorySeconds),
+                    (
+                        "cpu",
+                        Quantity::PressureCpuRatio,
+                        Quantity::PressureCpuSeconds,
+                    ),
+                    (
+                        "memory",
+                        Quantity::PressureMemoryRatio,
+                        Quantity::PressureMemorySeconds,
+                    ),
                     ("io", Quantity::PressureIoRatio, Quantity::PressureIoSeconds),
                 ] {
                     let text = self.read(&format!("pressure/{name}"))?;
-                    let (average, seconds) = pressure(&text).ok_or_else(|| odd(&format!("pressure/{name}")))?;
+                    let (average, seconds) =
+                        pressure(&text).ok_or_else(|| odd(&format!("pressure/{name}")))?;
                     outcome.measure(ratio, average).measure(total, seconds);
                 }
                 Ok(outcome)
@@ -78,15 +89,22 @@ impl Host {
 }
 
 fn odd(file: &str) -> Failure {
-    Failure::new(Reason::Protocol, format!("{file} of the kernel is not in the known form"))
+    Failure::new(
+        Reason::Protocol,
+        format!("{file} of the kernel is not in the known form"),
+    )
 }
 
 fn memory(text: &str) -> Result<Outcome, Failure> {
     let kib = |name: &str| {
-        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
         line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()
     };
-    let (size, available) = kib("MemTotal").zip(kib("MemAvailable")).ok_or_else(|| odd("meminfo"))?;
+    let (size, available) = kib("MemTotal")
+        .zip(kib("MemAvailable"))
+        .ok_or_else(|| odd("meminfo"))?;
     let mut outcome = Outcome::success();
     outcome
         .measure(Quantity::MemorySizeBytes, size * 1024.0)
@@ -136,16 +154,26 @@ mod tests {
         let o = memory("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:   250 kB\n").unwrap();
         assert_eq!(o.value(Quantity::MemoryAvailableRatio), Some(0.25));
         assert_eq!(o.value(Quantity::MemorySizeBytes), Some(1_024_000.0));
-        let p = pressure("some avg10=12.50 avg60=1.00 avg300=0.00 total=3000000\nfull avg10=0.00 total=1\n");
+        let p = pressure(
+            "some avg10=12.50 avg60=1.00 avg300=0.00 total=3000000\nfull avg10=0.00 total=1\n",
+        );
         assert_eq!(p, Some((0.125, 3.0)));
         let o = load("2.00 1.00 0.50 1/234 5678\n", 4).unwrap();
-        assert_eq!((o.value(Quantity::Load1), o.value(Quantity::Load5PerCpu)), (Some(2.0), Some(0.25)));
-        assert!(memory("").is_err() && load("x y", 1).is_err() && pressure("full avg10=1").is_none());
+        assert_eq!(
+            (o.value(Quantity::Load1), o.value(Quantity::Load5PerCpu)),
+            (Some(2.0), Some(0.25))
+        );
+        assert!(
+            memory("").is_err() && load("x y", 1).is_err() && pressure("full avg10=1").is_none()
+        );
     }
 
     #[tokio::test]
     async fn this_host_answers() {
-        for (probe, quantity) in [(Host::memory(), Quantity::MemoryAvailableRatio), (Host::load(), Quantity::Load1)] {
+        for (probe, quantity) in [
+            (Host::memory(), Quantity::MemoryAvailableRatio),
+            (Host::load(), Quantity::Load1),
+        ] {
             let o = super::super::run(&probe, std::time::Duration::from_secs(5)).await;
             assert!(o.failure.is_none() && o.value(quantity).is_some(), "{o:?}");
         }

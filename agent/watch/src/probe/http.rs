@@ -77,7 +77,11 @@ impl Http {
     /// # Errors
     /// The first setting that makes no sense.
     pub fn new(settings: HttpSettings, net: Net) -> Result<Self, SettingsError> {
-        let endpoint = Endpoint::parse(&settings.url, settings.unix_socket.as_deref(), &settings.tls)?;
+        let endpoint = Endpoint::parse(
+            &settings.url,
+            settings.unix_socket.as_deref(),
+            &settings.tls,
+        )?;
         let method = match settings.method.as_deref().unwrap_or("GET") {
             "GET" => Method::GET,
             "HEAD" => Method::HEAD,
@@ -100,13 +104,22 @@ impl Http {
             settings.status.len(),
         ];
         if counts.iter().any(|n| *n > RULES_MAX) {
-            return Err(SettingsError::new("http", format!("more than {RULES_MAX} rules of a kind")));
+            return Err(SettingsError::new(
+                "http",
+                format!("more than {RULES_MAX} rules of a kind"),
+            ));
         }
         if settings.basic_user.is_some() != settings.password_file.is_some() {
-            return Err(SettingsError::new("basic_user", "it goes together with password_file"));
+            return Err(SettingsError::new(
+                "basic_user",
+                "it goes together with password_file",
+            ));
         }
         if settings.basic_user.is_some() && settings.bearer_token_file.is_some() {
-            return Err(SettingsError::new("bearer_token_file", "use either it or basic_user"));
+            return Err(SettingsError::new(
+                "bearer_token_file",
+                "use either it or basic_user",
+            ));
         }
         settings.json.iter().try_for_each(JsonRule::check)?;
         let mut headers = HeaderMap::new();
@@ -115,22 +128,33 @@ impl Http {
             let header = HeaderName::from_bytes(name.as_bytes())
                 .map_err(|_| wrong(format!("{name:?} is not a name of a header")))?;
             if header == AUTHORIZATION {
-                return Err(wrong("secrets are read from files: use bearer_token_file or password_file".into()));
+                return Err(wrong(
+                    "secrets are read from files: use bearer_token_file or password_file".into(),
+                ));
             }
-            let value = HeaderValue::from_str(value).map_err(|_| wrong(format!("{name}: not a value of a header")))?;
+            let value = HeaderValue::from_str(value)
+                .map_err(|_| wrong(format!("{name}: not a value of a header")))?;
             headers.insert(header, value);
         }
         let status = match &settings.status[..] {
             [] => vec![(200, 299)],
             list => list.iter().map(|s| codes(s)).collect::<Result<_, _>>()?,
         };
-        let many = |setting, list: &[String]| list.iter().map(|r| expression(setting, r)).collect::<Result<Vec<_>, _>>();
+        let many = |setting, list: &[String]| {
+            list.iter()
+                .map(|r| expression(setting, r))
+                .collect::<Result<Vec<_>, _>>()
+        };
         let header_matches = settings
             .header_matches
             .iter()
             .map(|(name, r)| {
-                let header = HeaderName::from_bytes(name.as_bytes())
-                    .map_err(|_| SettingsError::new("header_matches", format!("{name:?} is not a name of a header")))?;
+                let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+                    SettingsError::new(
+                        "header_matches",
+                        format!("{name:?} is not a name of a header"),
+                    )
+                })?;
                 Ok((header, expression("header_matches", r)?))
             })
             .collect::<Result<_, SettingsError>>()?;
@@ -153,7 +177,8 @@ impl Http {
             headers: self.headers.clone(),
             body: self.settings.body.as_deref().unwrap_or("").as_bytes(),
         };
-        if let (Some(user), Some(file)) = (&self.settings.basic_user, &self.settings.password_file) {
+        if let (Some(user), Some(file)) = (&self.settings.basic_user, &self.settings.password_file)
+        {
             question.basic(user, &file.read().await?)?;
         }
         if let Some(file) = &self.settings.bearer_token_file {
@@ -169,23 +194,35 @@ impl Http {
         measure_end(&mut outcome, answer.not_after, now);
         if !self.status.iter().any(|(a, b)| (*a..=*b).contains(&code)) {
             // Refused credentials are told apart from a service that is not well.
-            let reason = if matches!(code, 401 | 403 | 407) { Reason::Auth } else { Reason::Status };
+            let reason = if matches!(code, 401 | 403 | 407) {
+                Reason::Auth
+            } else {
+                Reason::Status
+            };
             outcome.fail(reason, format!("the status is {code}"));
             return outcome;
         }
         for (name, expected) in &self.header_matches {
             match answer.headers.get(name) {
                 None => outcome.fail(Reason::Assertion, format!("the header {name} is missing")),
-                Some(value) if !expected.is_match(value.as_bytes()) => {
-                    outcome.fail(Reason::Assertion, format!("the header {name} does not match {expected}"))
-                }
+                Some(value) if !expected.is_match(value.as_bytes()) => outcome.fail(
+                    Reason::Assertion,
+                    format!("the header {name} does not match {expected}"),
+                ),
                 Some(_) => &mut outcome,
             };
         }
-        let part = if answer.cut { " (of which 1 MiB was read)" } else { "" };
+        let part = if answer.cut {
+            " (of which 1 MiB was read)"
+        } else {
+            ""
+        };
         for r in &self.matches {
             if !r.is_match(&answer.body) {
-                outcome.fail(Reason::Assertion, format!("the body{part} does not match {r}"));
+                outcome.fail(
+                    Reason::Assertion,
+                    format!("the body{part} does not match {r}"),
+                );
             }
         }
         for r in &self.does_not_match {
@@ -194,7 +231,10 @@ impl Http {
             }
         }
         if answer.cut && !self.settings.json.is_empty() {
-            outcome.fail(Reason::Assertion, "the body is longer than 1 MiB, too long to be read as JSON");
+            outcome.fail(
+                Reason::Assertion,
+                "the body is longer than 1 MiB, too long to be read as JSON",
+            );
         } else {
             for rule in &self.settings.json {
                 if let Err(why) = rule.apply(&answer.body) {
@@ -211,7 +251,10 @@ pub(super) fn measure_end(outcome: &mut Outcome, not_after: Option<At>, now: At)
     if let Some(end) = not_after {
         outcome
             .measure(Quantity::TlsNotAfterSeconds, end.as_secs_f64())
-            .measure(Quantity::TlsSecondsLeft, end.as_secs_f64() - now.as_secs_f64());
+            .measure(
+                Quantity::TlsSecondsLeft,
+                end.as_secs_f64() - now.as_secs_f64(),
+            );
     }
 }
 
@@ -236,7 +279,12 @@ impl Probe for Http {
 
 /// `200` or `200-299`.
 fn codes(text: &str) -> Result<(u16, u16), SettingsError> {
-    let wrong = || SettingsError::new("status", format!("{text:?} is not a code such as 200, or a range such as 200-299"));
+    let wrong = || {
+        SettingsError::new(
+            "status",
+            format!("{text:?} is not a code such as 200, or a range such as 200-299"),
+        )
+    };
     let code = |t: &str| {
         t.parse::<u16>()
             .ok()
@@ -291,13 +339,33 @@ mod tests {
             (with(&|s| s.status = vec!["299-200".into()]), "status"),
             (with(&|s| s.status = vec!["99".into()]), "status"),
             (with(&|s| s.body_matches = vec!["(".into()]), "body_matches"),
-            (with(&|s| s.body_matches = vec!["(a{1000}){1000}{1000}".into()]), "body_matches"),
+            (
+                with(&|s| s.body_matches = vec!["(a{1000}){1000}{1000}".into()]),
+                "body_matches",
+            ),
             (with(&|s| s.body_matches = vec!["a".into(); 17]), "http"),
-            (with(&|s| drop(s.headers.insert("a b".into(), "c".into()))), "headers"),
-            (with(&|s| drop(s.headers.insert("a".into(), "c\r\nX: y".into()))), "headers"),
-            (with(&|s| drop(s.headers.insert("Authorization".into(), "x".into()))), "headers"),
+            (
+                with(&|s| drop(s.headers.insert("a b".into(), "c".into()))),
+                "headers",
+            ),
+            (
+                with(&|s| drop(s.headers.insert("a".into(), "c\r\nX: y".into()))),
+                "headers",
+            ),
+            (
+                with(&|s| drop(s.headers.insert("Authorization".into(), "x".into()))),
+                "headers",
+            ),
             (with(&|s| s.basic_user = Some("u".into())), "basic_user"),
-            (with(&|s| s.json = vec![JsonRule { pointer: "x".into(), ..JsonRule::default() }]), "json"),
+            (
+                with(&|s| {
+                    s.json = vec![JsonRule {
+                        pointer: "x".into(),
+                        ..JsonRule::default()
+                    }]
+                }),
+                "json",
+            ),
         ] {
             let e = Http::new(s, net()).err().expect(key);
             assert_eq!(e.setting, key, "{e}");
@@ -307,7 +375,8 @@ mod tests {
 
     #[test]
     fn secrets_in_configuration_are_refused_by_name() {
-        let e = serde_json::from_str::<HttpSettings>(r#"{"url":"http://h/","password":"x"}"#).unwrap_err();
+        let e = serde_json::from_str::<HttpSettings>(r#"{"url":"http://h/","password":"x"}"#)
+            .unwrap_err();
         assert!(e.to_string().contains("unknown field `password`"), "{e}");
     }
 }

@@ -30,14 +30,23 @@ impl JsonRule {
     /// # Errors
     /// A pointer that does not begin with `/`, a limit that is no number, an expected value that is no scalar.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let wrong = |why: &str| Err(SettingsError::new("json", format!("{:?}: {why}", self.pointer)));
+        let wrong = |why: &str| {
+            Err(SettingsError::new(
+                "json",
+                format!("{:?}: {why}", self.pointer),
+            ))
+        };
         if !self.pointer.is_empty() && !self.pointer.starts_with('/') {
             return wrong("a JSON pointer begins with /");
         }
         if self.pointer.len() > 512 {
             return wrong("it is longer than 512 bytes");
         }
-        if [self.min, self.max].iter().flatten().any(|v| !v.is_finite()) {
+        if [self.min, self.max]
+            .iter()
+            .flatten()
+            .any(|v| !v.is_finite())
+        {
             return wrong("a limit is not a number");
         }
         if matches!(&self.equals, Some(v) if v.is_array() || v.is_object()) {
@@ -51,8 +60,13 @@ impl JsonRule {
     /// # Errors
     /// A sentence on what is there instead. Values are named up to 60 characters.
     pub fn apply(&self, body: &[u8]) -> Result<(), String> {
-        let found = find(body, &self.pointer).map_err(|e| format!("the answer is not JSON: {e}"))?;
-        let place = if self.pointer.is_empty() { "the document" } else { self.pointer.as_str() };
+        let found =
+            find(body, &self.pointer).map_err(|e| format!("the answer is not JSON: {e}"))?;
+        let place = if self.pointer.is_empty() {
+            "the document"
+        } else {
+            self.pointer.as_str()
+        };
         let Some(found) = found else {
             return Err(format!("{place} is not in the answer"));
         };
@@ -193,7 +207,11 @@ impl<'de> Visitor<'de> for Walk<'_> {
             }
             count += 1;
         }
-        Ok(if self.0.is_empty() { Some(Found::Array(count)) } else { found })
+        Ok(if self.0.is_empty() {
+            Some(Found::Array(count))
+        } else {
+            found
+        })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -207,7 +225,11 @@ impl<'de> Visitor<'de> for Walk<'_> {
             }
             count += 1;
         }
-        Ok(if self.0.is_empty() { Some(Found::Object(count)) } else { found })
+        Ok(if self.0.is_empty() {
+            Some(Found::Object(count))
+        } else {
+            found
+        })
     }
 }
 
@@ -255,11 +277,23 @@ mod tests {
             (rule("/status", None, None, None), None),
             (rule("/lag", None, Some(12.0), Some(12.0)), None),
             (rule("/lag", Some(json!(12)), None, None), None),
-            (rule("/status", Some(json!("no")), None, None), Some("/status is \"ok\", not \"no\"")),
-            (rule("/lag", None, None, Some(10.0)), Some("/lag is 12, above 10")),
-            (rule("/lag", None, Some(13.0), None), Some("/lag is 12, below 13")),
+            (
+                rule("/status", Some(json!("no")), None, None),
+                Some("/status is \"ok\", not \"no\""),
+            ),
+            (
+                rule("/lag", None, None, Some(10.0)),
+                Some("/lag is 12, above 10"),
+            ),
+            (
+                rule("/lag", None, Some(13.0), None),
+                Some("/lag is 12, below 13"),
+            ),
             (rule("/status", None, Some(1.0), None), Some("not a number")),
-            (rule("/x", None, None, None), Some("/x is not in the answer")),
+            (
+                rule("/x", None, None, None),
+                Some("/x is not in the answer"),
+            ),
         ] {
             assert!(rule.check().is_ok());
             match (rule.apply(doc), wrong) {
@@ -269,10 +303,19 @@ mod tests {
             }
         }
         for body in [&b"<html>"[..], b"", b"{\"status\":\"ok\"", b"{} x", b"\xff"] {
-            assert!(rule("", None, None, None).apply(body).unwrap_err().contains("not JSON"));
+            assert!(
+                rule("", None, None, None)
+                    .apply(body)
+                    .unwrap_err()
+                    .contains("not JSON")
+            );
         }
         let deep = "[".repeat(100_000);
-        assert!(rule("/0/0", None, None, None).apply(deep.as_bytes()).is_err());
+        assert!(
+            rule("/0/0", None, None, None)
+                .apply(deep.as_bytes())
+                .is_err()
+        );
         assert!(rule("status", None, None, None).check().is_err());
         assert!(rule("/s", Some(json!([])), None, None).check().is_err());
         assert!(rule("/s", None, Some(f64::NAN), None).check().is_err());
@@ -288,7 +331,8 @@ mod tests {
         leaf.prop_recursive(4, 40, 5, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-                proptest::collection::btree_map("[a-c/~0-2]{0,2}", inner, 0..5).prop_map(|m| Value::Object(m.into_iter().collect())),
+                proptest::collection::btree_map("[a-c/~0-2]{0,2}", inner, 0..5)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
             ]
         })
     }

@@ -70,7 +70,10 @@ impl Mysql {
     /// A user, database or query that cannot be sent.
     pub fn new(settings: MysqlSettings, net: Net) -> Result<Self, SettingsError> {
         if settings.user.is_empty() || settings.user.contains('\0') {
-            return Err(SettingsError::new("user", "it is empty or holds a zero byte"));
+            return Err(SettingsError::new(
+                "user",
+                "it is empty or holds a zero byte",
+            ));
         }
         if settings.database.as_ref().is_some_and(|d| d.contains('\0')) {
             return Err(SettingsError::new("database", "it holds a zero byte"));
@@ -91,7 +94,8 @@ impl Mysql {
             target: &s.target,
             sequence: 0,
         };
-        let hello = Hello::parse(&talk.read().await?).ok_or_else(|| talk.protocol("its greeting"))?;
+        let hello =
+            Hello::parse(&talk.read().await?).ok_or_else(|| talk.protocol("its greeting"))?;
         let mut flags = PROTOCOL_41 | SECURE_CONNECTION | PLUGIN_AUTH | LONG_PASSWORD;
         if s.database.is_some() {
             flags |= CONNECT_WITH_DB;
@@ -99,7 +103,10 @@ impl Mysql {
         let mut private = matches!(s.target, Target::Unix(_));
         if let Some(tls) = &s.tls {
             if hello.flags & SSL == 0 {
-                return Err(Failure::new(Reason::Tls, format!("{} does not speak TLS", s.target)));
+                return Err(Failure::new(
+                    Reason::Tls,
+                    format!("{} does not speak TLS", s.target),
+                ));
             }
             flags |= SSL;
             talk.write(&head(flags)).await?;
@@ -116,8 +123,13 @@ impl Mysql {
             .await?;
         let answer = talk.query(s.query.as_deref().unwrap_or("SELECT 1")).await?;
         if let Some(expected) = s.expect.as_ref().filter(|e| Some(*e) != answer.as_ref()) {
-            let answer = answer.map_or("nothing".into(), |a| format!("{:?}", crate::text::clean_to(&a, 60)));
-            outcome.fail(Reason::Assertion, format!("the query answers {answer}, not {expected:?}"));
+            let answer = answer.map_or("nothing".into(), |a| {
+                format!("{:?}", crate::text::clean_to(&a, 60))
+            });
+            outcome.fail(
+                Reason::Assertion,
+                format!("the query answers {answer}, not {expected:?}"),
+            );
         }
         Ok(outcome)
     }
@@ -167,7 +179,9 @@ impl Mysql {
                             let name = crate::text::clean_bytes(other);
                             return Err(Failure::new(
                                 Reason::Auth,
-                                format!("the server wants the authentication {name:?}, which is not supported"),
+                                format!(
+                                    "the server wants the authentication {name:?}, which is not supported"
+                                ),
                             ));
                         }
                     };
@@ -222,14 +236,20 @@ impl Plugin {
             Self::Native => {
                 let once = Sha1::digest(password.as_bytes());
                 let twice = Sha1::digest(once);
-                let mask = Sha1::new().chain_update(salt).chain_update(twice).finalize();
+                let mask = Sha1::new()
+                    .chain_update(salt)
+                    .chain_update(twice)
+                    .finalize();
                 once.iter().zip(mask).map(|(a, b)| a ^ b).collect()
             }
             // SHA256(p) XOR SHA256(SHA256(SHA256(p)) ‖ salt)
             Self::Sha2 => {
                 let once = Sha256::digest(password.as_bytes());
                 let twice = Sha256::digest(once);
-                let mask = Sha256::new().chain_update(twice).chain_update(salt).finalize();
+                let mask = Sha256::new()
+                    .chain_update(twice)
+                    .chain_update(salt)
+                    .finalize();
                 once.iter().zip(mask).map(|(a, b)| a ^ b).collect()
             }
         }
@@ -291,12 +311,17 @@ impl Talk<'_> {
     fn protocol(&self, what: &str) -> Failure {
         Failure::new(
             Reason::Protocol,
-            format!("{} does not answer as MySQL does: {what} cannot be understood", self.target),
+            format!(
+                "{} does not answer as MySQL does: {what} cannot be understood",
+                self.target
+            ),
         )
     }
 
     async fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
-        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
+        let length = u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes();
         let mut packet = vec![length[0], length[1], length[2], self.sequence];
         packet.extend_from_slice(payload);
         self.sequence = self.sequence.wrapping_add(1);
@@ -368,12 +393,17 @@ fn column(row: &[u8]) -> Option<Option<String>> {
     let (first, rest) = row.split_first()?;
     let (length, rest) = match first {
         0xfb => return Some(None),
-        0xfc => (usize::from(u16::from_le_bytes(rest.get(..2)?.try_into().ok()?)), rest.get(2..)?),
+        0xfc => (
+            usize::from(u16::from_le_bytes(rest.get(..2)?.try_into().ok()?)),
+            rest.get(2..)?,
+        ),
         n if *n < 0xfb => (usize::from(*n), rest),
         // Larger than a packet may be.
         _ => return None,
     };
-    Some(Some(String::from_utf8_lossy(rest.get(..length)?).into_owned()))
+    Some(Some(
+        String::from_utf8_lossy(rest.get(..length)?).into_owned(),
+    ))
 }
 
 /// What an error packet means: `ff code:2 [#sqlstate:5] text`.
@@ -396,7 +426,10 @@ fn refusal(packet: &[u8]) -> Failure {
     };
     Failure::new(
         reason,
-        format!("the server answers: {} ({code})", crate::text::clean_bytes(text)),
+        format!(
+            "the server answers: {} ({code})",
+            crate::text::clean_bytes(text)
+        ),
     )
 }
 
@@ -424,12 +457,18 @@ mod tests {
         let salt = b"01234567890123456789";
         let proof = Plugin::Native.proof("secret", salt);
         let stored = Sha1::digest(Sha1::digest(b"secret"));
-        let mask = Sha1::new().chain_update(salt).chain_update(stored).finalize();
+        let mask = Sha1::new()
+            .chain_update(salt)
+            .chain_update(stored)
+            .finalize();
         let once: Vec<u8> = proof.iter().zip(mask).map(|(a, b)| a ^ b).collect();
         assert_eq!(hex(&Sha1::digest(&once)), hex(&stored));
         let proof = Plugin::Sha2.proof("secret", salt);
         let stored = Sha256::digest(Sha256::digest(b"secret"));
-        let mask = Sha256::new().chain_update(stored).chain_update(salt).finalize();
+        let mask = Sha256::new()
+            .chain_update(stored)
+            .chain_update(salt)
+            .finalize();
         let once: Vec<u8> = proof.iter().zip(mask).map(|(a, b)| a ^ b).collect();
         assert_eq!(hex(&Sha256::digest(&once)), hex(&stored));
         assert!(Plugin::Native.proof("", salt).is_empty());
@@ -437,7 +476,11 @@ mod tests {
 
     #[test]
     fn refusals_by_table() {
-        for (code, reason) in [(1045u16, Reason::Auth), (1040, Reason::Status), (1049, Reason::Assertion)] {
+        for (code, reason) in [
+            (1045u16, Reason::Auth),
+            (1040, Reason::Status),
+            (1049, Reason::Assertion),
+        ] {
             let mut p = vec![0xff];
             p.extend(code.to_le_bytes());
             p.extend(b"#28000No\nway");

@@ -62,10 +62,18 @@ impl Ollama {
         let answer = exchange(&self.net, &self.endpoint, Question::get()).await?;
         measure_end(&mut outcome, answer.not_after, self.net.now());
         if answer.status.as_u16() != 200 {
-            return Err(Failure::new(Reason::Status, format!("/api/tags answers {}", answer.status.as_u16())));
+            return Err(Failure::new(
+                Reason::Status,
+                format!("/api/tags answers {}", answer.status.as_u16()),
+            ));
         }
         let tags: Tags = parse("/api/tags", &answer)?;
-        let there: BTreeSet<String> = tags.models.unwrap_or_default().into_iter().map(|m| tagged(&m.name)).collect();
+        let there: BTreeSet<String> = tags
+            .models
+            .unwrap_or_default()
+            .into_iter()
+            .map(|m| tagged(&m.name))
+            .collect();
         outcome.measure(Quantity::OllamaModels, there.len() as f64);
         let missing: Vec<&str> = self
             .settings
@@ -75,7 +83,10 @@ impl Ollama {
             .map(String::as_str)
             .collect();
         if !missing.is_empty() {
-            outcome.fail(Reason::Assertion, format!("missing models: {}", missing.join(", ")));
+            outcome.fail(
+                Reason::Assertion,
+                format!("missing models: {}", missing.join(", ")),
+            );
         }
         Ok(outcome)
     }

@@ -105,9 +105,19 @@ impl Postgresql {
         wire.flush().await.map_err(fail)?;
         match wire.read_u8().await.map_err(fail)? {
             b'S' => {}
-            b'N' => return Err(Failure::new(Reason::Tls, format!("{target} does not speak TLS"))),
+            b'N' => {
+                return Err(Failure::new(
+                    Reason::Tls,
+                    format!("{target} does not speak TLS"),
+                ));
+            }
             // An error message in place of an answer: too old or too busy to negotiate.
-            _ => return Err(Failure::new(Reason::Protocol, format!("{target} does not answer as PostgreSQL does"))),
+            _ => {
+                return Err(Failure::new(
+                    Reason::Protocol,
+                    format!("{target} does not answer as PostgreSQL does"),
+                ));
+            }
         }
         let secured = self.net.secure(wire, target, tls).await?;
         super::http::measure_end(outcome, secured.not_after, self.net.now());
@@ -139,8 +149,13 @@ impl Postgresql {
                 let row = self.first_row(&client, query).await?;
                 let answer = row.first().cloned().flatten();
                 if let Some(expected) = s.expect.as_ref().filter(|e| Some(*e) != answer.as_ref()) {
-                    let answer = answer.map_or("nothing".into(), |a| format!("{:?}", crate::text::clean_to(&a, 60)));
-                    outcome.fail(Reason::Assertion, format!("the query answers {answer}, not {expected:?}"));
+                    let answer = answer.map_or("nothing".into(), |a| {
+                        format!("{:?}", crate::text::clean_to(&a, 60))
+                    });
+                    outcome.fail(
+                        Reason::Assertion,
+                        format!("the query answers {answer}, not {expected:?}"),
+                    );
                 }
             }
             Ok(outcome)
@@ -176,7 +191,10 @@ impl Postgresql {
         }
         match (self.settings.role, standby) {
             (Role::Primary, true) => {
-                outcome.fail(Reason::Assertion, "the server is in recovery (a standby), not a primary");
+                outcome.fail(
+                    Reason::Assertion,
+                    "the server is in recovery (a standby), not a primary",
+                );
             }
             (Role::Standby, false) => {
                 outcome.fail(Reason::Assertion, "the server is a primary, not a standby");
@@ -186,13 +204,19 @@ impl Postgresql {
     }
 
     /// The first row as texts. What comes after it is not read.
-    async fn first_row(&self, client: &Client, query: &str) -> Result<Vec<Option<String>>, Failure> {
+    async fn first_row(
+        &self,
+        client: &Client,
+        query: &str,
+    ) -> Result<Vec<Option<String>>, Failure> {
         let fail = |e: &tokio_postgres::Error| self.failure("the query", e);
         let stream = client.simple_query_raw(query).await.map_err(|e| fail(&e))?;
         tokio::pin!(stream);
         while let Some(message) = stream.next().await {
             if let SimpleQueryMessage::Row(row) = message.map_err(|e| fail(&e))? {
-                return Ok((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect());
+                return Ok((0..row.len())
+                    .map(|at| row.get(at).map(str::to_owned))
+                    .collect());
             }
         }
         Ok(Vec::new())
@@ -202,21 +226,30 @@ impl Postgresql {
         let target = &self.settings.target;
         let Some(db) = error.as_db_error() else {
             let text = crate::text::chain(error);
-            let reason = match text.contains("password missing") || text.contains("authentication") {
+            let reason = match text.contains("password missing") || text.contains("authentication")
+            {
                 true => Reason::Auth,
                 false => Reason::Protocol,
             };
-            return Failure::new(reason, format!("{what}: the conversation with {target} broke: {text}"));
+            return Failure::new(
+                reason,
+                format!("{what}: the conversation with {target} broke: {text}"),
+            );
         };
         let code = db.code().code();
         let reason = match code {
             // Authentication, and a database or role that one may not use.
             _ if code.starts_with("28") || code == "42501" => Reason::Auth,
             // Starting up, shutting down, in recovery; no connection left; out of disk or memory.
-            _ if code.starts_with("57P") || code.starts_with("53") || code.starts_with("58") => Reason::Status,
+            _ if code.starts_with("57P") || code.starts_with("53") || code.starts_with("58") => {
+                Reason::Status
+            }
             _ => Reason::Assertion,
         };
-        Failure::new(reason, format!("PostgreSQL answers: {} ({code})", db.message()))
+        Failure::new(
+            reason,
+            format!("PostgreSQL answers: {} ({code})", db.message()),
+        )
     }
 }
 

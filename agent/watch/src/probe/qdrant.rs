@@ -74,13 +74,23 @@ impl Qdrant {
     pub fn new(settings: QdrantSettings, net: Net) -> Result<Self, SettingsError> {
         let endpoint = Endpoint::parse(&settings.url, None, &settings.tls)?;
         let plain = |n: &String| {
-            !n.is_empty() && n.len() < 256 && n.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) && !n.starts_with('.')
+            !n.is_empty()
+                && n.len() < 256
+                && n.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+                && !n.starts_with('.')
         };
         if let Some(bad) = settings.collections.iter().find(|n| !plain(n)) {
-            return Err(SettingsError::new("collections", format!("{bad:?} is not a name of letters, digits, -, _ and .")));
+            return Err(SettingsError::new(
+                "collections",
+                format!("{bad:?} is not a name of letters, digits, -, _ and ."),
+            ));
         }
         if settings.collections.len() > REQUIRED_MAX {
-            return Err(SettingsError::new("collections", format!("more than {REQUIRED_MAX}")));
+            return Err(SettingsError::new(
+                "collections",
+                format!("more than {REQUIRED_MAX}"),
+            ));
         }
         Ok(Self {
             net,
@@ -99,10 +109,16 @@ impl Qdrant {
         let answer = exchange(&self.net, &self.endpoint.at(path), question).await?;
         match answer.status.as_u16() {
             200 => Ok(answer),
-            401 | 403 => Err(Failure::new(Reason::Auth, format!("Qdrant refuses the API key for {path}"))),
+            401 | 403 => Err(Failure::new(
+                Reason::Auth,
+                format!("Qdrant refuses the API key for {path}"),
+            )),
             code => Err(Failure::new(
                 Reason::Status,
-                format!("{path} answers {code}: {}", crate::text::clean_bytes(&answer.body[..answer.body.len().min(200)])),
+                format!(
+                    "{path} answers {code}: {}",
+                    crate::text::clean_bytes(&answer.body[..answer.body.len().min(200)])
+                ),
             )),
         }
     }
@@ -112,18 +128,30 @@ impl Qdrant {
         let ready = self.get("/readyz", false).await?;
         measure_end(&mut outcome, ready.not_after, self.net.now());
         let list: Collections = parse("/collections", &self.get("/collections", true).await?)?;
-        let names: BTreeSet<&str> = list.result.collections.iter().map(|c| c.name.as_str()).collect();
+        let names: BTreeSet<&str> = list
+            .result
+            .collections
+            .iter()
+            .map(|c| c.name.as_str())
+            .collect();
         outcome.measure(Quantity::QdrantCollections, names.len() as f64);
         if (names.len() as u64) < self.settings.min_collections {
             outcome.fail(
                 Reason::Assertion,
-                format!("{} collections, fewer than {}", names.len(), self.settings.min_collections),
+                format!(
+                    "{} collections, fewer than {}",
+                    names.len(),
+                    self.settings.min_collections
+                ),
             );
         }
         let mut points = 0.0;
         for name in &self.settings.collections {
             if !names.contains(name.as_str()) {
-                outcome.fail(Reason::Assertion, format!("the collection {name} is missing"));
+                outcome.fail(
+                    Reason::Assertion,
+                    format!("the collection {name} is missing"),
+                );
                 continue;
             }
             let path = format!("/collections/{name}");
@@ -136,7 +164,10 @@ impl Qdrant {
                     outcome.warn(format!("the collection {name} is {}", info.result.status));
                 }
                 other => {
-                    outcome.fail(Reason::Assertion, format!("the collection {name} is {other}"));
+                    outcome.fail(
+                        Reason::Assertion,
+                        format!("the collection {name} is {other}"),
+                    );
                 }
             }
         }
@@ -148,8 +179,13 @@ impl Qdrant {
 }
 
 pub(super) fn parse<'a, T: Deserialize<'a>>(what: &str, answer: &'a Answer) -> Result<T, Failure> {
-    serde_json::from_slice(&answer.body)
-        .map_err(|e| Failure::because(Reason::Protocol, &format!("the answer to {what} is not the expected JSON"), &e))
+    serde_json::from_slice(&answer.body).map_err(|e| {
+        Failure::because(
+            Reason::Protocol,
+            &format!("the answer to {what} is not the expected JSON"),
+            &e,
+        )
+    })
 }
 
 impl Probe for Qdrant {

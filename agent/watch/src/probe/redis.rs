@@ -79,13 +79,19 @@ impl Redis {
         match talk.ask(&["PING"]).await? {
             Reply::Text(pong) if pong == b"PONG" => {}
             other => {
-                return Err(Failure::new(Reason::Protocol, format!("{target} answers PING with {other}")));
+                return Err(Failure::new(
+                    Reason::Protocol,
+                    format!("{target} answers PING with {other}"),
+                ));
             }
         }
         match talk.ask(&["INFO"]).await {
             Ok(Reply::Text(info)) => self.info(&String::from_utf8_lossy(&info), &mut outcome),
             Ok(other) => {
-                return Err(Failure::new(Reason::Protocol, format!("{target} answers INFO with {other}")));
+                return Err(Failure::new(
+                    Reason::Protocol,
+                    format!("{target} answers INFO with {other}"),
+                ));
             }
             // An ACL that allows PING only.
             Err(f) if f.reason == Reason::Auth => {}
@@ -116,16 +122,31 @@ impl Redis {
             outcome.fail(Reason::Status, "Redis is loading its data");
         }
         for (name, what) in [
-            ("rdb_last_bgsave_status", "its last snapshot could not be written to disk"),
-            ("aof_last_write_status", "its last write to the append-only file failed"),
-            ("aof_last_bgrewrite_status", "its append-only file could not be rewritten"),
+            (
+                "rdb_last_bgsave_status",
+                "its last snapshot could not be written to disk",
+            ),
+            (
+                "aof_last_write_status",
+                "its last write to the append-only file failed",
+            ),
+            (
+                "aof_last_bgrewrite_status",
+                "its append-only file could not be rewritten",
+            ),
         ] {
             if field(name).is_some_and(|v| v != "ok") {
-                outcome.fail(Reason::Assertion, format!("Redis works, but {what} ({name})"));
+                outcome.fail(
+                    Reason::Assertion,
+                    format!("Redis works, but {what} ({name})"),
+                );
             }
         }
         if field("role") == Some("slave") && field("master_link_status") == Some("down") {
-            outcome.fail(Reason::Assertion, "Redis is a replica without a link to its master");
+            outcome.fail(
+                Reason::Assertion,
+                "Redis is a replica without a link to its master",
+            );
         }
     }
 }
@@ -168,7 +189,12 @@ impl Talk<'_> {
     }
 
     async fn reply(&mut self) -> Result<Reply, Failure> {
-        let protocol = |what: &str| Failure::new(Reason::Protocol, format!("the answer of {} is not Redis: {what}", self.target));
+        let protocol = |what: &str| {
+            Failure::new(
+                Reason::Protocol,
+                format!("the answer of {} is not Redis: {what}", self.target),
+            )
+        };
         let mut line = Vec::new();
         // The cap of the stream bounds a line without end.
         self.wire
@@ -177,7 +203,10 @@ impl Talk<'_> {
             .map_err(|e| broken(self.target, &e))?;
         let Some(line) = line.strip_suffix(b"\r\n") else {
             return Err(if line.is_empty() {
-                Failure::new(Reason::Protocol, format!("{} closed the connection without an answer", self.target))
+                Failure::new(
+                    Reason::Protocol,
+                    format!("{} closed the connection without an answer", self.target),
+                )
             } else {
                 protocol(&crate::text::clean_bytes(&line[..line.len().min(60)]))
             });
@@ -185,11 +214,17 @@ impl Talk<'_> {
         let Some((kind, rest)) = line.split_first() else {
             return Err(protocol("an empty line"));
         };
-        let number = || std::str::from_utf8(rest).ok().and_then(|t| t.parse::<i64>().ok());
+        let number = || {
+            std::str::from_utf8(rest)
+                .ok()
+                .and_then(|t| t.parse::<i64>().ok())
+        };
         match kind {
             b'+' => Ok(Reply::Text(rest.to_vec())),
             b'-' => Err(refusal(rest)),
-            b':' => number().map(Reply::Number).ok_or_else(|| protocol("a number that is none")),
+            b':' => number()
+                .map(Reply::Number)
+                .ok_or_else(|| protocol("a number that is none")),
             b'$' => match number() {
                 Some(-1) => Ok(Reply::Nil),
                 Some(n) if (0..=ANSWER_MAX as i64).contains(&n) => {
@@ -203,7 +238,9 @@ impl Talk<'_> {
                 }
                 _ => Err(protocol("a length that is none or too large")),
             },
-            _ => Err(protocol(&crate::text::clean_bytes(&line[..line.len().min(60)]))),
+            _ => Err(protocol(&crate::text::clean_bytes(
+                &line[..line.len().min(60)],
+            ))),
         }
     }
 }
@@ -237,10 +274,19 @@ mod tests {
     fn refusals_by_table() {
         for (text, reason) in [
             ("NOAUTH Authentication required.", Reason::Auth),
-            ("WRONGPASS invalid username-password pair or user is disabled.", Reason::Auth),
-            ("ERR AUTH <password> called without any password configured", Reason::Auth),
+            (
+                "WRONGPASS invalid username-password pair or user is disabled.",
+                Reason::Auth,
+            ),
+            (
+                "ERR AUTH <password> called without any password configured",
+                Reason::Auth,
+            ),
             ("ERR invalid password", Reason::Auth),
-            ("LOADING Redis is loading the dataset in memory", Reason::Status),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                Reason::Status,
+            ),
             ("MASTERDOWN Link with MASTER is down", Reason::Status),
             ("ERR max number of clients reached", Reason::Status),
         ] {

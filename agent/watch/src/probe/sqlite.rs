@@ -53,11 +53,24 @@ impl Sqlite {
                 return Err(SettingsError::new(key, "it must be an absolute path"));
             }
         }
-        let pragma = if settings.full { "PRAGMA integrity_check(5);" } else { "PRAGMA quick_check(5);" };
+        let pragma = if settings.full {
+            "PRAGMA integrity_check(5);"
+        } else {
+            "PRAGMA quick_check(5);"
+        };
         let mut program = Program::new([settings.program.as_os_str()]);
         // No ~/.sqliterc, stop at the first error, wait for a writer's lock.
         program.argv.extend(
-            ["-init", "/dev/null", "-batch", "-bail", "-readonly", "-cmd", ".timeout 2000"].map(Into::into),
+            [
+                "-init",
+                "/dev/null",
+                "-batch",
+                "-bail",
+                "-readonly",
+                "-cmd",
+                ".timeout 2000",
+            ]
+            .map(Into::into),
         );
         program.argv.push(settings.path.clone().into());
         program.argv.push(pragma.into());
@@ -142,7 +155,11 @@ mod tests {
         }
         std::fs::write(&file, &bytes).unwrap();
         let o = check(&file, true).await;
-        assert_eq!(o.failure.as_ref().map(|f| f.reason), Some(Reason::Assertion), "{o:?}");
+        assert_eq!(
+            o.failure.as_ref().map(|f| f.reason),
+            Some(Reason::Assertion),
+            "{o:?}"
+        );
         assert_eq!(o.value(Quantity::SqliteIntegrityOk), Some(0.0));
         std::fs::write(&file, b"this is not a database, not at all, and longer than a header of one hundred bytes, really; it is not, no no no").unwrap();
         let o = check(&file, false).await;

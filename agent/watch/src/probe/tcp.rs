@@ -47,11 +47,16 @@ impl Tcp {
     /// # Errors
     /// An expression that is none; something to send that is too long.
     pub fn new(settings: TcpSettings, net: Net) -> Result<Self, SettingsError> {
-        if settings.send.as_ref().is_some_and(|s| s.len() > GREETING_MAX) {
+        if settings
+            .send
+            .as_ref()
+            .is_some_and(|s| s.len() > GREETING_MAX)
+        {
             return Err(SettingsError::new("send", "it is longer than 4096 bytes"));
         }
         let expect = settings.expect.as_deref().map(Regex::new).transpose();
-        let expect = expect.map_err(|e| SettingsError::new("expect", crate::text::clean(&e.to_string())))?;
+        let expect =
+            expect.map_err(|e| SettingsError::new("expect", crate::text::clean(&e.to_string())))?;
         Ok(Self {
             net,
             settings,
@@ -81,7 +86,11 @@ impl Tcp {
         let mut greeting = Vec::with_capacity(GREETING_MAX);
         while greeting.len() < GREETING_MAX {
             let room = (GREETING_MAX - greeting.len()) as u64;
-            let read = (&mut wire).take(room).read_buf(&mut greeting).await.map_err(fail)?;
+            let read = (&mut wire)
+                .take(room)
+                .read_buf(&mut greeting)
+                .await
+                .map_err(fail)?;
             if expect.is_match(&greeting) {
                 return Ok(outcome);
             }
@@ -91,7 +100,10 @@ impl Tcp {
         }
         outcome.fail(
             Reason::Assertion,
-            format!("{target} said {:?}, which does not match {expect}", crate::text::clean_bytes(&greeting)),
+            format!(
+                "{target} said {:?}, which does not match {expect}",
+                crate::text::clean_bytes(&greeting)
+            ),
         );
         Ok(outcome)
     }

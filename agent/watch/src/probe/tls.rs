@@ -50,7 +50,10 @@ impl Tls {
     /// Both a target and a file, or neither.
     pub fn new(settings: TlsProbeSettings, net: Net) -> Result<Self, SettingsError> {
         if settings.target.is_some() == settings.file.is_some() {
-            return Err(SettingsError::new("target", "give either a target or a file"));
+            return Err(SettingsError::new(
+                "target",
+                "give either a target or a file",
+            ));
         }
         Ok(Self { net, settings })
     }
@@ -67,7 +70,12 @@ impl Tls {
             (None, Some(file)) => earliest_end(certificates(file).await?.iter().map(AsRef::as_ref)),
             (None, None) => None,
         };
-        let end = end.ok_or_else(|| Failure::new(Reason::Protocol, "the certificate does not say when it ends"))?;
+        let end = end.ok_or_else(|| {
+            Failure::new(
+                Reason::Protocol,
+                "the certificate does not say when it ends",
+            )
+        })?;
         let now = self.net.now();
         let mut outcome = Outcome::success();
         measure_end(&mut outcome, Some(end), now);

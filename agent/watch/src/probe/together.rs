@@ -40,19 +40,26 @@ impl GroupSettings {
     /// No members, or more needed than there are.
     pub fn check(&self) -> Result<(), SettingsError> {
         if self.members.is_empty() || self.members.len() > 256 {
-            return Err(SettingsError::new("members", "a group has 1 to 256 members"));
+            return Err(SettingsError::new(
+                "members",
+                "a group has 1 to 256 members",
+            ));
         }
         match self.need {
-            Need::AtLeast(n) if n == 0 || n > self.members.len() => {
-                Err(SettingsError::new("need", "more members are needed than there are, or none"))
-            }
+            Need::AtLeast(n) if n == 0 || n > self.members.len() => Err(SettingsError::new(
+                "need",
+                "more members are needed than there are, or none",
+            )),
             _ => Ok(()),
         }
     }
 }
 
 /// The result, from the names and states of the members; none when it cannot be told.
-pub fn judge<'a>(need: Need, members: impl Iterator<Item = (&'a CheckName, State)>) -> Option<Outcome> {
+pub fn judge<'a>(
+    need: Need,
+    members: impl Iterator<Item = (&'a CheckName, State)>,
+) -> Option<Outcome> {
     let (mut up, mut unknown, mut all) = (0, 0, 0);
     let mut down = Vec::new();
     let mut degraded = Vec::new();
@@ -89,7 +96,10 @@ pub fn judge<'a>(need: Need, members: impl Iterator<Item = (&'a CheckName, State
     }
     outcome.fail(
         Reason::Assertion,
-        format!("{up} of {all} are up, {needed} are needed; down: {}", down.join(", ")),
+        format!(
+            "{up} of {all} are up, {needed} are needed; down: {}",
+            down.join(", ")
+        ),
     );
     Some(outcome)
 }
@@ -110,9 +120,17 @@ mod tests {
             (Need::Any, &[Healthy, Unhealthy], Some((true, 1))),
             (Need::Any, &[Unknown, Unhealthy], None),
             (Need::Any, &[Unhealthy, Unhealthy], Some((false, 0))),
-            (Need::AtLeast(2), &[Healthy, Healthy, Unknown], Some((true, 0))),
+            (
+                Need::AtLeast(2),
+                &[Healthy, Healthy, Unknown],
+                Some((true, 0)),
+            ),
             (Need::AtLeast(2), &[Healthy, Unhealthy, Unknown], None),
-            (Need::AtLeast(2), &[Healthy, Unhealthy, Unhealthy], Some((false, 0))),
+            (
+                Need::AtLeast(2),
+                &[Healthy, Unhealthy, Unhealthy],
+                Some((false, 0)),
+            ),
         ] {
             let names: Vec<CheckName> = (0..3).map(|n| format!("m{n}").parse().unwrap()).collect();
             let o = judge(need, names.iter().zip(states.iter().copied()));

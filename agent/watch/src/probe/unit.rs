@@ -37,9 +37,24 @@ impl Unit {
     /// # Errors
     /// A state that systemd does not know.
     pub fn new(settings: UnitSettings, systemd: Arc<Systemd>) -> Result<Self, SettingsError> {
-        let known = ["active", "reloading", "inactive", "activating", "deactivating", "maintenance", "refreshing"];
-        match settings.states.iter().find(|s| !known.contains(&s.as_str())) {
-            Some(bad) => Err(SettingsError::new("states", format!("{bad:?} is none of {}", known.join(", ")))),
+        let known = [
+            "active",
+            "reloading",
+            "inactive",
+            "activating",
+            "deactivating",
+            "maintenance",
+            "refreshing",
+        ];
+        match settings
+            .states
+            .iter()
+            .find(|s| !known.contains(&s.as_str()))
+        {
+            Some(bad) => Err(SettingsError::new(
+                "states",
+                format!("{bad:?} is none of {}", known.join(", ")),
+            )),
             None if settings.states.is_empty() => Err(SettingsError::new("states", "it is empty")),
             None => Ok(Self { systemd, settings }),
         }
@@ -56,7 +71,10 @@ impl Unit {
                 "" | "success" => String::new(),
                 other => format!(", result {other}"),
             };
-            outcome.fail(Reason::Status, format!("{unit} is {} ({}{result})", status.active, status.sub));
+            outcome.fail(
+                Reason::Status,
+                format!("{unit} is {} ({}{result})", status.active, status.sub),
+            );
         }
         outcome
     }
@@ -105,11 +123,31 @@ mod tests {
             ..UnitStatus::default()
         };
         for (states, status, expected) in [
-            (&["active"][..], status("loaded", "active", "running", "success"), None),
-            (&["active"], status("loaded", "failed", "failed", "oom-kill"), Some("x.service is failed (failed, result oom-kill)")),
-            (&["active"], status("loaded", "inactive", "dead", "success"), Some("x.service is inactive (dead)")),
-            (&["active", "inactive"], status("loaded", "inactive", "dead", "success"), None),
-            (&["active"], status("not-found", "inactive", "dead", ""), Some("x.service is not-found")),
+            (
+                &["active"][..],
+                status("loaded", "active", "running", "success"),
+                None,
+            ),
+            (
+                &["active"],
+                status("loaded", "failed", "failed", "oom-kill"),
+                Some("x.service is failed (failed, result oom-kill)"),
+            ),
+            (
+                &["active"],
+                status("loaded", "inactive", "dead", "success"),
+                Some("x.service is inactive (dead)"),
+            ),
+            (
+                &["active", "inactive"],
+                status("loaded", "inactive", "dead", "success"),
+                None,
+            ),
+            (
+                &["active"],
+                status("not-found", "inactive", "dead", ""),
+                Some("x.service is not-found"),
+            ),
         ] {
             let o = unit(states).unwrap().judge(&status);
             assert_eq!(o.failure.as_ref().map(|f| f.text.as_str()), expected);

@@ -65,7 +65,9 @@ impl SystemdExecutor {
 
     async fn restart(&self, unit: &UnitName, limit: Duration) -> Result<String, SystemdError> {
         if !self.allowed.contains(unit) {
-            return Err(SystemdError::Denied(format!("{unit} is not among the units that may be restarted")));
+            return Err(SystemdError::Denied(format!(
+                "{unit} is not among the units that may be restarted"
+            )));
         }
         self.systemd.restart(unit, limit).await
     }
@@ -172,12 +174,22 @@ mod tests {
 
     #[tokio::test]
     async fn only_named_units_and_commands() {
-        let e = SystemdExecutor::new(Arc::default(), ["a.service".parse().unwrap()], BTreeMap::new());
+        let e = SystemdExecutor::new(
+            Arc::default(),
+            ["a.service".parse().unwrap()],
+            BTreeMap::new(),
+        );
         let other: UnitName = "b.service".parse().unwrap();
         assert!(!e.allows(&other));
         let limit = Duration::from_secs(1);
-        assert!(matches!(e.act(&other, &Step::Unit, limit).await, Err(SystemdError::Denied(_))));
+        assert!(matches!(
+            e.act(&other, &Step::Unit, limit).await,
+            Err(SystemdError::Denied(_))
+        ));
         let step = Step::Command("rm".into());
-        assert!(matches!(e.act(&other, &step, limit).await, Err(SystemdError::Refused(_))));
+        assert!(matches!(
+            e.act(&other, &step, limit).await,
+            Err(SystemdError::Refused(_))
+        ));
     }
 }

@@ -351,8 +351,15 @@ impl UnitState {
 }
 
 /// What can be refused without asking systemd: a cheap first look.
-pub fn look(rules: &UnitRules, state: &UnitState, host: &HostState, asker: &Asker, now: At) -> Option<Refusal> {
-    if state.phase == Phase::Working || matches!(state.phase, Phase::Settling(until) if now < until) {
+pub fn look(
+    rules: &UnitRules,
+    state: &UnitState,
+    host: &HostState,
+    asker: &Asker,
+    now: At,
+) -> Option<Refusal> {
+    if state.phase == Phase::Working || matches!(state.phase, Phase::Settling(until) if now < until)
+    {
         return Some(Refusal::InProgress);
     }
     let Asker::Check {
@@ -410,7 +417,8 @@ fn facts_refuse(rules: &UnitRules, facts: &Facts, asker: &Asker) -> Option<Refus
     if unit.load != "loaded" {
         return Some(Refusal::NoSuchUnit);
     }
-    let busy = ["activating", "deactivating", "reloading", "refreshing"].contains(&unit.active.as_str());
+    let busy =
+        ["activating", "deactivating", "reloading", "refreshing"].contains(&unit.active.as_str());
     if busy || unit.sub.starts_with("auto-restart") {
         return Some(Refusal::UnitBusy);
     }
@@ -457,7 +465,11 @@ pub fn decide(
     state.allowed_after = Some(now.plus(cooldown(number.max(1), jitter)));
     Decision::Go(Attempt {
         number,
-        step: if number == 0 { Step::Unit } else { rules.step(number) },
+        step: if number == 0 {
+            Step::Unit
+        } else {
+            rules.step(number)
+        },
     })
 }
 
@@ -478,8 +490,15 @@ pub fn refuse(state: &mut UnitState, reason: Refusal, now: At) -> Decision {
 
 /// 60 s × 2^(n−1), at most 15 min, and a little more or less.
 pub fn cooldown(attempt: u32, jitter: f64) -> Duration {
-    let doubled = COOLDOWN.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
-    let jitter = if jitter.is_finite() { jitter.clamp(-1.0, 1.0) } else { 0.0 };
+    let doubled = COOLDOWN.saturating_mul(
+        1u32.checked_shl(attempt.saturating_sub(1))
+            .unwrap_or(u32::MAX),
+    );
+    let jitter = if jitter.is_finite() {
+        jitter.clamp(-1.0, 1.0)
+    } else {
+        0.0
+    };
     doubled.min(COOLDOWN_MAX).mul_f64(1.0 + JITTER * jitter)
 }
 
@@ -505,7 +524,8 @@ pub fn recovered(state: &mut UnitState, now: At) -> (Option<Duration>, bool) {
 
 /// An operator resets the unit: attempts, cooldown and giving up are forgotten. False when there was nothing to forget.
 pub fn reset(state: &mut UnitState) -> bool {
-    let had = !state.attempts.is_empty() || state.gave_up.is_some() || state.allowed_after.is_some();
+    let had =
+        !state.attempts.is_empty() || state.gave_up.is_some() || state.allowed_after.is_some();
     state.attempts.clear();
     state.gave_up = None;
     state.allowed_after = None;

@@ -92,43 +92,287 @@ fn refusals_by_table() {
         ..UnitState::default()
     };
     for (what, rules, state, host, asker, facts, expected) in [
-        ("a failed unit", &rules, &none, &empty, asker(), failed(), None),
-        ("an active unit that is unhealthy", &rules, &none, &empty, asker(), facts("active", "running", "success"), None),
-        ("maintenance", &rules, &none, &empty, hidden(true, false, false), failed(), Some(Refusal::Maintenance)),
-        ("parent", &rules, &none, &empty, hidden(false, true, false), failed(), Some(Refusal::ParentUnhealthy)),
-        ("flapping", &rules, &none, &empty, hidden(false, false, true), failed(), Some(Refusal::Flapping)),
-        ("dry run", &dry, &none, &empty, asker(), failed(), Some(Refusal::DryRun)),
-        ("cooldown", &rules, &cooling, &empty, asker(), failed(), Some(Refusal::Cooldown)),
-        ("attempts", &rules, &attempts(3, 3599), &empty, asker(), failed(), Some(Refusal::GaveUp)),
-        ("attempts long ago", &rules, &attempts(3, 3600), &empty, asker(), failed(), None),
-        ("gave up", &rules, &gave_up, &empty, asker(), failed(), Some(Refusal::GaveUp)),
-        ("budget", &rules, &none, &full, asker(), failed(), Some(Refusal::HostBudget)),
-        ("working", &rules, &phase(Phase::Working), &empty, asker(), failed(), Some(Refusal::InProgress)),
-        ("settling", &rules, &phase(Phase::Settling(now.plus(SECOND))), &empty, asker(), failed(), Some(Refusal::InProgress)),
-        ("settled", &rules, &phase(Phase::Settling(now)), &empty, asker(), failed(), None),
-        ("activating", &rules, &none, &empty, asker(), facts("activating", "start", ""), Some(Refusal::UnitBusy)),
-        ("deactivating", &rules, &none, &empty, asker(), facts("deactivating", "stop", ""), Some(Refusal::UnitBusy)),
-        ("reloading", &rules, &none, &empty, asker(), facts("reloading", "reload", ""), Some(Refusal::UnitBusy)),
-        ("auto-restart", &rules, &none, &empty, asker(), facts("inactive", "auto-restart", "exit-code"), Some(Refusal::UnitBusy)),
-        ("auto-restart queued", &rules, &none, &empty, asker(), facts("inactive", "auto-restart-queued", "exit-code"), Some(Refusal::UnitBusy)),
-        ("stopped by hand", &rules, &none, &empty, asker(), stopped.clone(), Some(Refusal::StoppedByOperator)),
-        ("stopped by hand, start anyway", &start, &none, &empty, asker(), stopped.clone(), None),
-        ("no unit", &rules, &none, &empty, asker(), with(&|f| f.unit.load = "not-found".into()), Some(Refusal::NoSuchUnit)),
-        ("masked", &rules, &none, &empty, asker(), with(&|f| f.unit.load = "masked".into()), Some(Refusal::NoSuchUnit)),
-        ("stopping", &rules, &none, &empty, asker(), with(&|f| f.system = "stopping".into()), Some(Refusal::SystemStopping)),
-        ("activation", &rules, &none, &empty, asker(), with(&|f| f.activation = true), Some(Refusal::Activation)),
-        ("operator after giving up", &dry, &gave_up, &full, operator.clone(), stopped, None),
-        ("operator in the cooldown", &rules, &cooling, &empty, operator.clone(), failed(), None),
-        ("operator while working", &rules, &phase(Phase::Working), &empty, operator.clone(), failed(), Some(Refusal::InProgress)),
-        ("operator, unit busy", &rules, &none, &empty, operator.clone(), facts("activating", "start", ""), Some(Refusal::UnitBusy)),
-        ("operator, going down", &rules, &none, &empty, operator, with(&|f| f.system = "stopping".into()), Some(Refusal::SystemStopping)),
+        (
+            "a failed unit",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            failed(),
+            None,
+        ),
+        (
+            "an active unit that is unhealthy",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            facts("active", "running", "success"),
+            None,
+        ),
+        (
+            "maintenance",
+            &rules,
+            &none,
+            &empty,
+            hidden(true, false, false),
+            failed(),
+            Some(Refusal::Maintenance),
+        ),
+        (
+            "parent",
+            &rules,
+            &none,
+            &empty,
+            hidden(false, true, false),
+            failed(),
+            Some(Refusal::ParentUnhealthy),
+        ),
+        (
+            "flapping",
+            &rules,
+            &none,
+            &empty,
+            hidden(false, false, true),
+            failed(),
+            Some(Refusal::Flapping),
+        ),
+        (
+            "dry run",
+            &dry,
+            &none,
+            &empty,
+            asker(),
+            failed(),
+            Some(Refusal::DryRun),
+        ),
+        (
+            "cooldown",
+            &rules,
+            &cooling,
+            &empty,
+            asker(),
+            failed(),
+            Some(Refusal::Cooldown),
+        ),
+        (
+            "attempts",
+            &rules,
+            &attempts(3, 3599),
+            &empty,
+            asker(),
+            failed(),
+            Some(Refusal::GaveUp),
+        ),
+        (
+            "attempts long ago",
+            &rules,
+            &attempts(3, 3600),
+            &empty,
+            asker(),
+            failed(),
+            None,
+        ),
+        (
+            "gave up",
+            &rules,
+            &gave_up,
+            &empty,
+            asker(),
+            failed(),
+            Some(Refusal::GaveUp),
+        ),
+        (
+            "budget",
+            &rules,
+            &none,
+            &full,
+            asker(),
+            failed(),
+            Some(Refusal::HostBudget),
+        ),
+        (
+            "working",
+            &rules,
+            &phase(Phase::Working),
+            &empty,
+            asker(),
+            failed(),
+            Some(Refusal::InProgress),
+        ),
+        (
+            "settling",
+            &rules,
+            &phase(Phase::Settling(now.plus(SECOND))),
+            &empty,
+            asker(),
+            failed(),
+            Some(Refusal::InProgress),
+        ),
+        (
+            "settled",
+            &rules,
+            &phase(Phase::Settling(now)),
+            &empty,
+            asker(),
+            failed(),
+            None,
+        ),
+        (
+            "activating",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            facts("activating", "start", ""),
+            Some(Refusal::UnitBusy),
+        ),
+        (
+            "deactivating",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            facts("deactivating", "stop", ""),
+            Some(Refusal::UnitBusy),
+        ),
+        (
+            "reloading",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            facts("reloading", "reload", ""),
+            Some(Refusal::UnitBusy),
+        ),
+        (
+            "auto-restart",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            facts("inactive", "auto-restart", "exit-code"),
+            Some(Refusal::UnitBusy),
+        ),
+        (
+            "auto-restart queued",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            facts("inactive", "auto-restart-queued", "exit-code"),
+            Some(Refusal::UnitBusy),
+        ),
+        (
+            "stopped by hand",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            stopped.clone(),
+            Some(Refusal::StoppedByOperator),
+        ),
+        (
+            "stopped by hand, start anyway",
+            &start,
+            &none,
+            &empty,
+            asker(),
+            stopped.clone(),
+            None,
+        ),
+        (
+            "no unit",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            with(&|f| f.unit.load = "not-found".into()),
+            Some(Refusal::NoSuchUnit),
+        ),
+        (
+            "masked",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            with(&|f| f.unit.load = "masked".into()),
+            Some(Refusal::NoSuchUnit),
+        ),
+        (
+            "stopping",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            with(&|f| f.system = "stopping".into()),
+            Some(Refusal::SystemStopping),
+        ),
+        (
+            "activation",
+            &rules,
+            &none,
+            &empty,
+            asker(),
+            with(&|f| f.activation = true),
+            Some(Refusal::Activation),
+        ),
+        (
+            "operator after giving up",
+            &dry,
+            &gave_up,
+            &full,
+            operator.clone(),
+            stopped,
+            None,
+        ),
+        (
+            "operator in the cooldown",
+            &rules,
+            &cooling,
+            &empty,
+            operator.clone(),
+            failed(),
+            None,
+        ),
+        (
+            "operator while working",
+            &rules,
+            &phase(Phase::Working),
+            &empty,
+            operator.clone(),
+            failed(),
+            Some(Refusal::InProgress),
+        ),
+        (
+            "operator, unit busy",
+            &rules,
+            &none,
+            &empty,
+            operator.clone(),
+            facts("activating", "start", ""),
+            Some(Refusal::UnitBusy),
+        ),
+        (
+            "operator, going down",
+            &rules,
+            &none,
+            &empty,
+            operator,
+            with(&|f| f.system = "stopping".into()),
+            Some(Refusal::SystemStopping),
+        ),
     ] {
         let (mut state, mut host) = (state.clone(), host.clone());
         let before = state.attempts.len();
         let d = decide(rules, &mut state, &mut host, &asker, &facts, now, 0.0);
         assert_eq!(reason(&d), expected, "{what}");
         if expected.is_some() {
-            assert_eq!(state.attempts.len(), before, "{what}: a refusal is no attempt");
+            assert_eq!(
+                state.attempts.len(),
+                before,
+                "{what}: a refusal is no attempt"
+            );
         }
     }
 }
@@ -146,12 +390,25 @@ fn a_day(rules: &UnitRules, jitter: f64, reload_each: u64) -> (Vec<u64>, Vec<u64
         }
         if reload_each > 0 && s % reload_each == 0 {
             let json = serde_json::to_string(&state).unwrap();
-            state = serde_json::from_str::<UnitState>(&json).unwrap().restored(rules, now);
+            state = serde_json::from_str::<UnitState>(&json)
+                .unwrap()
+                .restored(rules, now);
         }
         state.counts(now);
-        match decide(rules, &mut state, &mut host, &asker(), &failed(), now, jitter) {
+        match decide(
+            rules,
+            &mut state,
+            &mut host,
+            &asker(),
+            &failed(),
+            now,
+            jitter,
+        ) {
             Decision::Go(a) => {
-                assert_eq!(usize::try_from(a.number).unwrap(), attempts.len() % rules.max_attempts as usize + 1);
+                assert_eq!(
+                    usize::try_from(a.number).unwrap(),
+                    attempts.len() % rules.max_attempts as usize + 1
+                );
                 attempts.push(s);
                 job_ends = Some(s + 2);
             }
@@ -172,7 +429,11 @@ fn a_unit_that_always_fails_gets_exactly_its_budget() {
     // However often the daemon restarts.
     for reload in [1, 7, 61, 3601] {
         let (attempts, given_up) = a_day(&UnitRules::default(), 0.0, reload);
-        assert_eq!((attempts.len(), given_up.len()), (3, 1), "reloaded each {reload} s");
+        assert_eq!(
+            (attempts.len(), given_up.len()),
+            (3, 1),
+            "reloaded each {reload} s"
+        );
     }
 }
 
@@ -189,7 +450,10 @@ fn retry_after_begins_anew() {
 #[test]
 fn cooldowns_double_up_to_a_quarter_of_an_hour() {
     let secs = |n| cooldown(n, 0.0).as_secs();
-    assert_eq!([1, 2, 3, 4, 5, 6, 99].map(secs), [60, 120, 240, 480, 900, 900, 900]);
+    assert_eq!(
+        [1, 2, 3, 4, 5, 6, 99].map(secs),
+        [60, 120, 240, 480, 900, 900, 900]
+    );
     assert_eq!(cooldown(1, 1.0).as_secs(), 66);
     assert_eq!(cooldown(1, -7.0).as_secs(), 54);
     assert_eq!(cooldown(1, f64::NAN).as_secs(), 60);
@@ -204,7 +468,9 @@ fn the_host_has_a_budget_over_all_units() {
     for s in 0..1200 {
         let now = At::from_secs(s);
         let mut fresh = UnitState::default();
-        if let Decision::Go(_) = decide(&rules, &mut fresh, &mut host, &asker(), &failed(), now, 0.0) {
+        if let Decision::Go(_) =
+            decide(&rules, &mut fresh, &mut host, &asker(), &failed(), now, 0.0)
+        {
             gone += 1;
         }
     }
@@ -216,13 +482,31 @@ fn recovery_is_verified_and_clears_giving_up() {
     let rules = UnitRules::default();
     let (mut state, mut host) = (UnitState::default(), HostState::default());
     let at = At::from_secs;
-    decide(&rules, &mut state, &mut host, &asker(), &failed(), at(0), 0.0);
+    decide(
+        &rules,
+        &mut state,
+        &mut host,
+        &asker(),
+        &failed(),
+        at(0),
+        0.0,
+    );
     assert!(!state.counts(at(1)), "working");
     finished(&rules, &mut state, "done", at(3), 0.0);
-    assert!(!state.counts(at(12)) && state.counts(at(13)), "10 s of settling");
-    assert_eq!(recovered(&mut state, at(20)), (Some(Duration::from_secs(20)), false));
+    assert!(
+        !state.counts(at(12)) && state.counts(at(13)),
+        "10 s of settling"
+    );
+    assert_eq!(
+        recovered(&mut state, at(20)),
+        (Some(Duration::from_secs(20)), false)
+    );
     assert_eq!(state.phase, Phase::Idle);
-    assert_eq!(state.recent(at(20)), 1, "attempts are not forgotten: a unit that fails again and again is given up");
+    assert_eq!(
+        state.recent(at(20)),
+        1,
+        "attempts are not forgotten: a unit that fails again and again is given up"
+    );
     assert_eq!(recovered(&mut state, at(30)), (None, false));
     state.gave_up = Some(at(40));
     assert_eq!(recovered(&mut state, at(50)), (None, true));
@@ -235,12 +519,29 @@ fn a_refusal_is_told_once() {
     let stopped = facts("inactive", "dead", "success");
     let mut told = Vec::new();
     for s in 0..10 {
-        let f = if s == 5 { facts("activating", "", "") } else { stopped.clone() };
-        if let Decision::Refused { again, .. } = decide(&rules, &mut state, &mut host, &asker(), &f, At::from_secs(s), 0.0) {
+        let f = if s == 5 {
+            facts("activating", "", "")
+        } else {
+            stopped.clone()
+        };
+        if let Decision::Refused { again, .. } = decide(
+            &rules,
+            &mut state,
+            &mut host,
+            &asker(),
+            &f,
+            At::from_secs(s),
+            0.0,
+        ) {
             told.push(!again);
         }
     }
-    assert_eq!(told, [true, false, false, false, false, true, true, false, false, false]);
+    assert_eq!(
+        told,
+        [
+            true, false, false, false, false, true, true, false, false, false
+        ]
+    );
 }
 
 #[test]
@@ -255,14 +556,26 @@ fn an_operator_resets() {
     };
     assert!(reset(&mut state));
     assert!(!reset(&mut state));
-    let d = decide(&rules, &mut state, &mut HostState::default(), &asker(), &failed(), now, 0.0);
+    let d = decide(
+        &rules,
+        &mut state,
+        &mut HostState::default(),
+        &asker(),
+        &failed(),
+        now,
+        0.0,
+    );
     assert_eq!(reason(&d), None);
 }
 
 #[test]
 fn escalation_goes_step_by_step() {
     let rules = UnitRules {
-        escalation: vec![Step::Unit, Step::Dependants(vec!["b.service".parse().unwrap()]), Step::Command("mail".into())],
+        escalation: vec![
+            Step::Unit,
+            Step::Dependants(vec!["b.service".parse().unwrap()]),
+            Step::Command("mail".into()),
+        ],
         max_attempts: 4,
         ..UnitRules::default()
     };
@@ -271,19 +584,50 @@ fn escalation_goes_step_by_step() {
     let steps: Vec<Step> = (0..4)
         .filter_map(|n| {
             state.phase = Phase::Idle;
-            match decide(&rules, &mut state, &mut host, &asker(), &failed(), At::from_secs(n * 700), 0.0) {
+            match decide(
+                &rules,
+                &mut state,
+                &mut host,
+                &asker(),
+                &failed(),
+                At::from_secs(n * 700),
+                0.0,
+            ) {
                 Decision::Go(a) => Some(a.step),
                 Decision::Refused { .. } => None,
             }
         })
         .collect();
-    assert_eq!(steps, [rules.escalation[0].clone(), rules.escalation[1].clone(), rules.escalation[2].clone(), rules.escalation[2].clone()]);
+    assert_eq!(
+        steps,
+        [
+            rules.escalation[0].clone(),
+            rules.escalation[1].clone(),
+            rules.escalation[2].clone(),
+            rules.escalation[2].clone()
+        ]
+    );
     for bad in [
-        UnitRules { max_attempts: 0, ..UnitRules::default() },
-        UnitRules { max_attempts: 21, ..UnitRules::default() },
-        UnitRules { escalation: vec![], ..UnitRules::default() },
-        UnitRules { escalation: vec![Step::Reboot], ..UnitRules::default() },
-        UnitRules { settle: Duration::from_secs(3601), ..UnitRules::default() },
+        UnitRules {
+            max_attempts: 0,
+            ..UnitRules::default()
+        },
+        UnitRules {
+            max_attempts: 21,
+            ..UnitRules::default()
+        },
+        UnitRules {
+            escalation: vec![],
+            ..UnitRules::default()
+        },
+        UnitRules {
+            escalation: vec![Step::Reboot],
+            ..UnitRules::default()
+        },
+        UnitRules {
+            settle: Duration::from_secs(3601),
+            ..UnitRules::default()
+        },
     ] {
         assert!(bad.check().is_err(), "{bad:?}");
     }
@@ -306,7 +650,10 @@ fn a_jump_of_the_clock_neither_ends_nor_stretches_a_cooldown_beyond_its_limit() 
         phase: Phase::Working,
         ..UnitState::default()
     };
-    assert_eq!(working.restored(&UnitRules::default(), now).phase, Phase::Settling(now.plus(Duration::from_secs(10))));
+    assert_eq!(
+        working.restored(&UnitRules::default(), now).phase,
+        Phase::Settling(now.plus(Duration::from_secs(10)))
+    );
 }
 
 proptest! {

@@ -69,7 +69,10 @@ impl Caps {
 
     /// Whether this check runs or waits.
     pub fn holds(&self, check: usize) -> bool {
-        self.running.iter().chain(&self.waiting).any(|t| t.check == check)
+        self.running
+            .iter()
+            .chain(&self.waiting)
+            .any(|t| t.check == check)
     }
 
     /// The first who may run now; it has its place until [`Self::done`].
