@@ -609,6 +609,73 @@ async fn mariadb_in_its_states() {
     well(&until_well(&db.probe(|_| ())).await);
 }
 
+// ------------------------------------------------------------ hostile servers
+
+/// A server that says this first, then reads to the end.
+async fn says(bytes: Vec<u8>, close: bool) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut s, _) = listener.accept().await.unwrap();
+        let _ = s.write_all(&bytes).await;
+        if close {
+            let _ = s.shutdown().await;
+        }
+        let mut b = [0; 1024];
+        while matches!(s.read(&mut b).await, Ok(n) if n > 0) {}
+    });
+    port
+}
+
+fn mysql_at(port: u16) -> Mysql {
+    let s = serde_json::json!({ "target": format!("127.0.0.1:{port}"), "user": "kw" });
+    Mysql::new(serde_json::from_value(s).unwrap(), net()).unwrap()
+}
+
+fn postgresql_at(port: u16) -> Postgresql {
+    let s = serde_json::json!({ "target": format!("127.0.0.1:{port}"), "user": "kw" });
+    Postgresql::new(serde_json::from_value(s).unwrap(), net()).unwrap()
+}
+
+#[tokio::test]
+async fn servers_that_speak_something_else() {
+    let packet = |payload: &[u8]| {
+        let mut p = vec![payload.len() as u8, 0, 0, 0];
+        p.extend_from_slice(payload);
+        p
+    };
+    for (bytes, close, reason) in [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), true, Reason::Protocol),
+        (b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), true, Reason::Protocol),
+        (vec![], true, Reason::Protocol),
+        (vec![], false, Reason::Timeout),
+        (vec![0xff, 0xff, 0xff, 0], true, Reason::Protocol),
+        (packet(b"\x09old\0"), true, Reason::Protocol),
+        (packet(b"\x0a8.0\0"), true, Reason::Protocol),
+        (packet(&[10, 0]), true, Reason::Protocol),
+        (packet(b"\xff\x10\x04Too many connections"), true, Reason::Status),
+        (packet(b"\xff\x69\x04Host '1.2.3.4' is blocked"), true, Reason::Status),
+    ] {
+        let shown = String::from_utf8_lossy(&bytes).into_owned();
+        let o = ask(&mysql_at(says(bytes, close).await), 1.0).await;
+        assert_eq!(o.failure.as_ref().map(|f| f.reason), Some(reason), "{shown:?}: {o:?}");
+    }
+    for (bytes, close, reason) in [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), true, Reason::Protocol),
+        (vec![], true, Reason::Protocol),
+        (vec![], false, Reason::Timeout),
+        (vec![b'R', 0xff, 0xff, 0xff, 0xff], true, Reason::Protocol),
+        (vec![b'R', 0, 0, 0, 4], true, Reason::Protocol),
+        // A message of 2 GiB that begins to come.
+        ([vec![b'E', 0x7f, 0xff, 0xff, 0xff], vec![0; 3 << 20]].concat(), true, Reason::Protocol),
+    ] {
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(20)]).into_owned();
+        let o = ask(&postgresql_at(says(bytes, close).await), 2.0).await;
+        assert_eq!(o.failure.as_ref().map(|f| f.reason), Some(reason), "{shown:?}: {o:?}");
+    }
+}
+
 // ---------------------------------------------------------------------- Disk
 
 /// A tmpfs of 64 KiB, when we may mount one.

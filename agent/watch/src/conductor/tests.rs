@@ -302,9 +302,15 @@ async fn twenty_four_hours_with_hung_targets_and_nothing_grows() {
         });
         let mut c = check(&format!("changing-{n}"), &probe, 30);
         c.unit = Some(unit());
-        c.depends_on = vec![name("ok-0")];
+        c.depends_on = vec![name("parent")];
         checks.push(c);
     }
+    // Asked once more whenever a child begins to fail.
+    checks.push(check(
+        "parent",
+        &Fake::new(CheckKind::Tcp, |_, _| Act::Ok(3)),
+        15,
+    ));
     let world = World::start(plan(checks), Saved::default());
     sleep(hours(2)).await;
     let size = |w: &World| {

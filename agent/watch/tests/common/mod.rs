@@ -30,11 +30,13 @@ pub fn skip(what: &str) {
     eprintln!("\n!!! SKIPPED: {what} is not installed\n");
 }
 
-/// A program on the path or in one of these directories.
+/// A program in one of these directories or on the path.
 pub fn find(name: &str, places: &[&str]) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':')
-        .chain(places.iter().copied())
+    places
+        .iter()
+        .copied()
+        .chain(path.split(':'))
         .chain(["/usr/sbin"])
         .map(|dir| Path::new(dir).join(name))
         .find(|p| p.exists())
@@ -205,17 +207,14 @@ impl Ca {
             names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(),
         )
         .unwrap();
-        let now = std::time::SystemTime::now();
-        let day = Duration::from_secs(86_400);
-        let shift = |days: i64| {
-            if days < 0 {
-                now - day * days.unsigned_abs() as u32
-            } else {
-                now + day * days as u32
-            }
+        let day = 86_400;
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let at = |days: i64| {
+            let secs = now.saturating_add_signed(days * day);
+            rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(secs)
         };
-        params.not_before = shift(-400).into();
-        params.not_after = shift(days).into();
+        params.not_before = at(-400);
+        params.not_after = at(days);
         let key = rcgen::KeyPair::generate().unwrap();
         let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
         (
