@@ -125,7 +125,7 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/watch/src/probe/",
             "agent/watch/src/process.rs",
             "agent/watch/src/restart/executor.rs",
-            "agent/watch/src/conductor/tests.rs",
+            "agent/watch/src/conductor/tests",
         ],
         "durations are measured at the edge",
     ),
