@@ -646,7 +646,11 @@ async fn servers_that_speak_something_else() {
         p
     };
     for (bytes, close, reason) in [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), true, Reason::Protocol),
+        (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
+            true,
+            Reason::Protocol,
+        ),
         (b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), true, Reason::Protocol),
         (vec![], true, Reason::Protocol),
         (vec![], false, Reason::Timeout),
@@ -654,25 +658,49 @@ async fn servers_that_speak_something_else() {
         (packet(b"\x09old\0"), true, Reason::Protocol),
         (packet(b"\x0a8.0\0"), true, Reason::Protocol),
         (packet(&[10, 0]), true, Reason::Protocol),
-        (packet(b"\xff\x10\x04Too many connections"), true, Reason::Status),
-        (packet(b"\xff\x69\x04Host '1.2.3.4' is blocked"), true, Reason::Status),
+        (
+            packet(b"\xff\x10\x04Too many connections"),
+            true,
+            Reason::Status,
+        ),
+        (
+            packet(b"\xff\x69\x04Host '1.2.3.4' is blocked"),
+            true,
+            Reason::Status,
+        ),
     ] {
         let shown = String::from_utf8_lossy(&bytes).into_owned();
         let o = ask(&mysql_at(says(bytes, close).await), 1.0).await;
-        assert_eq!(o.failure.as_ref().map(|f| f.reason), Some(reason), "{shown:?}: {o:?}");
+        assert_eq!(
+            o.failure.as_ref().map(|f| f.reason),
+            Some(reason),
+            "{shown:?}: {o:?}"
+        );
     }
     for (bytes, close, reason) in [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), true, Reason::Protocol),
+        (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
+            true,
+            Reason::Protocol,
+        ),
         (vec![], true, Reason::Protocol),
         (vec![], false, Reason::Timeout),
         (vec![b'R', 0xff, 0xff, 0xff, 0xff], true, Reason::Protocol),
         (vec![b'R', 0, 0, 0, 4], true, Reason::Protocol),
         // A message of 2 GiB that begins to come.
-        ([vec![b'E', 0x7f, 0xff, 0xff, 0xff], vec![0; 3 << 20]].concat(), true, Reason::Protocol),
+        (
+            [vec![b'E', 0x7f, 0xff, 0xff, 0xff], vec![0; 3 << 20]].concat(),
+            true,
+            Reason::Protocol,
+        ),
     ] {
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(20)]).into_owned();
         let o = ask(&postgresql_at(says(bytes, close).await), 2.0).await;
-        assert_eq!(o.failure.as_ref().map(|f| f.reason), Some(reason), "{shown:?}: {o:?}");
+        assert_eq!(
+            o.failure.as_ref().map(|f| f.reason),
+            Some(reason),
+            "{shown:?}: {o:?}"
+        );
     }
 }
 

@@ -208,7 +208,10 @@ impl Ca {
         )
         .unwrap();
         let day = 86_400;
-        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let now = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .unwrap()
+            .as_secs();
         let at = |days: i64| {
             let secs = now.saturating_add_signed(days * day);
             rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(secs)

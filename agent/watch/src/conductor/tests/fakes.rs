@@ -61,7 +61,10 @@ pub struct Fake {
 }
 
 impl Fake {
-    pub fn new(kind: CheckKind, act: impl Fn(u64, u64) -> Act + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(
+        kind: CheckKind,
+        act: impl Fn(u64, u64) -> Act + Send + Sync + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self {
             kind,
             began: Instant::now(),
@@ -189,7 +192,12 @@ impl World {
         Self::with(plan, saved, clock, systemd)
     }
 
-    pub fn with(plan: Plan, saved: Saved, clock: Arc<FakeClock>, systemd: Arc<FakeSystemd>) -> Self {
+    pub fn with(
+        plan: Plan,
+        saved: Saved,
+        clock: Arc<FakeClock>,
+        systemd: Arc<FakeSystemd>,
+    ) -> Self {
         let executor = Arc::clone(&systemd) as Arc<dyn Executor>;
         let jitter = Box::new(|| 0.0);
         let (conductor, mut handle) = Conductor::new(plan, saved, executor, clock.clone(), jitter)
