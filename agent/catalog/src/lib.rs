@@ -1,0 +1,5 @@
+//! What happened.
+mod fault;
+mod place;
+mod sql;
+mod text;
