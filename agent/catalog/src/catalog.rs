@@ -78,7 +78,7 @@ impl Options {
             place,
             spool: state_dir.join("spool"),
             spool_max: SPOOL_MAX,
-            host: text::cut(host, text::NAME_MAX).to_owned(),
+            host: text::fit(host, text::NAME_MAX).to_owned(),
             keep: Keep::default(),
             migrate_wait: Duration::from_secs(60),
         }
@@ -150,7 +150,7 @@ impl Catalog {
         keep.hours_days = keep.hours_days.max(keep.results_days);
         Self {
             inner: Arc::new(Inner {
-                host: text::cut(&options.host, text::NAME_MAX).to_owned(),
+                host: text::fit(&options.host, text::NAME_MAX).to_owned(),
                 keep,
                 migrate_wait: options.migrate_wait,
                 clock,
@@ -231,6 +231,9 @@ impl Catalog {
             while !waiting.is_empty() {
                 let batch = &waiting[..waiting.len().min(BATCH)];
                 let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+                if left.is_zero() {
+                    break; // slow, not away: the rest goes to the spool
+                }
                 let work = self.store(batch);
                 match self.timed(Operation::Record, left, true, work).await {
                     Ok(done) => {

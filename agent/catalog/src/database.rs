@@ -163,7 +163,12 @@ async fn open_sqlite(
     );
     let found = look_at(&pool).await;
     pool.close().await;
-    let current = judge(&place, found?, migrate, list)?;
+    // The questions of the look are the same for every version: a file that does not understand them is damaged.
+    let found = match found {
+        Err(e) if fault(&e) == Fault::Other => return Err(Trouble::Garbled(e)),
+        other => other?,
+    };
+    let current = judge(&place, found, migrate, list)?;
     let options = look
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)

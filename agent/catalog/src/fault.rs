@@ -69,6 +69,8 @@ pub enum CatalogError {
 pub(crate) enum Trouble {
     /// The driver or the database says so.
     Sql(sqlx::Error),
+    /// The database does not understand what every version of it would.
+    Garbled(sqlx::Error),
     /// It took too long.
     Late(Duration),
     /// It has been judged already.
@@ -140,7 +142,7 @@ fn postgres_fault(code: &str) -> Fault {
     match code {
         "57014" | "55P03" | "40001" | "40P01" | "55006" => Fault::Busy, // statement or lock timeout, serialization, deadlock, in use
         _ => match code.get(..2).unwrap_or("") {
-            "22" | "23" | "21" => Fault::Record,
+            "22" | "23" | "21" | "54" => Fault::Record,
             "42" | "0A" | "2F" | "P0" => Fault::Other,
             _ => Fault::Away, // connection, authorisation, missing database, resources, shutdown, read-only, damage
         },
@@ -201,6 +203,7 @@ mod tests {
             ("40P01", Fault::Busy),
             ("22021", Fault::Record),
             ("23505", Fault::Record),
+            ("54000", Fault::Record),
             ("42P01", Fault::Other),
             ("", Fault::Away),
             ("é", Fault::Away),

@@ -115,12 +115,14 @@ impl Keeper {
         }
         let before = self.file();
         let mut result = database::open(&self.place, migrate, sql::instant(now)).await;
-        if let Err(Trouble::Sql(e)) = &result {
-            if fault(e) == Fault::Damaged {
-                let why = reason(e);
-                self.move_aside(before.or_else(|| self.file()), now, &why);
-                result = database::open(&self.place, Migrate::Fresh, sql::instant(now)).await;
-            }
+        let damage = match &result {
+            Err(Trouble::Sql(e)) if fault(e) == Fault::Damaged => Some(reason(e)),
+            Err(Trouble::Garbled(e)) => Some(reason(e)),
+            _ => None,
+        };
+        if let Some(why) = damage {
+            self.move_aside(before.or_else(|| self.file()), now, &why);
+            result = database::open(&self.place, Migrate::Fresh, sql::instant(now)).await;
         }
         let database = result?;
         let mut state = self.state();
@@ -178,7 +180,7 @@ impl Keeper {
                 }
                 error
             }
-            Trouble::Sql(e) => {
+            Trouble::Sql(e) | Trouble::Garbled(e) => {
                 let why = reason(&e);
                 match fault(&e) {
                     Fault::Busy => {
@@ -362,12 +364,12 @@ mod tests {
             fs::write(&path, b"damaged").expect("written");
             fs::write(companion(&path, "-wal"), b"wal").expect("written");
             let seen = file_id(&path);
-            let to = aside(&path, seen, now(1000)).expect("renamed").expect("moved");
+            let to = aside(&path, seen, now(1000 + n)).expect("renamed").expect("moved");
             assert!(to.exists() && !path.exists() && !companion(&path, "-wal").exists(), "{n}");
             // Another process that saw the same damage finds a new file there.
             fs::write(&path, b"new").expect("written");
             if file_id(&path) != seen {
-                assert_eq!(aside(&path, seen, now(1001)).expect("looked"), None);
+                assert_eq!(aside(&path, seen, now(2000)).expect("looked"), None);
                 assert_eq!(fs::read(&path).expect("there"), b"new");
             }
         }

@@ -5,7 +5,7 @@
 //! take now goes to a spool of files and is imported later, and because every record carries an id from where it happened,
 //! twice is as good as once.
 //!
-//! Both databases are asked with the same constant statements and bound values ([`mod@sql`] inside), and the same tests run
+//! Both databases are asked with the same constant statements and bound values, and the same tests run
 //! on both. sqlx is named in this crate only.
 //!
 //! Verbs are functions over a [`Catalog`]:

@@ -10,10 +10,7 @@ use crate::schema::Migration;
 use crate::sql::{Sql, Tx, values};
 
 /// The number of our advisory lock: "keepwatc" in ASCII.
-const LOCK: Sql = Sql::split(
-    "SELECT 1",
-    "SELECT CAST(1 AS BIGINT) FROM (SELECT pg_advisory_xact_lock(7738144525137081443)) AS locked",
-);
+const LOCK: Sql = Sql::split("SELECT 1", "SELECT pg_advisory_xact_lock(7738144525137081443)");
 /// Statements of a migration may take long; the lock is waited for, but not for ever.
 const PATIENCE: Sql = Sql::split(
     "SELECT 1",
@@ -73,7 +70,7 @@ pub(crate) async fn apply(pool: &Pool, list: &[Migration], now: i64) -> Result<i
     for migration in list {
         let mut tx = pool.begin_write().await?;
         tx.script(PATIENCE).await?;
-        tx.rows(LOCK, &[]).await?;
+        tx.script(LOCK).await?;
         if count(&mut tx, HAS_VERSIONS).await? == 0 {
             if matches!(tx, Tx::Postgres(_)) && count(&mut tx, HAS_SCHEMA).await? == 0 {
                 tx.script(CREATE_SCHEMA).await?;

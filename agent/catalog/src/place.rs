@@ -113,7 +113,8 @@ impl Server {
         }
         // An empty password overrules one from the environment, which is no place for a secret.
         let password = match &self.password_file {
-            Some(path) => password(path).map_err(unusable)?,
+            Some(path) => password(path)
+                .map_err(|why| CatalogError::Away { place: self.url.clone(), why })?,
             None => Zeroizing::new(String::new()),
         };
         Ok(options.password(&password))

@@ -54,9 +54,6 @@ const CHANGES: Sql = Sql::both(
 const BEFORE: Sql = Sql::both(
     "SELECT to_state, overlay FROM transitions WHERE check_id = $1 AND at < $2 ORDER BY at DESC, id DESC LIMIT 1",
 );
-const AFTER: Sql = Sql::both(
-    "SELECT from_state FROM transitions WHERE check_id = $1 AND at >= $2 ORDER BY at, id LIMIT 1",
-);
 const SET_ROLLED: Sql = Sql::both("UPDATE checks SET rolled_to = $2 WHERE id = $1");
 const SAVE: Sql = Sql::both(
     "INSERT INTO rollups (check_id, span, start, runs, failures, degraded, latency_sum, latency_max, buckets, reasons,
@@ -351,13 +348,10 @@ async fn roll(tx: &mut Tx, check: i64, start: i64) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// The state of a check just before a time, and whether it was hidden.
+/// The state of a check just before a time, and whether it was hidden; before its first change it is unknown.
 async fn state_at(tx: &mut Tx, check: i64, at: i64) -> Result<(CheckState, bool), sqlx::Error> {
-    if let Some(mut row) = tx.row(BEFORE, &values![check, at]).await? {
-        return Ok((row.word()?, row.word_opt::<Overlay>()?.is_some()));
-    }
-    match tx.row(AFTER, &values![check, at]).await? {
-        Some(mut row) => Ok((row.word()?, false)),
+    match tx.row(BEFORE, &values![check, at]).await? {
+        Some(mut row) => Ok((row.word()?, row.word_opt::<Overlay>()?.is_some())),
         None => Ok((CheckState::Unknown, false)),
     }
 }

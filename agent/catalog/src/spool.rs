@@ -105,19 +105,20 @@ impl Spool {
         let Some(open) = current.as_mut() else {
             return Err(io::Error::other("the spool has no file"));
         };
-        let written = open.file.write_all(&lines).and_then(|()| open.file.sync_data());
-        match written {
-            Ok(()) => {
-                open.length += lines.len() as u64;
-                Ok(())
-            }
-            Err(e) => {
-                // No torn line may stand before a whole one. A failed sync is never believed again: the file is left alone.
-                let _ = open.file.set_len(open.length).and_then(|()| open.file.seek(SeekFrom::End(0)).map(drop));
+        if let Err(e) = open.file.write_all(&lines) {
+            // No torn line may stand before a whole one.
+            if open.file.set_len(open.length).is_err() {
                 *current = None;
-                Err(e)
             }
+            return Err(e);
         }
+        if let Err(e) = open.file.sync_data() {
+            // A failed sync is never believed again: the file is left alone.
+            *current = None;
+            return Err(e);
+        }
+        open.length += lines.len() as u64;
+        Ok(())
     }
 
     /// A new file, locked before anybody else can take it for an abandoned one.

@@ -74,8 +74,27 @@ pub(crate) fn read(text: String) -> String {
     out
 }
 
+/// The longest beginning whose written form has at most `max` bytes, so that a name of NULs fits an index, too.
+pub(crate) fn fit(text: &str, max: usize) -> &str {
+    if !text.contains(['\0', SIGN]) {
+        return cut(text, max);
+    }
+    let mut length = 0;
+    for (at, c) in text.char_indices() {
+        length += match c {
+            '\0' => SIGN.len_utf8() + 1,
+            SIGN => 2 * SIGN.len_utf8(),
+            c => c.len_utf8(),
+        };
+        if length > max {
+            return &text[..at];
+        }
+    }
+    text
+}
+
 fn shorten(text: &mut String, max: usize) {
-    let end = cut(text, max).len();
+    let end = fit(text, max).len();
     text.truncate(end);
 }
 
@@ -180,6 +199,14 @@ mod tests {
         #[test]
         fn different_texts_stay_different(a in "[\\x00\u{2400}0]{0,8}", b in "[\\x00\u{2400}0]{0,8}") {
             prop_assert_eq!(written(&a) == written(&b), a == b);
+        }
+
+        #[test]
+        fn what_fits_fits_as_it_is_written(text in "[\\x00\u{2400}aé]{0,12}", max in 0usize..40) {
+            let short = fit(&text, max);
+            prop_assert!(written(short).len() <= max && text.starts_with(short));
+            let next = text[short.len()..].chars().next();
+            prop_assert!(next.is_none_or(|c| written(&format!("{short}{c}")).len() > max));
         }
 
         #[test]

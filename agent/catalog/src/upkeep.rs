@@ -42,10 +42,11 @@ const OLD_RESULTS: Sql = Sql::both(
          AND NOT EXISTS (SELECT 1 FROM stale_hours WHERE check_id = $1 AND start < $2)
        ORDER BY at LIMIT $3)",
 );
+/// The last change before the bound stays: it says which state held from then on.
 const OLD_TRANSITIONS: Sql = Sql::both(
     "DELETE FROM transitions WHERE id IN (
        SELECT id FROM transitions WHERE check_id = $1 AND at < $2
-         AND at < (SELECT MAX(at) FROM transitions WHERE check_id = $1)
+         AND at < (SELECT MAX(at) FROM transitions WHERE check_id = $1 AND at < $2)
          AND at < (SELECT rolled_to FROM checks WHERE id = $1)
        ORDER BY at LIMIT $3)",
 );

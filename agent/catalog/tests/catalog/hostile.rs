@@ -48,11 +48,16 @@ fn texts(dice: &Dice) -> Vec<String> {
     out
 }
 
-/// The longest beginning that fits: what a bounded field must hold.
+/// The longest beginning that fits: what a bounded field must hold. NUL and its sign take more room as they are written.
 fn cut(text: &str, max: usize) -> String {
-    let mut out = String::new();
+    let (mut out, mut length) = (String::new(), 0);
     for c in text.chars() {
-        if out.len() + c.len_utf8() > max {
+        length += match c {
+            '\0' => 4,
+            '\u{2400}' => 6,
+            c => c.len_utf8(),
+        };
+        if length > max {
             break;
         }
         out.push(c);

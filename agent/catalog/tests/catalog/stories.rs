@@ -19,11 +19,15 @@ use crate::support::*;
 macro_rules! stories {
     ($($name:path as $label:ident,)+) => {
         mod sqlite {
-            use super::*;
             $(
-                #[test]
-                fn $label() {
-                    block_on(async { $name(Env::sqlite()).await });
+                mod $label {
+                    #[allow(unused_imports)] // not every story is of this file
+                    use super::super::*;
+
+                    #[test]
+                    fn on_sqlite() {
+                        block_on(async { $name(Env::sqlite()).await });
+                    }
                 }
             )+
         }
