@@ -50,7 +50,11 @@ pub struct Keep {
 
 impl Default for Keep {
     fn default() -> Self {
-        Self { results_days: 30, runs_days: 90, hours_days: 400 }
+        Self {
+            results_days: 30,
+            runs_days: 90,
+            hours_days: 400,
+        }
     }
 }
 
@@ -136,7 +140,11 @@ impl Catalog {
     /// # Errors
     /// What cannot get better by waiting: a schema of a newer version, tables of another program, wrong texts. Then
     /// [`Catalog::detached`] still keeps records for the catalog that will be right.
-    pub async fn open(options: Options, clock: Clock, random: Random) -> Result<Self, CatalogError> {
+    pub async fn open(
+        options: Options,
+        clock: Clock,
+        random: Random,
+    ) -> Result<Self, CatalogError> {
         let catalog = Self::detached(options, clock, random);
         match catalog.connect().await {
             Err(error @ (CatalogError::Newer { .. } | CatalogError::Unusable { .. })) => Err(error),
@@ -171,7 +179,8 @@ impl Catalog {
             self.inner.keeper.database(Migrate::All, self.now()).await?;
             Ok(())
         };
-        self.timed(Operation::Open, self.inner.migrate_wait, true, work).await
+        self.timed(Operation::Open, self.inner.migrate_wait, true, work)
+            .await
     }
 
     /// This host, as its rows are marked.
@@ -191,7 +200,9 @@ impl Catalog {
 
     /// All numbers, for metrics. Looks into the spool's directory.
     pub fn numbers(&self) -> Numbers {
-        self.inner.meter.numbers(self.inner.spool.numbers(), self.standing())
+        self.inner
+            .meter
+            .numbers(self.inner.spool.numbers(), self.standing())
     }
 
     pub(crate) fn now(&self) -> Moment {
@@ -208,7 +219,10 @@ impl Catalog {
 
     /// Raw results before this are not kept: whole hours, so that an hour is either complete or gone.
     pub(crate) fn horizon(&self) -> i64 {
-        floor(instant(self.now()) - i64::from(self.inner.keep.results_days) * DAY, HOUR)
+        floor(
+            instant(self.now()) - i64::from(self.inner.keep.results_days) * DAY,
+            HOUR,
+        )
     }
 
     /// Writes a run down: when it starts, and whole again when it ends.
@@ -250,7 +264,11 @@ impl Catalog {
         }
         if !waiting.is_empty() {
             let count = waiting.len() as u64;
-            if self.spool(waiting.to_vec()).await { recorded.spooled += count } else { recorded.lost += count }
+            if self.spool(waiting.to_vec()).await {
+                recorded.spooled += count
+            } else {
+                recorded.lost += count
+            }
         }
         self.inner.meter.count(|counts| {
             counts.stored += recorded.stored;
@@ -272,7 +290,11 @@ impl Catalog {
             Ok(Err(e)) => e.to_string(),
             Err(_) => "the disk does not answer".to_owned(),
         };
-        tracing::error!(count, why, "catalog: records are lost, the spool cannot take them");
+        tracing::error!(
+            count,
+            why,
+            "catalog: records are lost, the spool cannot take them"
+        );
         false
     }
 
@@ -312,7 +334,8 @@ impl Catalog {
                     runs::save(&mut tx, run).await?;
                 }
                 Entry::Result(result) => {
-                    if checks::save_result(&mut tx, &mut names, result, horizon).await? == Put::Late {
+                    if checks::save_result(&mut tx, &mut names, result, horizon).await? == Put::Late
+                    {
                         recorded.late += 1;
                         continue;
                     }
@@ -347,7 +370,14 @@ impl Catalog {
         let mut imported = Imported::default();
         let end = tokio::time::Instant::now() + budget;
         let spool = Arc::clone(&self.inner.spool);
-        let listed = spawn_blocking(move || if spool.waits() { spool.waiting() } else { Ok(Vec::new()) }).await;
+        let listed = spawn_blocking(move || {
+            if spool.waits() {
+                spool.waiting()
+            } else {
+                Ok(Vec::new())
+            }
+        })
+        .await;
         let paths = self.spool_result(listed)?;
         for path in paths {
             if tokio::time::Instant::now() >= end {
@@ -356,9 +386,13 @@ impl Catalog {
             }
             let spool = Arc::clone(&self.inner.spool);
             let taken = spawn_blocking(move || spool.take(&path)).await;
-            let Some(taken) = self.spool_result(taken)? else { continue };
+            let Some(taken) = self.spool_result(taken)? else {
+                continue;
+            };
             for batch in taken.entries.chunks(BATCH) {
-                let done = self.timed(Operation::Import, RECORD_WAIT, true, self.store(batch)).await?;
+                let done = self
+                    .timed(Operation::Import, RECORD_WAIT, true, self.store(batch))
+                    .await?;
                 imported.records += done.stored;
                 self.inner.meter.count(|counts| {
                     counts.imported += done.stored;
@@ -384,7 +418,10 @@ impl Catalog {
             Ok(Err(e)) => format!("its spool cannot be read: {e}"),
             Err(e) => format!("its spool cannot be read: {e}"),
         };
-        Err(CatalogError::Refused { place: self.place().to_string(), why })
+        Err(CatalogError::Refused {
+            place: self.place().to_string(),
+            why,
+        })
     }
 
     /// The database, for what is not a transaction.
@@ -409,9 +446,12 @@ impl Catalog {
     async fn check_version(&self, tx: &mut Tx) -> Result<(), Trouble> {
         let known = MIGRATIONS.last().map_or(0, |m| m.version);
         match migrate::version(tx).await? {
-            Some(found) if found > known => {
-                Err(CatalogError::Newer { place: self.place().to_string(), found, known }.into())
+            Some(found) if found > known => Err(CatalogError::Newer {
+                place: self.place().to_string(),
+                found,
+                known,
             }
+            .into()),
             _ => Ok(()),
         }
     }

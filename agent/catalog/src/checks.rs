@@ -100,7 +100,8 @@ impl Names {
         let names = values![host, name, kind];
         let mut row = tx.row(CHECK, &names).await?;
         if row.is_none() {
-            tx.execute(ADD_CHECK, &values![host, name, kind, at, floor(at, HOUR)]).await?;
+            tx.execute(ADD_CHECK, &values![host, name, kind, at, floor(at, HOUR)])
+                .await?;
             row = tx.row(CHECK, &names).await?;
         }
         let mut row = row.ok_or(sqlx::Error::RowNotFound)?;
@@ -121,10 +122,19 @@ pub(crate) async fn save_result(
     if at < horizon {
         return Ok(Put::Late);
     }
-    let (check, rolled) = names.find(tx, (&result.host, &result.check, &result.kind), at).await?;
-    let row = values![check, at, result.outcome.as_str(), result.latency, &result.text];
+    let (check, rolled) = names
+        .find(tx, (&result.host, &result.check, &result.kind), at)
+        .await?;
+    let row = values![
+        check,
+        at,
+        result.outcome.as_str(),
+        result.latency,
+        &result.text
+    ];
     if tx.execute(ADD_RESULT, &row).await? > 0 && at < rolled {
-        tx.execute(STALE_HOUR, &values![check, floor(at, HOUR)]).await?;
+        tx.execute(STALE_HOUR, &values![check, floor(at, HOUR)])
+            .await?;
     }
     Ok(Put::Stored)
 }
@@ -137,7 +147,9 @@ pub(crate) async fn save_transition(
     horizon: i64,
 ) -> Result<(), sqlx::Error> {
     let at = instant(change.at);
-    let (check, rolled) = names.find(tx, (&change.host, &change.check, &change.kind), at).await?;
+    let (check, rolled) = names
+        .find(tx, (&change.host, &change.check, &change.kind), at)
+        .await?;
     let row = values![
         change.id.to_string(),
         check,
@@ -153,13 +165,18 @@ pub(crate) async fn save_transition(
     }
     if at < rolled {
         let first = floor(at, HOUR).max(horizon);
-        tx.execute(STALE_HOURS, &values![check, first, at, rolled]).await?;
+        tx.execute(STALE_HOURS, &values![check, first, at, rolled])
+            .await?;
         if floor(at, HOUR) >= horizon {
-            tx.execute(STALE_HOUR, &values![check, floor(at, HOUR)]).await?;
+            tx.execute(STALE_HOUR, &values![check, floor(at, HOUR)])
+                .await?;
         }
     }
     if change.from != change.to {
-        let key = Key { kind: &change.kind, ..Key::of(&change.host, counters::STATE_CHANGES, &change.check) };
+        let key = Key {
+            kind: &change.kind,
+            ..Key::of(&change.host, counters::STATE_CHANGES, &change.check)
+        };
         counters::add(tx, key, 1).await?;
     }
     Ok(())
@@ -206,7 +223,9 @@ pub async fn results(
     let (since, until) = range(since, until);
     let work = async {
         let mut tx = catalog.begin_read().await?;
-        let rows = tx.rows(RESULTS, &values![host, check, since, until, limit(at_most)]).await?;
+        let rows = tx
+            .rows(RESULTS, &values![host, check, since, until, limit(at_most)])
+            .await?;
         Ok(rows.into_iter().map(result_of).collect::<Result<_, _>>()?)
     };
     catalog.ask(Operation::Read, work).await
@@ -227,8 +246,16 @@ pub async fn transitions(
     let (since, until) = range(since, until);
     let work = async {
         let mut tx = catalog.begin_read().await?;
-        let rows = tx.rows(TRANSITIONS, &values![host, check, since, until, limit(at_most)]).await?;
-        Ok(rows.into_iter().map(transition_of).collect::<Result<_, _>>()?)
+        let rows = tx
+            .rows(
+                TRANSITIONS,
+                &values![host, check, since, until, limit(at_most)],
+            )
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(transition_of)
+            .collect::<Result<_, _>>()?)
     };
     catalog.ask(Operation::Read, work).await
 }
@@ -292,7 +319,16 @@ pub async fn now(catalog: &Catalog, host: Option<&str>) -> Result<Vec<CheckNow>,
                 }
             }
             let first_seen = row.moment()?;
-            out.push(CheckNow { host, check, kind, first_seen, state, last, runs_total, failures_total });
+            out.push(CheckNow {
+                host,
+                check,
+                kind,
+                first_seen,
+                state,
+                last,
+                runs_total,
+                failures_total,
+            });
         }
         Ok(out)
     };

@@ -76,18 +76,37 @@ pub(crate) struct Key<'a> {
 impl<'a> Key<'a> {
     /// A counter of a host about one thing.
     pub(crate) fn of(host: &'a str, name: &'static str, subject: &'a str) -> Self {
-        Self { host, name, kind: "", subject, place: "", reason: "" }
+        Self {
+            host,
+            name,
+            kind: "",
+            subject,
+            place: "",
+            reason: "",
+        }
     }
 }
 
 /// Adds to a counter.
 pub(crate) async fn add(tx: &mut Tx, key: Key<'_>, more: u64) -> Result<(), sqlx::Error> {
-    let row = values![key.host, key.name, key.kind, key.subject, key.place, key.reason, more];
+    let row = values![
+        key.host,
+        key.name,
+        key.kind,
+        key.subject,
+        key.place,
+        key.reason,
+        more
+    ];
     tx.execute(ADD, &row).await.map(drop)
 }
 
 /// Counts a run whose record changed a row; `before` is the rank of the row that was there.
-pub(crate) async fn run(tx: &mut Tx, run: &RunRecord, before: Option<i64>) -> Result<(), sqlx::Error> {
+pub(crate) async fn run(
+    tx: &mut Tx,
+    run: &RunRecord,
+    before: Option<i64>,
+) -> Result<(), sqlx::Error> {
     if !run.outcome.is_final() || run.trigger == Trigger::Rebuilt {
         return Ok(()); // what is written down afterwards was counted when it happened
     }
@@ -103,7 +122,11 @@ pub(crate) async fn run(tx: &mut Tx, run: &RunRecord, before: Option<i64>) -> Re
         add(tx, key(RUNS, ""), 1).await?;
         if !run.outcome.is_success() {
             let class = run.error.as_ref().map_or("internal", |e| e.class.as_str());
-            let class = if run.outcome == RunOutcome::Lost { "killed" } else { class };
+            let class = if run.outcome == RunOutcome::Lost {
+                "killed"
+            } else {
+                class
+            };
             add(tx, key(RUN_FAILURES, class), 1).await?;
         }
     }

@@ -14,10 +14,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{
     SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions, PgPool, SqlitePool};
 
 use crate::fault::{CatalogError, Fault, Trouble, fault};
@@ -98,7 +98,9 @@ pub(crate) struct Database {
 impl Database {
     /// Whether the path still names the file that is open: it may have been deleted, or moved aside by another process.
     pub(crate) fn still_there(&self) -> bool {
-        self.file.as_ref().is_none_or(|(path, id)| file_id(path) == Some(*id))
+        self.file
+            .as_ref()
+            .is_none_or(|(path, id)| file_id(path) == Some(*id))
     }
 }
 
@@ -159,7 +161,11 @@ async fn open_sqlite(
         .busy_timeout(BUSY_WAIT)
         .disable_statement_logging();
     let pool = Pool::Sqlite(
-        SqlitePoolOptions::new().max_connections(1).acquire_timeout(CONNECT_WAIT).connect_with(look.clone()).await?,
+        SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(CONNECT_WAIT)
+            .connect_with(look.clone())
+            .await?,
     );
     let found = look_at(&pool).await;
     pool.close().await;
@@ -192,16 +198,30 @@ async fn open_sqlite(
             return Err(trouble);
         }
     }
-    Ok(Database { pool, file: id.map(|id| (path.to_owned(), id)) })
+    Ok(Database {
+        pool,
+        file: id.map(|id| (path.to_owned(), id)),
+    })
 }
 
 /// Makes the directory (0700) and the file (0600) if they are not there, and takes a file from others' eyes.
 fn create(path: &Path) -> io::Result<()> {
-    if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists()) {
+    if let Some(dir) = path
+        .parent()
+        .filter(|d| !d.as_os_str().is_empty() && !d.exists())
+    {
         use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
     }
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
         Ok(_) => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => return Err(e),
@@ -241,7 +261,11 @@ async fn open_postgres(
     );
     let ready = async {
         let found = look_at(&pool).await?;
-        if judge(place, found, migrate, list)? { Ok(()) } else { bring(place, &pool, list, now).await }
+        if judge(place, found, migrate, list)? {
+            Ok(())
+        } else {
+            bring(place, &pool, list, now).await
+        }
     };
     if let Err(trouble) = ready.await {
         pool.close().await;
@@ -253,7 +277,10 @@ async fn open_postgres(
 /// What a look shows: the encoding of texts, and the version.
 async fn look_at(pool: &Pool) -> Result<(String, Found), sqlx::Error> {
     let mut tx = pool.begin_read().await?;
-    let encoding = tx.row(ENCODING, &[]).await?.map_or(Ok(String::new()), |mut row| row.text())?;
+    let encoding = tx
+        .row(ENCODING, &[])
+        .await?
+        .map_or(Ok(String::new()), |mut row| row.text())?;
     Ok((encoding, migrate::found(&mut tx).await?))
 }
 
@@ -261,7 +288,12 @@ async fn bring(place: &Place, pool: &Pool, list: &[Migration], now: i64) -> Resu
     let known = list.last().map_or(0, |m| m.version);
     let found = migrate::apply(pool, list, now).await?;
     if found > known {
-        return Err(CatalogError::Newer { place: place.to_string(), found, known }.into());
+        return Err(CatalogError::Newer {
+            place: place.to_string(),
+            found,
+            known,
+        }
+        .into());
     }
     Ok(())
 }
@@ -274,9 +306,16 @@ fn judge(
     list: &[Migration],
 ) -> Result<bool, CatalogError> {
     let known = list.last().map_or(0, |m| m.version);
-    let unusable = |why: String| Err(CatalogError::Unusable { place: place.to_string(), why });
+    let unusable = |why: String| {
+        Err(CatalogError::Unusable {
+            place: place.to_string(),
+            why,
+        })
+    };
     if encoding != "UTF8" {
-        return unusable(format!("its texts are in {encoding}, not in UTF8; create the database with ENCODING 'UTF8'"));
+        return unusable(format!(
+            "its texts are in {encoding}, not in UTF8; create the database with ENCODING 'UTF8'"
+        ));
     }
     match found {
         Found::Version(v) if v > known => {

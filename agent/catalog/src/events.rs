@@ -108,7 +108,10 @@ pub struct EventFilter {
 
 pub(crate) async fn save_incident(tx: &mut Tx, incident: &Incident) -> Result<bool, sqlx::Error> {
     let id = incident.id.to_string();
-    let known = tx.row(HAS_INCIDENT, &values![&id]).await?.map_or(Ok(0), |mut row| row.int())?;
+    let known = tx
+        .row(HAS_INCIDENT, &values![&id])
+        .await?
+        .map_or(Ok(0), |mut row| row.int())?;
     let changed = tx
         .execute(
             SAVE_INCIDENT,
@@ -127,7 +130,12 @@ pub(crate) async fn save_incident(tx: &mut Tx, incident: &Incident) -> Result<bo
         )
         .await?;
     if changed > 0 && known == 0 {
-        counters::add(tx, Key::of(&incident.host, counters::INCIDENTS, &incident.subject), 1).await?;
+        counters::add(
+            tx,
+            Key::of(&incident.host, counters::INCIDENTS, &incident.subject),
+            1,
+        )
+        .await?;
     }
     Ok(changed > 0)
 }
@@ -150,14 +158,26 @@ fn incident_of(mut row: Row) -> Result<Incident, sqlx::Error> {
 ///
 /// # Errors
 /// The database is away or refuses.
-pub async fn incidents(catalog: &Catalog, filter: &EventFilter) -> Result<Vec<Incident>, CatalogError> {
+pub async fn incidents(
+    catalog: &Catalog,
+    filter: &EventFilter,
+) -> Result<Vec<Incident>, CatalogError> {
     let (since, until) = range(filter.since, filter.until);
     let work = async {
         let mut tx = catalog.begin_read().await?;
-        let wanted =
-            values![&filter.host, &filter.subject, filter.only_open, since, until, limit(filter.limit)];
+        let wanted = values![
+            &filter.host,
+            &filter.subject,
+            filter.only_open,
+            since,
+            until,
+            limit(filter.limit)
+        ];
         let rows = tx.rows(INCIDENTS, &wanted).await?;
-        Ok(rows.into_iter().map(incident_of).collect::<Result<_, _>>()?)
+        Ok(rows
+            .into_iter()
+            .map(incident_of)
+            .collect::<Result<_, _>>()?)
     };
     catalog.ask(Operation::Read, work).await
 }
@@ -166,17 +186,26 @@ pub async fn incidents(catalog: &Catalog, filter: &EventFilter) -> Result<Vec<In
 ///
 /// # Errors
 /// The database is away or refuses. To close one that must not be forgotten, record it whole with its end.
-pub async fn close_incident(catalog: &Catalog, id: IncidentId, at: Moment) -> Result<bool, CatalogError> {
+pub async fn close_incident(
+    catalog: &Catalog,
+    id: IncidentId,
+    at: Moment,
+) -> Result<bool, CatalogError> {
     let work = async {
         let mut tx = catalog.begin_write().await?;
-        let changed = tx.execute(CLOSE_INCIDENT, &values![id.to_string(), at]).await?;
+        let changed = tx
+            .execute(CLOSE_INCIDENT, &values![id.to_string(), at])
+            .await?;
         tx.commit().await?;
         Ok(changed > 0)
     };
     catalog.ask(Operation::Record, work).await
 }
 
-pub(crate) async fn save_restart(tx: &mut Tx, restart: &RestartRecord) -> Result<bool, sqlx::Error> {
+pub(crate) async fn save_restart(
+    tx: &mut Tx,
+    restart: &RestartRecord,
+) -> Result<bool, sqlx::Error> {
     let id = restart.id.to_string();
     let before = match tx.row(RESTART_RANK, &values![&id]).await? {
         Some(mut row) => row.int()?,
@@ -205,7 +234,10 @@ pub(crate) async fn save_restart(tx: &mut Tx, restart: &RestartRecord) -> Result
     if changed == 0 {
         return Ok(false);
     }
-    let key = |name, reason| Key { reason, ..Key::of(&restart.host, name, &restart.unit) };
+    let key = |name, reason| Key {
+        reason,
+        ..Key::of(&restart.host, name, &restart.unit)
+    };
     // Tried: counted when first heard of. What came of it: counted when first known.
     let tried = !matches!(
         restart.outcome,
@@ -224,9 +256,17 @@ pub(crate) async fn save_restart(tx: &mut Tx, restart: &RestartRecord) -> Result
             | RestartOutcome::Timeout
             | RestartOutcome::Dependency
             | RestartOutcome::Canceled => {
-                counters::add(tx, key(counters::RESTART_FAILURES, restart.outcome.as_str()), 1).await?;
+                counters::add(
+                    tx,
+                    key(counters::RESTART_FAILURES, restart.outcome.as_str()),
+                    1,
+                )
+                .await?;
             }
-            RestartOutcome::Asked | RestartOutcome::Done | RestartOutcome::GaveUp | RestartOutcome::Reset => {}
+            RestartOutcome::Asked
+            | RestartOutcome::Done
+            | RestartOutcome::GaveUp
+            | RestartOutcome::Reset => {}
         }
     }
     Ok(true)
@@ -253,7 +293,10 @@ fn restart_of(mut row: Row) -> Result<RestartRecord, sqlx::Error> {
 ///
 /// # Errors
 /// The database is away or refuses.
-pub async fn restarts(catalog: &Catalog, filter: &EventFilter) -> Result<Vec<RestartRecord>, CatalogError> {
+pub async fn restarts(
+    catalog: &Catalog,
+    filter: &EventFilter,
+) -> Result<Vec<RestartRecord>, CatalogError> {
     let (since, until) = range(filter.since, filter.until);
     let work = async {
         let mut tx = catalog.begin_read().await?;
@@ -332,8 +375,13 @@ pub async fn notifications_due(
 ) -> Result<Vec<NotificationRecord>, CatalogError> {
     let work = async {
         let mut tx = catalog.begin_read().await?;
-        let rows = tx.rows(DUE, &values![catalog.host(), now, limit(at_most)]).await?;
-        Ok(rows.into_iter().map(notification_of).collect::<Result<_, _>>()?)
+        let rows = tx
+            .rows(DUE, &values![catalog.host(), now, limit(at_most)])
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(notification_of)
+            .collect::<Result<_, _>>()?)
     };
     catalog.ask(Operation::Read, work).await
 }
@@ -350,15 +398,26 @@ pub async fn notifications(
     let (since, until) = range(filter.since, filter.until);
     let work = async {
         let mut tx = catalog.begin_read().await?;
-        let wanted =
-            values![&filter.host, state.map(NotificationState::as_str), since, until, limit(filter.limit)];
+        let wanted = values![
+            &filter.host,
+            state.map(NotificationState::as_str),
+            since,
+            until,
+            limit(filter.limit)
+        ];
         let rows = tx.rows(NOTIFICATIONS, &wanted).await?;
-        Ok(rows.into_iter().map(notification_of).collect::<Result<_, _>>()?)
+        Ok(rows
+            .into_iter()
+            .map(notification_of)
+            .collect::<Result<_, _>>()?)
     };
     catalog.ask(Operation::Read, work).await
 }
 
-pub(crate) async fn save_repository(tx: &mut Tx, state: &RepositoryState) -> Result<bool, sqlx::Error> {
+pub(crate) async fn save_repository(
+    tx: &mut Tx,
+    state: &RepositoryState,
+) -> Result<bool, sqlx::Error> {
     let row = values![
         &state.host,
         &state.repository,

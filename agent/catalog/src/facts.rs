@@ -126,7 +126,9 @@ pub fn median<T: Ord + Copy>(mut of: Vec<T>) -> Option<T> {
 }
 
 fn usual(successes: &[RunRecord]) -> Usual {
-    let of = |value: &dyn Fn(&RunRecord) -> Option<u64>| median(successes.iter().filter_map(value).collect());
+    let of = |value: &dyn Fn(&RunRecord) -> Option<u64>| {
+        median(successes.iter().filter_map(value).collect())
+    };
     Usual {
         duration: median(successes.iter().filter_map(|run| run.duration).collect()),
         source_bytes: of(&|run| run.totals.source_bytes),
@@ -134,7 +136,11 @@ fn usual(successes: &[RunRecord]) -> Usual {
     }
 }
 
-async fn one(tx: &mut Tx, sql: Sql, of: &[crate::sql::Value]) -> Result<Option<RunRecord>, sqlx::Error> {
+async fn one(
+    tx: &mut Tx,
+    sql: Sql,
+    of: &[crate::sql::Value],
+) -> Result<Option<RunRecord>, sqlx::Error> {
     tx.row(sql, of).await?.map(record_of).transpose()
 }
 
@@ -147,20 +153,40 @@ pub async fn jobs(catalog: &Catalog, kind: RunKind) -> Result<Vec<JobFacts>, Cat
     let work = async {
         let mut tx = catalog.begin_read().await?;
         let mut out = Vec::new();
-        for mut row in tx.rows(JOBS, &values![catalog.host(), kind.as_str()]).await? {
+        for mut row in tx
+            .rows(JOBS, &values![catalog.host(), kind.as_str()])
+            .await?
+        {
             let (job, repository) = (row.text()?, row.text()?);
             let first_seen = row.moment()?;
             let of = values![catalog.host(), kind.as_str(), &job, &repository];
             let rows = tx.rows(SUCCESSES, &of).await?;
-            let successes: Vec<RunRecord> = rows.into_iter().map(record_of).collect::<Result<_, _>>()?;
-            let mine = |c: &&Counter| c.kind == kind.as_str() && c.subject == job && c.place == repository;
-            let sum = |name: &str| counted.iter().filter(mine).filter(|c| c.name == name).map(|c| c.value).sum();
-            let failures = counted.iter().filter(mine).filter(|c| c.name == counters::RUN_FAILURES);
+            let successes: Vec<RunRecord> =
+                rows.into_iter().map(record_of).collect::<Result<_, _>>()?;
+            let mine =
+                |c: &&Counter| c.kind == kind.as_str() && c.subject == job && c.place == repository;
+            let sum = |name: &str| {
+                counted
+                    .iter()
+                    .filter(mine)
+                    .filter(|c| c.name == name)
+                    .map(|c| c.value)
+                    .sum()
+            };
+            let failures = counted
+                .iter()
+                .filter(mine)
+                .filter(|c| c.name == counters::RUN_FAILURES);
             out.push(JobFacts {
                 kind,
                 first_seen,
-                running: tx.row(RUNNING, &of).await?.map_or(Ok(0), |mut row| row.count())?,
-                last_start: one(&mut tx, LAST_STARTED, &of).await?.map(|run| run.started),
+                running: tx
+                    .row(RUNNING, &of)
+                    .await?
+                    .map_or(Ok(0), |mut row| row.count())?,
+                last_start: one(&mut tx, LAST_STARTED, &of)
+                    .await?
+                    .map(|run| run.started),
                 last_ended: one(&mut tx, LAST_ENDED, &of).await?,
                 usual: usual(&successes),
                 last_success: successes.into_iter().next(),
@@ -210,7 +236,10 @@ pub async fn retention_facts(catalog: &Catalog) -> Result<Vec<RetentionFacts>, C
     let work = async {
         let mut tx = catalog.begin_read().await?;
         let mut out = Vec::new();
-        for mut row in tx.rows(JOBS, &values![catalog.host(), RunKind::Backup.as_str()]).await? {
+        for mut row in tx
+            .rows(JOBS, &values![catalog.host(), RunKind::Backup.as_str()])
+            .await?
+        {
             let (job, repository) = (row.text()?, row.text()?);
             let of = values![catalog.host(), &job, &repository];
             let counts = one(&mut tx, LAST_COUNTS, &of).await?;

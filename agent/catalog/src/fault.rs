@@ -39,7 +39,9 @@ pub enum CatalogError {
         why: String,
     },
     /// The database did not answer in time.
-    #[error("the catalog {place} did not answer within {after:?}; records are kept in the spool until it does")]
+    #[error(
+        "the catalog {place} did not answer within {after:?}; records are kept in the spool until it does"
+    )]
     Late {
         /// The database.
         place: String,
@@ -47,7 +49,9 @@ pub enum CatalogError {
         after: Duration,
     },
     /// The database file was damaged. It was moved aside, and a new one is begun.
-    #[error("the catalog {place} is damaged: {why}; it is moved aside and begun anew, `keepwatch catalog rebuild` brings the backups back into it")]
+    #[error(
+        "the catalog {place} is damaged: {why}; it is moved aside and begun anew, `keepwatch catalog rebuild` brings the backups back into it"
+    )]
     Damaged {
         /// The database.
         place: String,
@@ -129,9 +133,9 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
 /// By SQLite's result codes (the low byte of the extended ones).
 fn sqlite_fault(code: i32) -> Fault {
     match code & 0xff {
-        5 | 6 | 9 | 17 => Fault::Busy,   // busy, locked, interrupted, schema changed under us
-        11 | 26 => Fault::Damaged,       // corrupt, not a database
-        18..=20 => Fault::Record,        // too big, constraint, mismatch
+        5 | 6 | 9 | 17 => Fault::Busy, // busy, locked, interrupted, schema changed under us
+        11 | 26 => Fault::Damaged,     // corrupt, not a database
+        18..=20 => Fault::Record,      // too big, constraint, mismatch
         3 | 7 | 8 | 10 | 13..=15 | 23 => Fault::Away, // permission, memory, read-only, I/O, full, cannot open, protocol, authorisation
         _ => Fault::Other,
     }
@@ -161,7 +165,10 @@ pub(crate) fn reason(error: &sqlx::Error) -> String {
 
 /// A text without line breaks and other control characters, bounded.
 pub(crate) fn one_line(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     cut(line.trim(), REASON_MAX).to_owned()
 }
 
@@ -173,8 +180,8 @@ mod tests {
     fn codes_are_told_apart() {
         for (code, want) in [
             (5, Fault::Busy),
-            (517, Fault::Busy),  // busy snapshot
-            (262, Fault::Busy),  // locked shared cache
+            (517, Fault::Busy), // busy snapshot
+            (262, Fault::Busy), // locked shared cache
             (11, Fault::Damaged),
             (267, Fault::Damaged), // corrupt virtual table
             (26, Fault::Damaged),
@@ -217,6 +224,9 @@ mod tests {
     #[test]
     fn reasons_are_one_bounded_line() {
         let text = one_line(&format!(" a\nb\u{1b}[31m{}", "x".repeat(9000)));
-        assert!(text.starts_with("a b [31mx") && text.len() == REASON_MAX, "{text}");
+        assert!(
+            text.starts_with("a b [31mx") && text.len() == REASON_MAX,
+            "{text}"
+        );
     }
 }

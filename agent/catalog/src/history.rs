@@ -4,10 +4,10 @@ use keepwatch_model::history::Entry;
 use keepwatch_model::time::Moment;
 
 use crate::catalog::Catalog;
+use crate::checks;
 use crate::events::{self, EventFilter};
 use crate::fault::CatalogError;
 use crate::runs::{self, LIST_MAX, RunFilter};
-use crate::checks;
 
 /// What is wanted; what is missing does not matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,11 +63,23 @@ pub async fn list(catalog: &Catalog, filter: &HistoryFilter) -> Result<Vec<Entry
             limit: filter.limit,
             ..RunFilter::default()
         };
-        out.extend(runs::list(catalog, &wanted).await?.into_iter().map(|run| Entry::Run(Box::new(run))));
+        out.extend(
+            runs::list(catalog, &wanted)
+                .await?
+                .into_iter()
+                .map(|run| Entry::Run(Box::new(run))),
+        );
     }
     if filter.transitions {
         let (host, check) = (filter.host.as_deref(), filter.subject.as_deref());
-        let found = checks::transitions(catalog, host, check, filter.since, filter.until, filter.limit);
+        let found = checks::transitions(
+            catalog,
+            host,
+            check,
+            filter.since,
+            filter.until,
+            filter.limit,
+        );
         out.extend(found.await?.into_iter().map(Entry::Transition));
     }
     let wanted = EventFilter {
@@ -79,13 +91,27 @@ pub async fn list(catalog: &Catalog, filter: &HistoryFilter) -> Result<Vec<Entry
         ..EventFilter::default()
     };
     if filter.incidents {
-        out.extend(events::incidents(catalog, &wanted).await?.into_iter().map(Entry::Incident));
+        out.extend(
+            events::incidents(catalog, &wanted)
+                .await?
+                .into_iter()
+                .map(Entry::Incident),
+        );
     }
     if filter.restarts {
-        out.extend(events::restarts(catalog, &wanted).await?.into_iter().map(Entry::Restart));
+        out.extend(
+            events::restarts(catalog, &wanted)
+                .await?
+                .into_iter()
+                .map(Entry::Restart),
+        );
     }
     out.sort_by_key(|entry| std::cmp::Reverse(entry.at()));
-    let limit = if filter.limit == 0 { LIST_MAX } else { filter.limit.min(LIST_MAX) };
+    let limit = if filter.limit == 0 {
+        LIST_MAX
+    } else {
+        filter.limit.min(LIST_MAX)
+    };
     out.truncate(limit as usize);
     Ok(out)
 }

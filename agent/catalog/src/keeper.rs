@@ -69,7 +69,12 @@ pub struct Standing {
 
 impl Keeper {
     pub(crate) fn new(place: Place, random: Random) -> Self {
-        Self { place, random, connecting: tokio::sync::Mutex::new(()), state: Mutex::default() }
+        Self {
+            place,
+            random,
+            connecting: tokio::sync::Mutex::new(()),
+            state: Mutex::default(),
+        }
     }
 
     pub(crate) fn place(&self) -> &Place {
@@ -94,7 +99,11 @@ impl Keeper {
     /// Why it is not to be asked now.
     pub(crate) fn resting(&self) -> Option<CatalogError> {
         let state = self.state();
-        state.rest.as_ref().filter(|rest| Instant::now() < rest.until).map(|rest| rest.error.clone())
+        state
+            .rest
+            .as_ref()
+            .filter(|rest| Instant::now() < rest.until)
+            .map(|rest| rest.error.clone())
     }
 
     /// Forgets a rest: a caller has time to wait and wants to know.
@@ -105,7 +114,11 @@ impl Keeper {
     }
 
     /// The database, connected now if it is not yet.
-    pub(crate) async fn database(&self, migrate: Migrate, now: Moment) -> Result<Database, Trouble> {
+    pub(crate) async fn database(
+        &self,
+        migrate: Migrate,
+        now: Moment,
+    ) -> Result<Database, Trouble> {
         if let Some(database) = self.at_hand().await? {
             return Ok(database);
         }
@@ -165,7 +178,9 @@ impl Keeper {
             Trouble::Judged(error) => {
                 match error {
                     CatalogError::Newer { .. } => self.rest(&error, Some(LONGEST_REST)),
-                    CatalogError::Unusable { .. } | CatalogError::Away { .. } if self.resting().is_none() => {
+                    CatalogError::Unusable { .. } | CatalogError::Away { .. }
+                        if self.resting().is_none() =>
+                    {
                         self.rest(&error, None);
                     }
                     _ => {}
@@ -208,7 +223,9 @@ impl Keeper {
     /// Closes the damaged file that is open, and moves it aside.
     pub(crate) async fn damaged(&self, why: &str, now: Moment) {
         let database = self.state().database.take();
-        let seen = database.as_ref().and_then(|d| d.file.as_ref().map(|(_, id)| *id));
+        let seen = database
+            .as_ref()
+            .and_then(|d| d.file.as_ref().map(|(_, id)| *id));
         if let Some(database) = database {
             database.pool.close().await;
         }
@@ -233,7 +250,10 @@ impl Keeper {
         let mut state = self.state();
         let length = length.unwrap_or_else(|| rest_after(state.tries, u16::from_be_bytes(chance)));
         state.tries = state.tries.saturating_add(1);
-        state.rest = Some(Rest { until: Instant::now() + length, error: error.clone() });
+        state.rest = Some(Rest {
+            until: Instant::now() + length,
+            error: error.clone(),
+        });
         tracing::warn!(error = %error, rest_ms = length.as_millis() as u64, "catalog: the database is not used for a while");
     }
 
@@ -256,7 +276,9 @@ impl Keeper {
 
     /// Renames a damaged file, if the path still names the one that was seen.
     fn move_aside(&self, seen: Option<FileId>, now: Moment, why: &str) {
-        let Place::Sqlite(path) = &self.place else { return };
+        let Place::Sqlite(path) = &self.place else {
+            return;
+        };
         match aside(path, seen, now) {
             Ok(Some(to)) => {
                 tracing::error!(moved_to = %to.display(), why, "catalog: the database file was damaged; a new one is begun");
@@ -268,14 +290,18 @@ impl Keeper {
                 state.moved.push(to);
             }
             Ok(None) => {}
-            Err(e) => tracing::error!(error = %e, "catalog: the damaged database file cannot be moved aside"),
+            Err(e) => {
+                tracing::error!(error = %e, "catalog: the damaged database file cannot be moved aside")
+            }
         }
     }
 }
 
 /// The rest after so many failures: doubled each time, then up to a fifth more or less by chance.
 fn rest_after(tries: u32, chance: u16) -> Duration {
-    let base = FIRST_REST.saturating_mul(1 << tries.min(6)).min(LONGEST_REST);
+    let base = FIRST_REST
+        .saturating_mul(1 << tries.min(6))
+        .min(LONGEST_REST);
     base.mul_f64(0.8 + 0.4 * f64::from(chance) / f64::from(u16::MAX))
 }
 
@@ -287,8 +313,12 @@ fn companion(path: &Path, suffix: &str) -> PathBuf {
 
 /// Renames `path` and its companions; `None` if another process did it before.
 fn aside(path: &Path, seen: Option<FileId>, now: Moment) -> std::io::Result<Option<PathBuf>> {
-    let lock: File =
-        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(companion(path, ".lock"))?;
+    let lock: File = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(companion(path, ".lock"))?;
     // Whoever holds it is another process that saw the same damage, and renames.
     if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(None);
@@ -318,9 +348,13 @@ fn aside(path: &Path, seen: Option<FileId>, now: Moment) -> std::io::Result<Opti
 
 /// Deletes damaged files but the newest few.
 fn forget_oldest(path: &Path) {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else { return };
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return;
+    };
     let start = format!("{name}.corrupt-");
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
     let mut found: Vec<(u128, PathBuf)> = entries
         .filter_map(Result::ok)
         .filter_map(|entry| {
@@ -350,10 +384,18 @@ mod tests {
 
     #[test]
     fn rests_grow_to_a_minute() {
-        let rests: Vec<u64> = (0..9).map(|n| rest_after(n, u16::MAX / 2).as_millis() as u64).collect();
-        assert!(rests[0].abs_diff(1000) < 5 && rests[3].abs_diff(8000) < 5, "{rests:?}");
+        let rests: Vec<u64> = (0..9)
+            .map(|n| rest_after(n, u16::MAX / 2).as_millis() as u64)
+            .collect();
+        assert!(
+            rests[0].abs_diff(1000) < 5 && rests[3].abs_diff(8000) < 5,
+            "{rests:?}"
+        );
         assert!(rests[8].abs_diff(60_000) < 5, "{rests:?}");
-        assert!(rest_after(0, 0) >= Duration::from_millis(799) && rest_after(u32::MAX, u16::MAX) <= Duration::from_secs(73));
+        assert!(
+            rest_after(0, 0) >= Duration::from_millis(799)
+                && rest_after(u32::MAX, u16::MAX) <= Duration::from_secs(73)
+        );
     }
 
     #[test]
@@ -364,8 +406,13 @@ mod tests {
             fs::write(&path, b"damaged").expect("written");
             fs::write(companion(&path, "-wal"), b"wal").expect("written");
             let seen = file_id(&path);
-            let to = aside(&path, seen, now(1000 + n)).expect("renamed").expect("moved");
-            assert!(to.exists() && !path.exists() && !companion(&path, "-wal").exists(), "{n}");
+            let to = aside(&path, seen, now(1000 + n))
+                .expect("renamed")
+                .expect("moved");
+            assert!(
+                to.exists() && !path.exists() && !companion(&path, "-wal").exists(),
+                "{n}"
+            );
             // Another process that saw the same damage finds a new file there.
             fs::write(&path, b"new").expect("written");
             if file_id(&path) != seen {
@@ -373,9 +420,16 @@ mod tests {
                 assert_eq!(fs::read(&path).expect("there"), b"new");
             }
         }
-        let kept = fs::read_dir(dir.path()).expect("listed").filter_map(Result::ok);
-        let kept: Vec<_> = kept.map(|e| e.file_name().into_string().expect("a name")).collect();
-        let files = kept.iter().filter(|n| n.contains(".corrupt-") && !n.ends_with("-wal")).count();
+        let kept = fs::read_dir(dir.path())
+            .expect("listed")
+            .filter_map(Result::ok);
+        let kept: Vec<_> = kept
+            .map(|e| e.file_name().into_string().expect("a name"))
+            .collect();
+        let files = kept
+            .iter()
+            .filter(|n| n.contains(".corrupt-") && !n.ends_with("-wal"))
+            .count();
         assert_eq!(files, DAMAGED_KEPT, "{kept:?}");
     }
 }

@@ -51,7 +51,9 @@ pub mod states;
 mod text;
 pub mod upkeep;
 
-pub use catalog::{Catalog, Clock, Imported, Keep, Options, READ_WAIT, RECORD_WAIT, Random, Recorded, SPOOL_WAIT};
+pub use catalog::{
+    Catalog, Clock, Imported, Keep, Options, READ_WAIT, RECORD_WAIT, Random, Recorded, SPOOL_WAIT,
+};
 pub use database::{BUSY_WAIT, CONNECT_WAIT};
 pub use fault::CatalogError;
 pub use keeper::{DAMAGED_KEPT, FIRST_REST, LONGEST_REST, Standing};

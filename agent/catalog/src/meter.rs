@@ -9,8 +9,9 @@ use crate::keeper::Standing;
 use crate::spool::SpoolNumbers;
 
 /// Upper bounds of the buckets of durations, in microseconds; one more bucket takes the rest.
-pub const OPERATION_BOUNDS: [u64; 9] =
-    [500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000, 5_000_000];
+pub const OPERATION_BOUNDS: [u64; 9] = [
+    500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000, 5_000_000,
+];
 
 /// What is done with the database. A closed set, for a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,8 +32,14 @@ pub enum Operation {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Open, Self::Record, Self::Read, Self::Import, Self::Upkeep, Self::Integrity];
+    pub const ALL: [Self; 6] = [
+        Self::Open,
+        Self::Record,
+        Self::Read,
+        Self::Import,
+        Self::Upkeep,
+        Self::Integrity,
+    ];
 
     /// The word for a label.
     pub const fn as_str(self) -> &'static str {
@@ -113,7 +120,9 @@ impl Meter {
     pub(crate) fn end(&self, operation: Operation, start: Instant, well: bool) {
         let took = start.elapsed();
         self.count(|counts| {
-            let Some(numbers) = counts.operations.get_mut(operation as usize) else { return };
+            let Some(numbers) = counts.operations.get_mut(operation as usize) else {
+                return;
+            };
             numbers.total += 1;
             numbers.errors += u64::from(!well);
             numbers.duration_sum += took;
@@ -130,7 +139,11 @@ impl Meter {
 
     /// All of it.
     pub(crate) fn numbers(&self, spool: SpoolNumbers, standing: Standing) -> Numbers {
-        let counts = self.inner.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let counts = self
+            .inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         Numbers {
             operations: Operation::ALL.map(|o| (o, counts.operations[o as usize])),
             stored_total: counts.stored,

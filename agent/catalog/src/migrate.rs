@@ -10,7 +10,10 @@ use crate::schema::Migration;
 use crate::sql::{Sql, Tx, values};
 
 /// The number of our advisory lock: "keepwatc" in ASCII.
-const LOCK: Sql = Sql::split("SELECT 1", "SELECT pg_advisory_xact_lock(7738144525137081443)");
+const LOCK: Sql = Sql::split(
+    "SELECT 1",
+    "SELECT pg_advisory_xact_lock(7738144525137081443)",
+);
 /// Statements of a migration may take long; the lock is waited for, but not for ever.
 const PATIENCE: Sql = Sql::split(
     "SELECT 1",
@@ -52,7 +55,11 @@ pub(crate) async fn found(tx: &mut Tx) -> Result<Found, sqlx::Error> {
     if count(tx, HAS_VERSIONS).await? > 0 {
         return Ok(version(tx).await?.map_or(Found::Empty, Found::Version));
     }
-    Ok(if count(tx, HAS_TABLES).await? > 0 { Found::Foreign } else { Found::Empty })
+    Ok(if count(tx, HAS_TABLES).await? > 0 {
+        Found::Foreign
+    } else {
+        Found::Empty
+    })
 }
 
 async fn count(tx: &mut Tx, sql: Sql) -> Result<i64, sqlx::Error> {
@@ -61,7 +68,9 @@ async fn count(tx: &mut Tx, sql: Sql) -> Result<i64, sqlx::Error> {
 
 /// The version of our tables.
 pub(crate) async fn version(tx: &mut Tx) -> Result<Option<i64>, sqlx::Error> {
-    tx.row(VERSION, &[]).await?.map_or(Ok(None), |mut row| row.int_opt())
+    tx.row(VERSION, &[])
+        .await?
+        .map_or(Ok(None), |mut row| row.int_opt())
 }
 
 /// Applies what is missing; returns the version that the tables have then. `now`: microseconds since 1970.
@@ -101,18 +110,38 @@ mod tests {
     use crate::place::Place;
     use crate::sql::Value;
 
-    const ONE: Migration =
-        Migration { version: 1, name: "one", steps: &[Sql::both("CREATE TABLE a (n BIGINT)"), Sql::both("INSERT INTO a VALUES (1)")] };
-    const TWO: Migration =
-        Migration { version: 2, name: "two", steps: &[Sql::both("CREATE TABLE b (n BIGINT)"), Sql::both("INSERT INTO b SELECT n FROM a")] };
+    const ONE: Migration = Migration {
+        version: 1,
+        name: "one",
+        steps: &[
+            Sql::both("CREATE TABLE a (n BIGINT)"),
+            Sql::both("INSERT INTO a VALUES (1)"),
+        ],
+    };
+    const TWO: Migration = Migration {
+        version: 2,
+        name: "two",
+        steps: &[
+            Sql::both("CREATE TABLE b (n BIGINT)"),
+            Sql::both("INSERT INTO b SELECT n FROM a"),
+        ],
+    };
     const BROKEN: Migration = Migration {
         version: 2,
         name: "broken",
-        steps: &[Sql::both("CREATE TABLE b (n BIGINT)"), Sql::both("UPDATE a SET n = 7"), Sql::both("SELECT * FROM nowhere")],
+        steps: &[
+            Sql::both("CREATE TABLE b (n BIGINT)"),
+            Sql::both("UPDATE a SET n = 7"),
+            Sql::both("SELECT * FROM nowhere"),
+        ],
     };
 
     fn run<T>(work: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+            .block_on(work)
     }
 
     async fn number(pool: &Pool, sql: Sql) -> Option<i64> {
@@ -126,19 +155,50 @@ mod tests {
         run(async {
             let dir = tempfile::tempdir().expect("a directory");
             let place = Place::Sqlite(dir.path().join("catalog.db"));
-            let first = open_with(&place, Migrate::All, 5, &[ONE]).await.expect("opened");
+            let first = open_with(&place, Migrate::All, 5, &[ONE])
+                .await
+                .expect("opened");
             first.pool.close().await;
             // A record does not start a long migration; opening does.
             let waits = open_with(&place, Migrate::Fresh, 6, &[ONE, TWO]).await;
-            assert!(matches!(waits, Err(Trouble::Judged(CatalogError::Away { .. }))));
-            let second = open_with(&place, Migrate::All, 7, &[ONE, TWO]).await.expect("opened");
-            assert_eq!(number(&second.pool, Sql::both("SELECT n FROM b")).await, Some(1));
-            assert_eq!(number(&second.pool, Sql::both("SELECT applied FROM schema_version WHERE version = 2")).await, Some(7));
-            assert_eq!(number(&second.pool, Sql::both("SELECT applied FROM schema_version WHERE version = 1")).await, Some(5));
+            assert!(matches!(
+                waits,
+                Err(Trouble::Judged(CatalogError::Away { .. }))
+            ));
+            let second = open_with(&place, Migrate::All, 7, &[ONE, TWO])
+                .await
+                .expect("opened");
+            assert_eq!(
+                number(&second.pool, Sql::both("SELECT n FROM b")).await,
+                Some(1)
+            );
+            assert_eq!(
+                number(
+                    &second.pool,
+                    Sql::both("SELECT applied FROM schema_version WHERE version = 2")
+                )
+                .await,
+                Some(7)
+            );
+            assert_eq!(
+                number(
+                    &second.pool,
+                    Sql::both("SELECT applied FROM schema_version WHERE version = 1")
+                )
+                .await,
+                Some(5)
+            );
             second.pool.close().await;
             // The older program does not touch it.
             let newer = open_with(&place, Migrate::All, 8, &[ONE]).await;
-            assert!(matches!(newer, Err(Trouble::Judged(CatalogError::Newer { found: 2, known: 1, .. }))));
+            assert!(matches!(
+                newer,
+                Err(Trouble::Judged(CatalogError::Newer {
+                    found: 2,
+                    known: 1,
+                    ..
+                }))
+            ));
         });
     }
 
@@ -147,11 +207,29 @@ mod tests {
         run(async {
             let dir = tempfile::tempdir().expect("a directory");
             let place = Place::Sqlite(dir.path().join("catalog.db"));
-            open_with(&place, Migrate::All, 5, &[ONE]).await.expect("opened").pool.close().await;
-            assert!(open_with(&place, Migrate::All, 6, &[ONE, BROKEN]).await.is_err());
-            let again = open_with(&place, Migrate::All, 7, &[ONE, TWO]).await.expect("opened");
-            assert_eq!(number(&again.pool, Sql::both("SELECT n FROM a")).await, Some(1), "the update is undone");
-            assert_eq!(number(&again.pool, Sql::both("SELECT n FROM b")).await, Some(1));
+            open_with(&place, Migrate::All, 5, &[ONE])
+                .await
+                .expect("opened")
+                .pool
+                .close()
+                .await;
+            assert!(
+                open_with(&place, Migrate::All, 6, &[ONE, BROKEN])
+                    .await
+                    .is_err()
+            );
+            let again = open_with(&place, Migrate::All, 7, &[ONE, TWO])
+                .await
+                .expect("opened");
+            assert_eq!(
+                number(&again.pool, Sql::both("SELECT n FROM a")).await,
+                Some(1),
+                "the update is undone"
+            );
+            assert_eq!(
+                number(&again.pool, Sql::both("SELECT n FROM b")).await,
+                Some(1)
+            );
         });
     }
 

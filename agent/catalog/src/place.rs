@@ -20,8 +20,16 @@ use crate::fault::CatalogError;
 /// Bytes of a password file that are read.
 const PASSWORD_MAX: u64 = 4096;
 /// Parameters of a URL that are passed on.
-const PARAMETERS: &[&str] =
-    &["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port", "dbname", "user"];
+const PARAMETERS: &[&str] = &[
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "host",
+    "port",
+    "dbname",
+    "user",
+];
 
 /// Where the catalog lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +60,9 @@ impl Place {
                 why: why.to_owned(),
             })
         };
-        let rest = ["postgres://", "postgresql://"].iter().find_map(|s| text.strip_prefix(s));
+        let rest = ["postgres://", "postgresql://"]
+            .iter()
+            .find_map(|s| text.strip_prefix(s));
         let Some(rest) = rest else {
             let path = text.strip_prefix("sqlite:").unwrap_or(text);
             if path.is_empty() || path.contains("://") {
@@ -71,7 +81,9 @@ impl Place {
         // A password with a slash in it ends the authority early, so the whole is looked at.
         if let Some((user, _)) = main.rsplit_once('@') {
             if user.contains(':') {
-                return refuse("the URL holds a password; put it into a file of its own (password_file)");
+                return refuse(
+                    "the URL holds a password; put it into a file of its own (password_file)",
+                );
             }
         }
         if main.contains('#') || authority.contains(char::is_whitespace) {
@@ -80,13 +92,18 @@ impl Place {
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let key = pair.split('=').next().unwrap_or("");
             if !PARAMETERS.contains(&key) {
-                return refuse("the URL has a parameter that is not known; use sslmode, sslrootcert, sslcert, sslkey, host, port, dbname or user");
+                return refuse(
+                    "the URL has a parameter that is not known; use sslmode, sslrootcert, sslcert, sslkey, host, port, dbname or user",
+                );
             }
         }
         if PgConnectOptions::from_str(text).is_err() {
             return refuse("the URL is not valid");
         }
-        Ok(Self::Postgres(Server { url: text.to_owned(), password_file }))
+        Ok(Self::Postgres(Server {
+            url: text.to_owned(),
+            password_file,
+        }))
     }
 }
 
@@ -102,19 +119,27 @@ impl fmt::Display for Place {
 impl Server {
     /// What the driver needs to connect, with the password as its file has it now.
     pub(crate) fn options(&self) -> Result<PgConnectOptions, CatalogError> {
-        let unusable = |why: String| CatalogError::Unusable { place: self.url.clone(), why };
+        let unusable = |why: String| CatalogError::Unusable {
+            place: self.url.clone(),
+            why,
+        };
         let mut options = PgConnectOptions::from_str(&self.url)
             .map_err(|_| unusable("the URL is not valid".to_owned()))?;
         let local = options.get_socket().is_some()
-            || matches!(options.get_host(), "localhost" | "127.0.0.1" | "::1" | "[::1]")
+            || matches!(
+                options.get_host(),
+                "localhost" | "127.0.0.1" | "::1" | "[::1]"
+            )
             || options.get_host().starts_with('/');
         if !local && !self.url.contains("sslmode=") {
             options = options.ssl_mode(sqlx::postgres::PgSslMode::VerifyFull);
         }
         // An empty password overrules one from the environment, which is no place for a secret.
         let password = match &self.password_file {
-            Some(path) => password(path)
-                .map_err(|why| CatalogError::Away { place: self.url.clone(), why })?,
+            Some(path) => password(path).map_err(|why| CatalogError::Away {
+                place: self.url.clone(),
+                why,
+            })?,
             None => Zeroizing::new(String::new()),
         };
         Ok(options.password(&password))
@@ -162,13 +187,22 @@ mod tests {
 
     #[test]
     fn places_are_told_apart() {
-        let place = Place::parse("postgres://kw@db.example:5433/keepwatch?sslmode=require", None);
+        let place = Place::parse(
+            "postgres://kw@db.example:5433/keepwatch?sslmode=require",
+            None,
+        );
         assert_eq!(
             place.map(|p| p.to_string()).ok().as_deref(),
             Some("postgres://kw@db.example:5433/keepwatch?sslmode=require")
         );
-        for text in ["/var/lib/keepwatch/catalog.db", "sqlite:/var/lib/keepwatch/catalog.db"] {
-            assert_eq!(Place::parse(text, None), Ok(Place::Sqlite("/var/lib/keepwatch/catalog.db".into())));
+        for text in [
+            "/var/lib/keepwatch/catalog.db",
+            "sqlite:/var/lib/keepwatch/catalog.db",
+        ] {
+            assert_eq!(
+                Place::parse(text, None),
+                Ok(Place::Sqlite("/var/lib/keepwatch/catalog.db".into()))
+            );
         }
         for text in ["", "sqlite:", "http://x", "a\0b"] {
             assert!(Place::parse(text, None).is_err(), "{text}");
@@ -179,25 +213,42 @@ mod tests {
     #[test]
     fn other_hosts_are_spoken_to_by_tls() {
         let mode = |url: &str| match Place::parse(url, None) {
-            Ok(Place::Postgres(server)) => format!("{:?}", server.options().expect(url).get_ssl_mode()),
+            Ok(Place::Postgres(server)) => {
+                format!("{:?}", server.options().expect(url).get_ssl_mode())
+            }
             other => panic!("{url}: {other:?}"),
         };
         assert_eq!(mode("postgres://kw@db.example/keepwatch"), "VerifyFull");
-        assert_eq!(mode("postgres://kw@db.example/keepwatch?sslmode=disable"), "Disable");
+        assert_eq!(
+            mode("postgres://kw@db.example/keepwatch?sslmode=disable"),
+            "Disable"
+        );
         assert_eq!(mode("postgres://kw@127.0.0.1/keepwatch"), "Prefer");
-        assert_eq!(mode("postgres://kw@localhost/keepwatch?host=/run/postgresql"), "Prefer");
+        assert_eq!(
+            mode("postgres://kw@localhost/keepwatch?host=/run/postgresql"),
+            "Prefer"
+        );
     }
 
     #[test]
     fn the_password_file_is_read_when_it_is_needed() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("pw");
-        let place = Place::parse("postgres://kw@127.0.0.1/keepwatch", Some(path.clone())).expect("a place");
-        let Place::Postgres(server) = &place else { panic!("{place:?}") };
+        let place =
+            Place::parse("postgres://kw@127.0.0.1/keepwatch", Some(path.clone())).expect("a place");
+        let Place::Postgres(server) = &place else {
+            panic!("{place:?}")
+        };
         let missing = server.options().expect_err("no file").to_string();
         assert!(missing.contains("cannot be read"), "{missing}");
         std::fs::write(&path, "\n").expect("written");
-        assert!(server.options().expect_err("empty").to_string().contains("is empty"));
+        assert!(
+            server
+                .options()
+                .expect_err("empty")
+                .to_string()
+                .contains("is empty")
+        );
         std::fs::write(&path, format!("{CANARY}\n")).expect("written");
         assert!(server.options().is_ok());
         assert!(!format!("{place:?} {place}").contains(CANARY));

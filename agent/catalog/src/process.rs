@@ -7,7 +7,11 @@ use keepwatch_model::runs::{Process, RunRecord};
 /// This process; `None` if `/proc` does not say.
 pub fn current() -> Option<Process> {
     let pid = std::process::id();
-    Some(Process { boot: boot()?, pid, started: started(pid)? })
+    Some(Process {
+        boot: boot()?,
+        pid,
+        started: started(pid)?,
+    })
 }
 
 /// Whether this process is still the one that it was: the same boot, the same id, the same start.
@@ -45,14 +49,35 @@ mod tests {
     fn this_process_lives_and_another_with_its_number_does_not() {
         let me = current().expect("/proc");
         assert!(lives(&me));
-        assert!(!lives(&Process { started: me.started + 1, ..me.clone() }), "the number was used again");
-        assert!(!lives(&Process { boot: "another".into(), ..me.clone() }), "before the last boot");
-        assert!(!lives(&Process { pid: 4_194_305, ..me }), "beyond the kernel's limit");
+        assert!(
+            !lives(&Process {
+                started: me.started + 1,
+                ..me.clone()
+            }),
+            "the number was used again"
+        );
+        assert!(
+            !lives(&Process {
+                boot: "another".into(),
+                ..me.clone()
+            }),
+            "before the last boot"
+        );
+        assert!(
+            !lives(&Process {
+                pid: 4_194_305,
+                ..me
+            }),
+            "beyond the kernel's limit"
+        );
     }
 
     #[test]
     fn a_child_that_ended_does_not_live() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("sleep");
         let process = Process {
             boot: boot().expect("/proc"),
             pid: child.id(),

@@ -12,16 +12,31 @@ use crate::catalog::{Catalog, Recorded};
 
 /// The run that must have made this snapshot.
 pub fn run_of(fact: &SnapshotFact) -> RunRecord {
-    let id = RunId::new(fact.started, digest(&[&fact.host, &fact.repository, &fact.snapshot]));
-    let mut run = RunRecord::begin(id, RunKind::Backup, &fact.host, fact.started, Trigger::Rebuilt);
+    let id = RunId::new(
+        fact.started,
+        digest(&[&fact.host, &fact.repository, &fact.snapshot]),
+    );
+    let mut run = RunRecord::begin(
+        id,
+        RunKind::Backup,
+        &fact.host,
+        fact.started,
+        Trigger::Rebuilt,
+    );
     run.job = fact.job.clone();
     run.repository = Some(fact.repository.clone());
     run.snapshot = Some(fact.snapshot.clone());
     run.finished = Some(fact.finished);
     // By the host's clock, which is all that a snapshot knows.
     let nanos = fact.finished.unix_nanos() - fact.started.unix_nanos();
-    run.duration = u64::try_from(nanos / 1000).ok().map(std::time::Duration::from_micros);
-    run.outcome = if fact.partial { RunOutcome::Partial } else { RunOutcome::Succeeded };
+    run.duration = u64::try_from(nanos / 1000)
+        .ok()
+        .map(std::time::Duration::from_micros);
+    run.outcome = if fact.partial {
+        RunOutcome::Partial
+    } else {
+        RunOutcome::Succeeded
+    };
     run.totals = fact.totals.clone();
     run
 }
@@ -30,7 +45,10 @@ pub fn run_of(fact: &SnapshotFact) -> RunRecord {
 pub async fn import(catalog: &Catalog, facts: &[SnapshotFact]) -> Recorded {
     let mut sum = Recorded::default();
     for part in facts.chunks(1024) {
-        let entries = part.iter().map(|fact| Entry::Run(Box::new(run_of(fact)))).collect();
+        let entries = part
+            .iter()
+            .map(|fact| Entry::Run(Box::new(run_of(fact))))
+            .collect();
         let one = catalog.record(entries).await;
         sum.stored += one.stored;
         sum.spooled += one.spooled;
@@ -74,13 +92,26 @@ mod tests {
         assert_eq!(run.outcome, RunOutcome::Partial);
         assert_eq!(run.duration, Some(std::time::Duration::from_millis(60_500)));
         for other in [
-            SnapshotFact { snapshot: "ac".into(), ..fact.clone() },
-            SnapshotFact { repository: "mainab".into(), snapshot: String::new(), ..fact.clone() },
-            SnapshotFact { host: "i".into(), ..fact.clone() },
+            SnapshotFact {
+                snapshot: "ac".into(),
+                ..fact.clone()
+            },
+            SnapshotFact {
+                repository: "mainab".into(),
+                snapshot: String::new(),
+                ..fact.clone()
+            },
+            SnapshotFact {
+                host: "i".into(),
+                ..fact.clone()
+            },
         ] {
             assert_ne!(run_of(&other).id, run.id);
         }
-        let backwards = SnapshotFact { finished: "2026-11-22T04:20:20Z".parse().expect("a time"), ..fact };
+        let backwards = SnapshotFact {
+            finished: "2026-11-22T04:20:20Z".parse().expect("a time"),
+            ..fact
+        };
         assert_eq!(run_of(&backwards).duration, None, "the clock was set back");
     }
 }

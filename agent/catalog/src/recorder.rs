@@ -57,9 +57,17 @@ pub struct Writer {
 
 /// A queue for a catalog, and the task that empties it. Must be called within a runtime.
 pub fn start(catalog: Catalog) -> (Recorder, Writer) {
-    let shared = Arc::new(Shared { queue: Mutex::default(), wake: Notify::new() });
+    let shared = Arc::new(Shared {
+        queue: Mutex::default(),
+        wake: Notify::new(),
+    });
     let task = tokio::spawn(write(catalog, Arc::clone(&shared)));
-    (Recorder { shared: Arc::clone(&shared) }, Writer { shared, task })
+    (
+        Recorder {
+            shared: Arc::clone(&shared),
+        },
+        Writer { shared, task },
+    )
 }
 
 impl Recorder {
@@ -113,7 +121,10 @@ impl Writer {
         let left = queue.entries.len() + queue.under_way;
         drop(queue);
         if left > 0 {
-            tracing::error!(left, "catalog: records are lost, there was no time to store them");
+            tracing::error!(
+                left,
+                "catalog: records are lost, there was no time to store them"
+            );
         }
         left
     }

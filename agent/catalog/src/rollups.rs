@@ -18,7 +18,8 @@ use crate::sql::{self, Row, Sql, Tx, Value, values};
 
 /// Upper bounds of the buckets of latencies, in microseconds: those of the metric. One more bucket takes the rest.
 pub const LATENCY_BOUNDS: [u64; 11] = [
-    5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
+    5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000,
 ];
 /// Buckets of latencies.
 pub const BUCKETS: usize = LATENCY_BOUNDS.len() + 1;
@@ -43,7 +44,8 @@ const NEXT: Sql = Sql::both(
        SELECT MIN(at) AS first FROM results WHERE check_id = $1 AND at >= $2
        UNION ALL SELECT MIN(at) AS first FROM transitions WHERE check_id = $1 AND at >= $2) AS firsts",
 );
-const STALE: Sql = Sql::both("SELECT MIN(start) FROM stale_hours WHERE check_id = $1 AND start < $2");
+const STALE: Sql =
+    Sql::both("SELECT MIN(start) FROM stale_hours WHERE check_id = $1 AND start < $2");
 const FRESH: Sql = Sql::both("DELETE FROM stale_hours WHERE check_id = $1 AND start = $2");
 const RESULTS: Sql = Sql::both(
     "SELECT outcome, latency FROM results WHERE check_id = $1 AND at >= $2 AND at < $3 LIMIT $4",
@@ -76,8 +78,9 @@ macro_rules! select_rollups {
     };
 }
 
-const OF_DAY: Sql =
-    select_rollups!("WHERE check_id = $1 AND span = 'hour' AND rollups.start >= $2 AND rollups.start < $3");
+const OF_DAY: Sql = select_rollups!(
+    "WHERE check_id = $1 AND span = 'hour' AND rollups.start >= $2 AND rollups.start < $3"
+);
 const LIST: Sql = select_rollups!(
     "JOIN checks ON checks.id = rollups.check_id
      WHERE host = $1 AND name = $2 AND span = $3 AND rollups.start >= $4 AND rollups.start < $5
@@ -202,8 +205,17 @@ impl Rollup {
         for (at, count) in self.buckets.iter().enumerate() {
             let count = *count as f64;
             if before + count >= rank && count > 0.0 {
-                let low = at.checked_sub(1).and_then(|n| LATENCY_BOUNDS.get(n)).copied().unwrap_or(0);
-                let high = LATENCY_BOUNDS.get(at).copied().unwrap_or(self.latency_max).min(self.latency_max).max(low);
+                let low = at
+                    .checked_sub(1)
+                    .and_then(|n| LATENCY_BOUNDS.get(n))
+                    .copied()
+                    .unwrap_or(0);
+                let high = LATENCY_BOUNDS
+                    .get(at)
+                    .copied()
+                    .unwrap_or(self.latency_max)
+                    .min(self.latency_max)
+                    .max(low);
                 let part = ((rank - before) / count).clamp(0.0, 1.0);
                 return Some(low + ((high - low) as f64 * part) as u64);
             }
@@ -277,7 +289,13 @@ fn of_row(row: &mut Row) -> Result<(i64, Rollup), sqlx::Error> {
     ))
 }
 
-async fn save(tx: &mut Tx, check: i64, span: Span, start: i64, rollup: &Rollup) -> Result<(), sqlx::Error> {
+async fn save(
+    tx: &mut Tx,
+    check: i64,
+    span: Span,
+    start: i64,
+    rollup: &Rollup,
+) -> Result<(), sqlx::Error> {
     let row: [Value; 15] = values![
         check,
         span.as_str(),
@@ -300,37 +318,51 @@ async fn save(tx: &mut Tx, check: i64, span: Span, start: i64, rollup: &Rollup) 
 
 /// Rolls up the next hour of a check that is over, or a stale one; returns whether there was one. `now`: microseconds.
 pub(crate) async fn roll_next(tx: &mut Tx, check: i64, now: i64) -> Result<bool, sqlx::Error> {
-    let Some(mut row) = tx.row(ROLLED, &values![check]).await? else { return Ok(false) };
+    let Some(mut row) = tx.row(ROLLED, &values![check]).await? else {
+        return Ok(false);
+    };
     let rolled = row.int()?;
     if let Some(start) = number(tx, STALE, &values![check, rolled]).await? {
         roll(tx, check, start).await?;
         tx.execute(FRESH, &values![check, start]).await?;
         return Ok(true);
     }
-    let Some(next) = number(tx, NEXT, &values![check, rolled]).await? else { return Ok(false) };
+    let Some(next) = number(tx, NEXT, &values![check, rolled]).await? else {
+        return Ok(false);
+    };
     let start = floor(next, HOUR);
     if start.saturating_add(HOUR + GRACE) > now {
         return Ok(false);
     }
     roll(tx, check, start).await?;
-    tx.execute(SET_ROLLED, &values![check, start + HOUR]).await?;
+    tx.execute(SET_ROLLED, &values![check, start + HOUR])
+        .await?;
     Ok(true)
 }
 
 async fn number(tx: &mut Tx, sql: Sql, with: &[Value]) -> Result<Option<i64>, sqlx::Error> {
-    tx.row(sql, with).await?.map_or(Ok(None), |mut row| row.int_opt())
+    tx.row(sql, with)
+        .await?
+        .map_or(Ok(None), |mut row| row.int_opt())
 }
 
 /// Computes an hour anew, and the day that it belongs to.
 async fn roll(tx: &mut Tx, check: i64, start: i64) -> Result<(), sqlx::Error> {
     let end = start + HOUR;
     let mut hour = Rollup::default();
-    for mut row in tx.rows(RESULTS, &values![check, start, end, RESULTS_MAX]).await? {
+    for mut row in tx
+        .rows(RESULTS, &values![check, start, end, RESULTS_MAX])
+        .await?
+    {
         hour.add_result(row.word()?, row.span()?);
     }
     let mut changes = Vec::new();
     for mut row in tx.rows(CHANGES, &values![check, start, end]).await? {
-        changes.push((row.int()?, row.word::<CheckState>()?, row.word_opt::<Overlay>()?.is_some()));
+        changes.push((
+            row.int()?,
+            row.word::<CheckState>()?,
+            row.word_opt::<Overlay>()?.is_some(),
+        ));
     }
     if hour.runs > 0 || !changes.is_empty() {
         let first = state_at(tx, check, start).await?;

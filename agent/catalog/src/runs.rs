@@ -3,7 +3,8 @@
 use keepwatch_model::history::Entry;
 use keepwatch_model::ids::RunId;
 use keepwatch_model::runs::{
-    ErrorClass, Process, RetentionCounts, RunError, RunKind, RunOutcome, RunRecord, RunTotals, Stage,
+    ErrorClass, Process, RetentionCounts, RunError, RunKind, RunOutcome, RunRecord, RunTotals,
+    Stage,
 };
 use keepwatch_model::time::Moment;
 
@@ -91,12 +92,19 @@ pub struct RunFilter {
 }
 
 pub(crate) fn limit(wanted: u32) -> i64 {
-    i64::from(if wanted == 0 { LIST_MAX } else { wanted.min(LIST_MAX) })
+    i64::from(if wanted == 0 {
+        LIST_MAX
+    } else {
+        wanted.min(LIST_MAX)
+    })
 }
 
 /// The ends of a time range.
 pub(crate) fn range(since: Option<Moment>, until: Option<Moment>) -> (i64, i64) {
-    (since.map_or(i64::MIN, crate::sql::instant), until.map_or(i64::MAX, crate::sql::instant))
+    (
+        since.map_or(i64::MIN, crate::sql::instant),
+        until.map_or(i64::MAX, crate::sql::instant),
+    )
 }
 
 fn row_of(run: &RunRecord) -> Result<Vec<Value>, sqlx::Error> {
@@ -179,8 +187,10 @@ pub(crate) fn record_of(mut row: Row) -> Result<RunRecord, sqlx::Error> {
             freed_bytes: row.count_opt()?,
         },
         retention: {
-            let (snapshots, oldest, newest) = (row.count_opt()?, row.moment_opt()?, row.moment_opt()?);
-            let (overdue, minimum, removed) = (row.count_opt()?, row.count_opt()?, row.count_opt()?);
+            let (snapshots, oldest, newest) =
+                (row.count_opt()?, row.moment_opt()?, row.moment_opt()?);
+            let (overdue, minimum, removed) =
+                (row.count_opt()?, row.count_opt()?, row.count_opt()?);
             snapshots.map(|snapshots| RetentionCounts {
                 snapshots,
                 oldest,
@@ -191,12 +201,16 @@ pub(crate) fn record_of(mut row: Row) -> Result<RunRecord, sqlx::Error> {
             })
         },
         stages: match row.text_opt()? {
-            Some(json) => serde_json::from_str::<Vec<Stage>>(&json).map_err(|e| sqlx::Error::Decode(e.into()))?,
+            Some(json) => serde_json::from_str::<Vec<Stage>>(&json)
+                .map_err(|e| sqlx::Error::Decode(e.into()))?,
             None => Vec::new(),
         },
         error: {
             let (class, text) = (row.word_opt::<ErrorClass>()?, row.text_opt()?);
-            class.map(|class| RunError { class, text: text.unwrap_or_default() })
+            class.map(|class| RunError {
+                class,
+                text: text.unwrap_or_default(),
+            })
         },
     })
 }
@@ -211,17 +225,30 @@ pub(crate) async fn save(tx: &mut Tx, run: &RunRecord) -> Result<bool, sqlx::Err
     if tx.execute(SAVE, &row_of(run)?).await? == 0 {
         return Ok(false);
     }
-    let (job, repository) = (run.job.as_deref().unwrap_or(""), run.repository.as_deref().unwrap_or(""));
-    tx.execute(SEEN, &values![&run.host, run.kind.as_str(), job, repository, run.started]).await?;
+    let (job, repository) = (
+        run.job.as_deref().unwrap_or(""),
+        run.repository.as_deref().unwrap_or(""),
+    );
+    tx.execute(
+        SEEN,
+        &values![&run.host, run.kind.as_str(), job, repository, run.started],
+    )
+    .await?;
     counters::run(tx, run, before).await?;
     Ok(true)
 }
 
 /// Stores a run that is written down from its snapshot, unless the snapshot's own run is known.
 pub(crate) async fn save_rebuilt(tx: &mut Tx, run: &RunRecord) -> Result<bool, sqlx::Error> {
-    let known = tx.row(HAS_SNAPSHOT, &values![&run.snapshot, &run.host]).await?;
+    let known = tx
+        .row(HAS_SNAPSHOT, &values![&run.snapshot, &run.host])
+        .await?;
     let known = known.map_or(Ok(0), |mut row| row.int())?;
-    if known > 0 { Ok(false) } else { save(tx, run).await }
+    if known > 0 {
+        Ok(false)
+    } else {
+        save(tx, run).await
+    }
 }
 
 /// Notes that these jobs exist, so that "never ran" can be told from "not configured": kind, job, repository.
@@ -236,7 +263,11 @@ pub async fn note_configured(
     let work = async {
         let mut tx = catalog.begin_write().await?;
         for (kind, job, repository) in jobs {
-            tx.execute(SEEN, &values![catalog.host(), kind.as_str(), *job, *repository, now]).await?;
+            tx.execute(
+                SEEN,
+                &values![catalog.host(), kind.as_str(), *job, *repository, now],
+            )
+            .await?;
         }
         Ok(tx.commit().await?)
     };
@@ -317,8 +348,13 @@ pub async fn reconcile(
         lost.push(run);
     }
     if !lost.is_empty() {
-        let entries = lost.iter().map(|run| Entry::Run(Box::new(run.clone()))).collect();
-        let Recorded { lost: unwritten, .. } = catalog.record(entries).await;
+        let entries = lost
+            .iter()
+            .map(|run| Entry::Run(Box::new(run.clone())))
+            .collect();
+        let Recorded {
+            lost: unwritten, ..
+        } = catalog.record(entries).await;
         if unwritten > 0 {
             lost.clear();
         }

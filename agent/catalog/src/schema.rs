@@ -20,8 +20,11 @@ pub(crate) struct Migration {
 }
 
 /// All migrations, from an empty database on.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "the first tables", steps: FIRST }];
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "the first tables",
+    steps: FIRST,
+}];
 
 const FIRST: &[Sql] = &[
     // What exists, from the first time that it was named: the exporter walks these, not all runs.

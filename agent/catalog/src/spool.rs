@@ -86,7 +86,12 @@ impl Taken {
 
 impl Spool {
     pub(crate) fn new(dir: PathBuf, max: u64, random: Random) -> Self {
-        Self { dir, max: max.max(SPOOL_LEAST), random, current: Mutex::new(None) }
+        Self {
+            dir,
+            max: max.max(SPOOL_LEAST),
+            random,
+            current: Mutex::new(None),
+        }
     }
 
     /// Appends records and syncs them. On an error none of them counts as written.
@@ -124,20 +129,33 @@ impl Spool {
     /// A new file, locked before anybody else can take it for an abandoned one.
     fn create(&self, now: Moment) -> io::Result<Current> {
         if !self.dir.exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.dir)?;
         }
         let millis = u64::try_from(now.unix_nanos() / 1_000_000).unwrap_or(0);
         for _ in 0..16 {
             let mut random = [0u8; 8];
             (self.random)(&mut random);
-            let path = self.dir.join(format!("{millis:016}-{:016x}.jsonl", u64::from_be_bytes(random)));
-            let file = match OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path) {
+            let path = self.dir.join(format!(
+                "{millis:016}-{:016x}.jsonl",
+                u64::from_be_bytes(random)
+            ));
+            let file = match OpenOptions::new()
+                .append(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+            {
                 Ok(file) => file,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(e),
             };
             // An importer may have come between: it saw an empty file, and may have deleted it.
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !same(&file, &path) {
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+                || !same(&file, &path)
+            {
                 continue;
             }
             File::open(&self.dir)?.sync_all()?;
@@ -151,20 +169,29 @@ impl Spool {
         let mut files = self.list()?;
         let mut total: u64 = files.iter().map(|(_, length)| length).sum();
         let mut dropped = 0u64;
-        while !files.is_empty() && (total + incoming + ROTATE > self.max || files.len() >= FILES_MAX) {
+        while !files.is_empty()
+            && (total + incoming + ROTATE > self.max || files.len() >= FILES_MAX)
+        {
             let (path, length) = files.remove(0);
             total -= length;
-            let Ok(mut file) = File::open(&path) else { continue };
+            let Ok(mut file) = File::open(&path) else {
+                continue;
+            };
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
                 continue; // another process appends to it
             }
             let mut bytes = Vec::new();
-            let _ = Read::by_ref(&mut file).take(FILE_MAX).read_to_end(&mut bytes);
+            let _ = Read::by_ref(&mut file)
+                .take(FILE_MAX)
+                .read_to_end(&mut bytes);
             dropped += bytes.iter().filter(|b| **b == b'\n').count() as u64;
             let _ = fs::remove_file(&path);
         }
         if dropped > 0 {
-            tracing::error!(dropped, "catalog: the spool is full; the oldest records were dropped");
+            tracing::error!(
+                dropped,
+                "catalog: the spool is full; the oldest records were dropped"
+            );
             self.count_dropped(dropped)?;
         }
         Ok(())
@@ -173,8 +200,13 @@ impl Spool {
     /// Adds to the number that survives the process.
     fn count_dropped(&self, more: u64) -> io::Result<()> {
         let path = self.dir.join("dropped");
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
         flock(&file, FlockOperation::LockExclusive)?; // held for one small write
         let mut text = String::new();
         let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
@@ -228,12 +260,18 @@ impl Spool {
     pub(crate) fn waiting(&self) -> io::Result<Vec<PathBuf>> {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let files = self.list()?.into_iter().map(|(path, _)| path);
-        Ok(files.filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect())
+        Ok(files
+            .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
+            .collect())
     }
 
     /// Takes a file, if nobody holds it.
     pub(crate) fn take(&self, path: &Path) -> io::Result<Option<Taken>> {
-        let mut file = match OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path) {
+        let mut file = match OpenOptions::new()
+            .read(true)
+            .custom_flags(NO_FOLLOW)
+            .open(path)
+        {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
@@ -242,14 +280,23 @@ impl Spool {
             return Ok(None);
         }
         let mut bytes = Vec::new();
-        Read::by_ref(&mut file).take(FILE_MAX + 1).read_to_end(&mut bytes)?;
-        let mut taken = Taken { path: path.to_owned(), _lock: file, entries: Vec::new(), bad: 0 };
+        Read::by_ref(&mut file)
+            .take(FILE_MAX + 1)
+            .read_to_end(&mut bytes)?;
+        let mut taken = Taken {
+            path: path.to_owned(),
+            _lock: file,
+            entries: Vec::new(),
+            bad: 0,
+        };
         if bytes.len() as u64 > FILE_MAX {
             taken.bad = 1;
             return Ok(Some(taken));
         }
         for line in bytes.split_inclusive(|b| *b == b'\n') {
-            let Some(line) = line.strip_suffix(b"\n") else { break };
+            let Some(line) = line.strip_suffix(b"\n") else {
+                break;
+            };
             match serde_json::from_slice(line) {
                 Ok(entry) => taken.entries.push(entry),
                 Err(_) => taken.bad += 1,
@@ -324,7 +371,13 @@ mod tests {
         spool.append(&entries[20..40], now(6)).expect("spooled");
         let other = Spool::new(dir.path().join("spool"), 0, random());
         assert_eq!(other.waiting().map(|w| w.len()).ok(), Some(1));
-        assert!(other.take(&other.waiting().expect("listed")[0]).expect("looked").is_none(), "it is held");
+        assert!(
+            other
+                .take(&other.waiting().expect("listed")[0])
+                .expect("looked")
+                .is_none(),
+            "it is held"
+        );
         assert!(spool.waits());
         assert_eq!(drain(&spool).0, entries[..40]);
         spool.append(&entries[40..], now(7)).expect("spooled");
@@ -337,16 +390,26 @@ mod tests {
     fn a_torn_line_is_left_out_and_a_bad_one_is_kept_aside() {
         let dir = tempfile::tempdir().expect("a directory");
         let spool = Spool::new(dir.path().to_owned(), 0, random());
-        spool.append(&[entry("a"), entry("b")], now(5)).expect("spooled");
+        spool
+            .append(&[entry("a"), entry("b")], now(5))
+            .expect("spooled");
         let path = spool.waiting().expect("listed").remove(0);
         let whole = fs::read(&path).expect("read");
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).expect("cut");
             let taken = spool.take(&path).expect("read").expect("free");
             let lines = whole[..length].iter().filter(|b| **b == b'\n').count();
-            assert_eq!((taken.entries.len(), taken.bad), (lines, 0), "cut to {length}");
+            assert_eq!(
+                (taken.entries.len(), taken.bad),
+                (lines, 0),
+                "cut to {length}"
+            );
         }
-        fs::write(&path, [&b"{\"record\":\"gossip\"}\n\xff\xfe\n"[..], &whole].concat()).expect("written");
+        fs::write(
+            &path,
+            [&b"{\"record\":\"gossip\"}\n\xff\xfe\n"[..], &whole].concat(),
+        )
+        .expect("written");
         let (all, bad) = drain(&spool);
         assert_eq!((all.len(), bad), (2, 2));
         assert_eq!(spool.numbers().bad_files, 1);
@@ -361,7 +424,9 @@ mod tests {
         for n in 0..40 {
             let spool = Spool::new(dir.path().to_owned(), SPOOL_LEAST, random());
             // Fresh randomness repeats its names, so the time must differ.
-            spool.append(&[entry(&long), entry(&format!("{n}"))], now(n)).expect("spooled");
+            spool
+                .append(&[entry(&long), entry(&format!("{n}"))], now(n))
+                .expect("spooled");
             written += 2;
             assert!(spool.numbers().bytes <= SPOOL_LEAST);
         }

@@ -28,7 +28,10 @@ pub(crate) struct Sql {
 impl Sql {
     /// One text for both.
     pub(crate) const fn both(text: &'static str) -> Self {
-        Self { sqlite: text, postgres: text }
+        Self {
+            sqlite: text,
+            postgres: text,
+        }
     }
 
     /// A text for each.
@@ -111,10 +114,12 @@ pub(crate) use values;
 
 macro_rules! bound {
     ($text:expr, $values:expr) => {
-        $values.iter().fold(sqlx::query($text), |query, value| match value {
-            Value::Int(n) => query.bind(*n),
-            Value::Text(t) => query.bind(t.clone()),
-        })
+        $values
+            .iter()
+            .fold(sqlx::query($text), |query, value| match value {
+                Value::Int(n) => query.bind(*n),
+                Value::Text(t) => query.bind(t.clone()),
+            })
     };
 }
 
@@ -147,7 +152,8 @@ impl Row {
     /// The next column: a number.
     pub(crate) fn int(&mut self) -> Result<i64, sqlx::Error> {
         let at = self.next;
-        self.int_opt()?.ok_or_else(|| damaged(at, "a number is missing"))
+        self.int_opt()?
+            .ok_or_else(|| damaged(at, "a number is missing"))
     }
 
     /// The next column: a count, which is never negative.
@@ -179,7 +185,8 @@ impl Row {
     /// The next column: a text.
     pub(crate) fn text(&mut self) -> Result<String, sqlx::Error> {
         let at = self.next;
-        self.text_opt()?.ok_or_else(|| damaged(at, "a text is missing"))
+        self.text_opt()?
+            .ok_or_else(|| damaged(at, "a text is missing"))
     }
 
     /// The next column: a name that may be empty for none.
@@ -211,19 +218,25 @@ impl Row {
     /// The next column: a word of a closed set, or an id.
     pub(crate) fn word<T: std::str::FromStr>(&mut self) -> Result<T, sqlx::Error> {
         let at = self.next;
-        self.text()?.parse().map_err(|_| damaged(at, "its word is unknown"))
+        self.text()?
+            .parse()
+            .map_err(|_| damaged(at, "its word is unknown"))
     }
 
     /// The next column: a word or nothing.
     pub(crate) fn word_opt<T: std::str::FromStr>(&mut self) -> Result<Option<T>, sqlx::Error> {
         let at = self.next;
         let text = self.text_opt()?;
-        text.map(|t| t.parse().map_err(|_| damaged(at, "its word is unknown"))).transpose()
+        text.map(|t| t.parse().map_err(|_| damaged(at, "its word is unknown")))
+            .transpose()
     }
 }
 
 fn damaged(column: usize, why: &'static str) -> sqlx::Error {
-    sqlx::Error::ColumnDecode { index: column.to_string(), source: why.into() }
+    sqlx::Error::ColumnDecode {
+        index: column.to_string(),
+        source: why.into(),
+    }
 }
 
 /// An open transaction; dropped without [`Tx::commit`] it is rolled back.
@@ -250,21 +263,35 @@ impl Tx {
     }
 
     /// Runs a query and returns its rows. Every query has a limit or reads a table that is small by its nature.
-    pub(crate) async fn rows(&mut self, sql: Sql, values: &[Value]) -> Result<Vec<Row>, sqlx::Error> {
+    pub(crate) async fn rows(
+        &mut self,
+        sql: Sql,
+        values: &[Value],
+    ) -> Result<Vec<Row>, sqlx::Error> {
         match self {
             Self::Sqlite(tx) => {
                 let rows = bound!(sql.sqlite, values).fetch_all(&mut **tx).await?;
-                Ok(rows.into_iter().map(|row| Row::new(AnyRow::Sqlite(row))).collect())
+                Ok(rows
+                    .into_iter()
+                    .map(|row| Row::new(AnyRow::Sqlite(row)))
+                    .collect())
             }
             Self::Postgres(tx) => {
                 let rows = bound!(sql.postgres, values).fetch_all(&mut **tx).await?;
-                Ok(rows.into_iter().map(|row| Row::new(AnyRow::Postgres(row))).collect())
+                Ok(rows
+                    .into_iter()
+                    .map(|row| Row::new(AnyRow::Postgres(row)))
+                    .collect())
             }
         }
     }
 
     /// Runs a query and returns its first row.
-    pub(crate) async fn row(&mut self, sql: Sql, values: &[Value]) -> Result<Option<Row>, sqlx::Error> {
+    pub(crate) async fn row(
+        &mut self,
+        sql: Sql,
+        values: &[Value],
+    ) -> Result<Option<Row>, sqlx::Error> {
         Ok(self.rows(sql, values).await?.into_iter().next())
     }
 
@@ -272,7 +299,10 @@ impl Tx {
     pub(crate) async fn script(&mut self, sql: Sql) -> Result<(), sqlx::Error> {
         match self {
             Self::Sqlite(tx) => sqlx::raw_sql(sql.sqlite).execute(&mut **tx).await.map(drop),
-            Self::Postgres(tx) => sqlx::raw_sql(sql.postgres).execute(&mut **tx).await.map(drop),
+            Self::Postgres(tx) => sqlx::raw_sql(sql.postgres)
+                .execute(&mut **tx)
+                .await
+                .map(drop),
         }
     }
 

@@ -21,19 +21,24 @@ const DELETE: Sql = Sql::both("DELETE FROM states WHERE host = $1 AND name = $2"
 /// # Errors
 /// The database is away or refuses; a name above [`NAME_MAX`] or a text above [`STATE_MAX`] bytes.
 pub async fn save(catalog: &Catalog, states: &[(String, String)]) -> Result<(), CatalogError> {
-    let large = states.iter().find(|(name, body)| name.len() > NAME_MAX || body.len() > STATE_MAX);
+    let large = states
+        .iter()
+        .find(|(name, body)| name.len() > NAME_MAX || body.len() > STATE_MAX);
     if let Some((name, _)) = large {
         let name = crate::fault::one_line(name);
         return Err(CatalogError::Refused {
             place: catalog.place().to_string(),
-            why: format!("the state '{name}' is larger than {STATE_MAX} bytes, or its name than {NAME_MAX}"),
+            why: format!(
+                "the state '{name}' is larger than {STATE_MAX} bytes, or its name than {NAME_MAX}"
+            ),
         });
     }
     let now = catalog.now();
     let work = async {
         let mut tx = catalog.begin_write().await?;
         for (name, body) in states {
-            tx.execute(SAVE, &values![catalog.host(), name, now, body]).await?;
+            tx.execute(SAVE, &values![catalog.host(), name, now, body])
+                .await?;
         }
         Ok(tx.commit().await?)
     };

@@ -142,7 +142,9 @@ async fn step<T>(
     catalog: &Catalog,
     work: impl Future<Output = Result<T, Trouble>>,
 ) -> Result<T, CatalogError> {
-    catalog.timed(Operation::Upkeep, STEP_WAIT, true, work).await
+    catalog
+        .timed(Operation::Upkeep, STEP_WAIT, true, work)
+        .await
 }
 
 async fn begin(catalog: &Catalog) -> Result<Tx, Trouble> {
@@ -154,7 +156,10 @@ async fn begin(catalog: &Catalog) -> Result<Tx, Trouble> {
 async fn all_checks(catalog: &Catalog) -> Result<Vec<i64>, Trouble> {
     let mut tx = catalog.begin_read().await?;
     let rows = tx.rows(CHECKS, &values![catalog.host()]).await?;
-    Ok(rows.into_iter().map(|mut row| row.int()).collect::<Result<_, _>>()?)
+    Ok(rows
+        .into_iter()
+        .map(|mut row| row.int())
+        .collect::<Result<_, _>>()?)
 }
 
 async fn roll(catalog: &Catalog, check: i64) -> Result<usize, Trouble> {
@@ -173,10 +178,13 @@ async fn clock_jumped(catalog: &Catalog) -> Result<bool, Trouble> {
     let now = instant(catalog.now());
     let mut tx = begin(catalog).await?;
     let last = meta(&mut tx, "upkeep_at").await?;
-    let mut not_before = meta(&mut tx, "delete_not_before").await?.unwrap_or(i64::MIN);
+    let mut not_before = meta(&mut tx, "delete_not_before")
+        .await?
+        .unwrap_or(i64::MIN);
     if last.is_some_and(|last| now < last || now.saturating_sub(last) > JUMP) {
         not_before = now.saturating_add(DAY);
-        tx.execute(SET_META, &values!["delete_not_before", not_before]).await?;
+        tx.execute(SET_META, &values!["delete_not_before", not_before])
+            .await?;
         tracing::warn!("catalog: the clock jumped or upkeep paused; nothing is deleted for a day");
     }
     tx.execute(SET_META, &values!["upkeep_at", now]).await?;
@@ -186,7 +194,11 @@ async fn clock_jumped(catalog: &Catalog) -> Result<bool, Trouble> {
 }
 
 async fn meta(tx: &mut Tx, name: &str) -> Result<Option<i64>, Trouble> {
-    Ok(tx.row(META, &values![name]).await?.map(|mut row| row.int()).transpose()?)
+    Ok(tx
+        .row(META, &values![name])
+        .await?
+        .map(|mut row| row.int())
+        .transpose()?)
 }
 
 /// Deletes; `false` if the budget ended first.
@@ -200,7 +212,10 @@ async fn delete_old(
     let before = |days: u32| now.saturating_sub(i64::from(days) * DAY);
     let of_checks = [
         (OLD_RESULTS, catalog.horizon()),
-        (OLD_TRANSITIONS, before(keep.runs_days.max(keep.results_days))),
+        (
+            OLD_TRANSITIONS,
+            before(keep.runs_days.max(keep.results_days)),
+        ),
         (OLD_HOURS, floor(before(keep.hours_days), HOUR)),
     ];
     let of_host = [
@@ -211,7 +226,9 @@ async fn delete_old(
     ];
     let host = values![catalog.host()];
     let [host] = host;
-    let checks = checks.iter().flat_map(|check| of_checks.map(|(sql, bound)| (sql, (*check).into(), bound)));
+    let checks = checks
+        .iter()
+        .flat_map(|check| of_checks.map(|(sql, bound)| (sql, (*check).into(), bound)));
     let all = checks.chain(of_host.map(|(sql, bound)| (sql, host.clone(), bound)));
     for (sql, whose, bound) in all {
         loop {
@@ -220,7 +237,9 @@ async fn delete_old(
             }
             let work = async {
                 let mut tx = begin(catalog).await?;
-                let rows = tx.execute(sql, &[whose.clone(), bound.into(), ROWS.into()]).await?;
+                let rows = tx
+                    .execute(sql, &[whose.clone(), bound.into(), ROWS.into()])
+                    .await?;
                 tx.commit().await?;
                 Ok(rows)
             };
@@ -239,21 +258,30 @@ async fn give_back(catalog: &Catalog, end: Instant) -> Result<u64, Trouble> {
     let database = catalog.database().await?;
     if let Pool::Sqlite(pool) = &database.pool {
         loop {
-            let free: i64 = sqlx::query_scalar("PRAGMA freelist_count").fetch_one(pool).await?;
+            let free: i64 = sqlx::query_scalar("PRAGMA freelist_count")
+                .fetch_one(pool)
+                .await?;
             if free == 0 || Instant::now() >= end {
                 break;
             }
             sqlx::query(VACUUM).execute(pool).await?;
-            let left: i64 = sqlx::query_scalar("PRAGMA freelist_count").fetch_one(pool).await?;
+            let left: i64 = sqlx::query_scalar("PRAGMA freelist_count")
+                .fetch_one(pool)
+                .await?;
             if left >= free {
                 break; // a file that was made without incremental vacuum
             }
         }
         // A reader at work makes it a partial one; that is as well.
-        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(pool).await?;
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+            .execute(pool)
+            .await?;
     }
     let mut tx = catalog.begin_read().await?;
-    let bytes = tx.row(SIZE, &[]).await?.map_or(Ok(0), |mut row| row.count())?;
+    let bytes = tx
+        .row(SIZE, &[])
+        .await?
+        .map_or(Ok(0), |mut row| row.count())?;
     let wal = match catalog.place() {
         Place::Sqlite(path) => {
             let mut name = path.as_os_str().to_owned();
@@ -272,21 +300,32 @@ async fn give_back(catalog: &Catalog, end: Instant) -> Result<u64, Trouble> {
 pub async fn integrity(catalog: &Catalog, budget: Duration) -> Result<Integrity, CatalogError> {
     let end = Instant::now() + budget;
     let work = async {
-        let Pool::Sqlite(pool) = catalog.database().await?.pool else { return Ok(Integrity::NotOurs) };
+        let Pool::Sqlite(pool) = catalog.database().await?.pool else {
+            return Ok(Integrity::NotOurs);
+        };
         let mut connection = pool.acquire().await?.detach();
         // Every so many steps of SQLite's machine, far less than a millisecond.
-        connection.lock_handle().await?.set_progress_handler(10_000, move || Instant::now() < end);
-        let found: Result<Vec<String>, sqlx::Error> =
-            sqlx::query_scalar("PRAGMA quick_check(10)").fetch_all(&mut connection).await;
+        connection
+            .lock_handle()
+            .await?
+            .set_progress_handler(10_000, move || Instant::now() < end);
+        let found: Result<Vec<String>, sqlx::Error> = sqlx::query_scalar("PRAGMA quick_check(10)")
+            .fetch_all(&mut connection)
+            .await;
         drop(connection);
         match found {
             Ok(lines) if lines.iter().map(String::as_str).eq(["ok"]) => Ok(Integrity::Sound),
-            Ok(lines) => Ok(Integrity::Damaged(crate::fault::one_line(&lines.join("; ")))),
+            Ok(lines) => Ok(Integrity::Damaged(crate::fault::one_line(
+                &lines.join("; "),
+            ))),
             Err(e) if is_interrupt(&e) => Ok(Integrity::Unfinished),
             Err(e) => Err(e.into()),
         }
     };
-    let found = match catalog.timed(Operation::Integrity, budget + STEP_WAIT, false, work).await {
+    let found = match catalog
+        .timed(Operation::Integrity, budget + STEP_WAIT, false, work)
+        .await
+    {
         Err(CatalogError::Damaged { why, .. }) => return Ok(Integrity::Damaged(why)),
         other => other?,
     };
@@ -297,6 +336,9 @@ pub async fn integrity(catalog: &Catalog, budget: Duration) -> Result<Integrity,
 }
 
 fn is_interrupt(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == "9")
+    error
+        .as_database_error()
+        .and_then(|e| e.code())
+        .is_some_and(|code| code == "9")
         || reason(error) == "interrupted"
 }

@@ -24,7 +24,10 @@ fn again(env: &Env, role: &str, seed: u64) -> Child {
         .env(ROLE, role)
         .env("KEEPWATCH_TEST_PLACE", place)
         .env("KEEPWATCH_TEST_PASSWORD_FILE", password.unwrap_or_default())
-        .env("KEEPWATCH_TEST_STATE", env.db_path().parent().expect("a parent"))
+        .env(
+            "KEEPWATCH_TEST_STATE",
+            env.db_path().parent().expect("a parent"),
+        )
         .env("KEEPWATCH_TEST_SEED", seed.to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -42,24 +45,34 @@ fn password_file(env: &Env) -> Option<PathBuf> {
 /// What the second process does; nothing in a normal run of the tests.
 #[test]
 fn role() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
     let var = |name: &str| std::env::var(name).expect(name);
-    let password = Some(PathBuf::from(var("KEEPWATCH_TEST_PASSWORD_FILE"))).filter(|p| !p.as_os_str().is_empty());
+    let password = Some(PathBuf::from(var("KEEPWATCH_TEST_PASSWORD_FILE")))
+        .filter(|p| !p.as_os_str().is_empty());
     let place = Place::parse(&var("KEEPWATCH_TEST_PLACE"), password).expect("a place");
     let state = PathBuf::from(var("KEEPWATCH_TEST_STATE"));
     let seed: u64 = var("KEEPWATCH_TEST_SEED").parse().expect("a seed");
     let options = Options::new(place, &state, "web1");
     let hand = Hand::new(MONDAY);
     block_on(async {
-        let catalog = Catalog::open(options, hand.clock(), random()).await.expect("opened");
+        let catalog = Catalog::open(options, hand.clock(), random())
+            .await
+            .expect("opened");
         if role == "write" {
-            let env = Env { dice: Dice::new(seed), ..Env::sqlite() };
+            let env = Env {
+                dice: Dice::new(seed),
+                ..Env::sqlite()
+            };
             for n in 0..100i64 {
                 let run = env.run(MONDAY + n);
                 catalog.record_run(&run).await;
                 let check = env.result("api", (MONDAY - 5000 + n) * 1_000_000 + seed as i64);
                 catalog.record(vec![Entry::Result(check)]).await;
-                catalog.record_run(&env.done(run, RunOutcome::Succeeded, 1)).await;
+                catalog
+                    .record_run(&env.done(run, RunOutcome::Succeeded, 1))
+                    .await;
             }
         }
         catalog.close().await;
@@ -74,20 +87,37 @@ pub async fn two_processes_write_at_once(env: Env) {
     }
     let catalog = env.open().await;
     // What was busy for too long went to the spool.
-    catalog.import_spool(Duration::from_secs(60)).await.expect("imported");
-    let all = runs::list(&catalog, &RunFilter::default()).await.expect("asked");
+    catalog
+        .import_spool(Duration::from_secs(60))
+        .await
+        .expect("imported");
+    let all = runs::list(&catalog, &RunFilter::default())
+        .await
+        .expect("asked");
     assert_eq!(all.len(), 300);
     assert!(all.iter().all(|r| r.outcome == RunOutcome::Succeeded));
-    let results = checks::results(&catalog, ("web1", "api"), None, None, 0).await.expect("asked");
+    let results = checks::results(&catalog, ("web1", "api"), None, None, 0)
+        .await
+        .expect("asked");
     assert_eq!(results.len(), 300);
     let counted = counters::list(&catalog).await.expect("asked");
-    assert_eq!(counted.iter().find(|c| c.name == counters::RUNS).map(|c| c.value), Some(300));
+    assert_eq!(
+        counted
+            .iter()
+            .find(|c| c.name == counters::RUNS)
+            .map(|c| c.value),
+        Some(300)
+    );
     let numbers = catalog.numbers();
     assert_eq!((numbers.spool.dropped, numbers.spool.bad_files), (0, 0));
 }
 
 pub async fn killed_while_it_migrates(env: Env) {
-    let kills = if std::env::var_os("KEEPWATCH_LONG").is_some() { 500 } else { 40 };
+    let kills = if std::env::var_os("KEEPWATCH_LONG").is_some() {
+        500
+    } else {
+        40
+    };
     let (mut before, mut after) = (0, 0);
     // How long a start takes is found by trying: later after an early kill, earlier after a late one.
     let mut wait = Duration::from_millis(10);
@@ -105,12 +135,25 @@ pub async fn killed_while_it_migrates(env: Env) {
             wait = wait.mul_f64(1.25).min(Duration::from_secs(2));
         }
         let catalog = env.open().await;
-        assert_eq!(catalog.record_run(&env.run(MONDAY)).await.stored, 1, "kill {n}");
-        assert_eq!(runs::list(&catalog, &RunFilter::default()).await.expect("asked").len(), 1);
+        assert_eq!(
+            catalog.record_run(&env.run(MONDAY)).await.stored,
+            1,
+            "kill {n}"
+        );
+        assert_eq!(
+            runs::list(&catalog, &RunFilter::default())
+                .await
+                .expect("asked")
+                .len(),
+            1
+        );
         catalog.close().await;
     }
     eprintln!("killed {before} times before the commit, {after} times after it");
-    assert!(before > 0 && after > 0, "{before} {after}: the moment of the commit was never near");
+    assert!(
+        before > 0 && after > 0,
+        "{before} {after}: the moment of the commit was never near"
+    );
 }
 
 fn reset(env: &Env) -> String {
@@ -134,19 +177,34 @@ async fn tables(env: &Env) -> i64 {
         Some(url) => {
             let mut connection = PgConnection::connect(url).await.expect("connected");
             let sql = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'keepwatch' AND table_name ";
-            let count = sqlx::query_scalar(&format!("{sql} <> 'schema_version'")).fetch_one(&mut connection).await.expect(sql);
-            let versions = sqlx::query_scalar(&format!("{sql} = 'schema_version'")).fetch_one(&mut connection).await.expect(sql);
+            let count = sqlx::query_scalar(&format!("{sql} <> 'schema_version'"))
+                .fetch_one(&mut connection)
+                .await
+                .expect(sql);
+            let versions = sqlx::query_scalar(&format!("{sql} = 'schema_version'"))
+                .fetch_one(&mut connection)
+                .await
+                .expect(sql);
             (count, versions)
         }
         None => {
             let url = format!("sqlite://{}?mode=rwc", env.db_path().display());
             let mut connection = SqliteConnection::connect(&url).await.expect("connected");
             let sql = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' AND name ";
-            let count = sqlx::query_scalar(&format!("{sql} <> 'schema_version'")).fetch_one(&mut connection).await.expect(sql);
-            let versions = sqlx::query_scalar(&format!("{sql} = 'schema_version'")).fetch_one(&mut connection).await.expect(sql);
+            let count = sqlx::query_scalar(&format!("{sql} <> 'schema_version'"))
+                .fetch_one(&mut connection)
+                .await
+                .expect(sql);
+            let versions = sqlx::query_scalar(&format!("{sql} = 'schema_version'"))
+                .fetch_one(&mut connection)
+                .await
+                .expect(sql);
             (count, versions)
         }
     };
-    assert!((count, versions) == (0, 0) || (count, versions) == (14, 1), "half a migration: {count} tables, {versions}");
+    assert!(
+        (count, versions) == (0, 0) || (count, versions) == (14, 1),
+        "half a migration: {count} tables, {versions}"
+    );
     count
 }

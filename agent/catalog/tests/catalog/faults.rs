@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use keepwatch_catalog::runs::{self, RunFilter};
 use keepwatch_catalog::upkeep::{self, Integrity};
-use keepwatch_catalog::{Catalog, CatalogError, Operation, Options, Place, READ_WAIT, RECORD_WAIT, SPOOL_WAIT, recorder};
+use keepwatch_catalog::{
+    Catalog, CatalogError, Operation, Options, Place, READ_WAIT, RECORD_WAIT, SPOOL_WAIT, recorder,
+};
 use keepwatch_model::history::Entry;
 use keepwatch_model::runs::RunOutcome;
 use sqlx::{Connection, SqliteConnection};
@@ -19,7 +21,10 @@ use crate::support::*;
 const BOUND: Duration = Duration::from_secs(RECORD_WAIT.as_secs() + SPOOL_WAIT.as_secs() + 3);
 
 async fn count(catalog: &Catalog) -> usize {
-    runs::list(catalog, &RunFilter::default()).await.expect("asked").len()
+    runs::list(catalog, &RunFilter::default())
+        .await
+        .expect("asked")
+        .len()
 }
 
 /// Files beside the database whose name holds a text.
@@ -59,7 +64,10 @@ fn a_locked_file_costs_a_bounded_wait() {
         catalog.record_run(&env.run(MONDAY)).await;
         let url = format!("sqlite://{}", env.db_path().display());
         let mut other = SqliteConnection::connect(&url).await.expect("connected");
-        sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut other).await.expect("locked");
+        sqlx::raw_sql("BEGIN EXCLUSIVE")
+            .execute(&mut other)
+            .await
+            .expect("locked");
         let began = Instant::now();
         let recorded = catalog.record_run(&env.run(MONDAY + 1)).await;
         assert_eq!((recorded.spooled, recorded.lost), (1, 0));
@@ -69,21 +77,40 @@ fn a_locked_file_costs_a_bounded_wait() {
         for n in 2..20 {
             assert_eq!(catalog.record_run(&env.run(MONDAY + n)).await.spooled, 1);
         }
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-        assert!(matches!(catalog.standing().trouble, Some(CatalogError::Away { .. })));
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+        assert!(matches!(
+            catalog.standing().trouble,
+            Some(CatalogError::Away { .. })
+        ));
         // One that opens meanwhile does not fail either.
         let began = Instant::now();
         let second = env.try_open().await.expect("opened");
         assert_eq!(second.record_run(&env.run(MONDAY + 20)).await.lost, 0);
         assert!(began.elapsed() < BOUND * 2, "{:?}", began.elapsed());
         second.close().await;
-        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("unlocked");
+        sqlx::raw_sql("ROLLBACK")
+            .execute(&mut other)
+            .await
+            .expect("unlocked");
         other.close().await.expect("closed");
         env.rested(&catalog).await;
-        catalog.import_spool(Duration::from_secs(30)).await.expect("imported");
+        catalog
+            .import_spool(Duration::from_secs(30))
+            .await
+            .expect("imported");
         assert_eq!(count(&catalog).await, 21);
         assert_eq!(catalog.standing().trouble, None);
-        assert!(catalog.numbers().operations.iter().any(|(o, n)| *o == Operation::Record && n.errors > 0));
+        assert!(
+            catalog
+                .numbers()
+                .operations
+                .iter()
+                .any(|(o, n)| *o == Operation::Record && n.errors > 0)
+        );
         assert_eq!(beside(&env, "corrupt"), [""; 0], "a lock is no damage");
     });
 }
@@ -98,7 +125,9 @@ fn damage_moves_the_file_aside() {
             env.dice = Dice::new(n);
             let catalog = env.open().await;
             for k in 0..200 {
-                catalog.record_run(&env.done(env.run(MONDAY + k), RunOutcome::Succeeded, 1)).await;
+                catalog
+                    .record_run(&env.done(env.run(MONDAY + k), RunOutcome::Succeeded, 1))
+                    .await;
             }
             // Found by a new catalog, or by one that connects again.
             let running = (n % 2 == 0).then(|| catalog.clone());
@@ -126,24 +155,59 @@ fn damage_moves_the_file_aside() {
             let began = Instant::now();
             let marked = env.run(MONDAY + 999);
             let recorded = catalog.record_run(&marked).await;
-            assert_eq!((recorded.lost, recorded.refused), (0, 0), "{n}: {recorded:?}");
+            assert_eq!(
+                (recorded.lost, recorded.refused),
+                (0, 0),
+                "{n}: {recorded:?}"
+            );
             assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
             env.rested(&catalog).await;
-            let checked = upkeep::integrity(&catalog, Duration::from_secs(60)).await.expect("checked");
+            let checked = upkeep::integrity(&catalog, Duration::from_secs(60))
+                .await
+                .expect("checked");
             env.rested(&catalog).await;
-            catalog.import_spool(Duration::from_secs(30)).await.expect("imported");
+            catalog
+                .import_spool(Duration::from_secs(30))
+                .await
+                .expect("imported");
             if checked == Integrity::Sound {
                 // Nothing was moved after the record went in: it is there.
-                assert!(runs::get(&catalog, marked.id).await.expect("asked").is_some(), "{n}");
+                assert!(
+                    runs::get(&catalog, marked.id)
+                        .await
+                        .expect("asked")
+                        .is_some(),
+                    "{n}"
+                );
             }
             // Whole from now on.
-            assert_eq!(upkeep::integrity(&catalog, Duration::from_secs(60)).await, Ok(Integrity::Sound), "{n}");
-            assert_eq!(catalog.record_run(&env.run(MONDAY + 1000)).await.stored, 1, "{n}");
+            assert_eq!(
+                upkeep::integrity(&catalog, Duration::from_secs(60)).await,
+                Ok(Integrity::Sound),
+                "{n}"
+            );
+            assert_eq!(
+                catalog.record_run(&env.run(MONDAY + 1000)).await.stored,
+                1,
+                "{n}"
+            );
             let standing = catalog.standing();
-            assert_eq!(standing.moved_aside.len() as u64, standing.moved_aside_total, "{n}");
-            assert_eq!(beside(&env, "corrupt").len() as u64, standing.moved_aside_total, "{n}");
+            assert_eq!(
+                standing.moved_aside.len() as u64,
+                standing.moved_aside_total,
+                "{n}"
+            );
+            assert_eq!(
+                beside(&env, "corrupt").len() as u64,
+                standing.moved_aside_total,
+                "{n}"
+            );
             for path in &standing.moved_aside {
-                assert!(path.exists(), "what was damaged is kept: {}", path.display());
+                assert!(
+                    path.exists(),
+                    "what was damaged is kept: {}",
+                    path.display()
+                );
             }
             moved += standing.moved_aside_total;
             catalog.close().await;
@@ -172,10 +236,22 @@ fn two_that_see_the_damage_begin_one_new_file() {
         env.rested(&a).await;
         env.rested(&b).await;
         for catalog in [&a, &b] {
-            catalog.import_spool(Duration::from_secs(30)).await.expect("imported");
+            catalog
+                .import_spool(Duration::from_secs(30))
+                .await
+                .expect("imported");
         }
-        assert_eq!(beside(&env, "corrupt").len(), 1, "{:?}", beside(&env, "corrupt"));
-        assert_eq!((count(&a).await, count(&b).await), (20, 20), "both look at the same new file");
+        assert_eq!(
+            beside(&env, "corrupt").len(),
+            1,
+            "{:?}",
+            beside(&env, "corrupt")
+        );
+        assert_eq!(
+            (count(&a).await, count(&b).await),
+            (20, 20),
+            "both look at the same new file"
+        );
     });
 }
 
@@ -190,9 +266,16 @@ fn a_file_that_is_deleted_is_begun_anew() {
         }
         assert_eq!(catalog.record_run(&env.run(MONDAY + 1)).await.lost, 0);
         env.rested(&catalog).await;
-        catalog.import_spool(Duration::from_secs(30)).await.expect("imported");
+        catalog
+            .import_spool(Duration::from_secs(30))
+            .await
+            .expect("imported");
         catalog.close().await;
-        assert_eq!(count(&env.open().await).await, 1, "in the file that the path names");
+        assert_eq!(
+            count(&env.open().await).await,
+            1,
+            "in the file that the path names"
+        );
     });
 }
 
@@ -203,7 +286,9 @@ impl Disk {
     /// Mounts it, or says why not.
     fn new(size: &str) -> Option<Self> {
         let disk = Self(tempfile::tempdir().expect("a directory"));
-        if rustix::process::geteuid().is_root() && disk.mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]) {
+        if rustix::process::geteuid().is_root()
+            && disk.mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+        {
             return Some(disk);
         }
         eprintln!("SKIPPED: no file system can be mounted here");
@@ -211,14 +296,20 @@ impl Disk {
     }
 
     fn mount(&self, options: &[&str]) -> bool {
-        let status = std::process::Command::new("mount").args(options).arg(self.0.path()).status();
+        let status = std::process::Command::new("mount")
+            .args(options)
+            .arg(self.0.path())
+            .status();
         status.is_ok_and(|s| s.success())
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path())
+            .status();
     }
 }
 
@@ -243,14 +334,24 @@ fn a_full_disk_loses_nothing_that_fits_elsewhere() {
             spooled += recorded.spooled;
         }
         assert!(stored > 0 && spooled > 0, "{stored} {spooled}");
-        assert_eq!(catalog.standing().moved_aside_total, 0, "a full disk is no damage");
+        assert_eq!(
+            catalog.standing().moved_aside_total,
+            0,
+            "a full disk is no damage"
+        );
         // Room again: all of it comes home.
         assert!(disk.mount(&["-o", "remount,size=64m"]));
         env.rested(&catalog).await;
-        let imported = catalog.import_spool(Duration::from_secs(60)).await.expect("imported");
+        let imported = catalog
+            .import_spool(Duration::from_secs(60))
+            .await
+            .expect("imported");
         assert_eq!(imported.records, spooled);
         assert_eq!(count(&catalog).await, 6000);
-        assert_eq!(upkeep::integrity(&catalog, Duration::from_secs(60)).await, Ok(Integrity::Sound));
+        assert_eq!(
+            upkeep::integrity(&catalog, Duration::from_secs(60)).await,
+            Ok(Integrity::Sound)
+        );
         catalog.close().await;
     });
 }
@@ -260,7 +361,11 @@ fn a_full_spool_loses_records_and_says_so() {
     let Some(disk) = Disk::new("2m") else { return };
     block_on(async {
         let mut env = Env::sqlite();
-        env.options = Options::new(Place::Sqlite("/proc/none/catalog.db".into()), disk.0.path(), "web1");
+        env.options = Options::new(
+            Place::Sqlite("/proc/none/catalog.db".into()),
+            disk.0.path(),
+            "web1",
+        );
         let catalog = env.try_open().await.expect("opened");
         assert_eq!(catalog.record_run(&env.run(MONDAY)).await.spooled, 1);
         let filler = disk.0.path().join("filler");
@@ -281,8 +386,14 @@ fn a_full_spool_loses_records_and_says_so() {
         let mut home = Env::sqlite();
         home.options.spool = env.options.spool.clone();
         let catalog = home.open().await;
-        let imported = catalog.import_spool(Duration::from_secs(30)).await.expect("imported");
-        assert_eq!(imported.bad_lines, 0, "no torn line stands before a whole one");
+        let imported = catalog
+            .import_spool(Duration::from_secs(30))
+            .await
+            .expect("imported");
+        assert_eq!(
+            imported.bad_lines, 0,
+            "no torn line stands before a whole one"
+        );
         assert_eq!(imported.records, 102 - lost);
     });
 }
@@ -294,25 +405,43 @@ fn the_queue_never_waits_and_drops_raw_results_first() {
         let catalog = env.open().await;
         let url = format!("sqlite://{}", env.db_path().display());
         let mut other = SqliteConnection::connect(&url).await.expect("connected");
-        sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut other).await.expect("locked");
+        sqlx::raw_sql("BEGIN EXCLUSIVE")
+            .execute(&mut other)
+            .await
+            .expect("locked");
         let (queue, writer) = recorder::start(catalog.clone());
         let began = Instant::now();
         for n in 0..100i64 {
-            assert!(queue.push(Entry::Result(env.result("api", (MONDAY - 9000 + n) * 1_000_000))));
+            assert!(queue.push(Entry::Result(
+                env.result("api", (MONDAY - 9000 + n) * 1_000_000)
+            )));
         }
         assert!(queue.push(Entry::Run(Box::new(env.run(MONDAY)))));
-        assert!(began.elapsed() < Duration::from_secs(1), "pushing does not wait");
-        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("unlocked");
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "pushing does not wait"
+        );
+        sqlx::raw_sql("ROLLBACK")
+            .execute(&mut other)
+            .await
+            .expect("unlocked");
         other.close().await.expect("closed");
         assert_eq!(writer.stop(Duration::from_secs(20)).await, 0);
         env.rested(&catalog).await;
-        catalog.import_spool(Duration::from_secs(30)).await.expect("imported");
+        catalog
+            .import_spool(Duration::from_secs(30))
+            .await
+            .expect("imported");
         assert_eq!(count(&catalog).await, 1);
-        let results = keepwatch_catalog::checks::results(&catalog, ("web1", "api"), None, None, 0).await;
+        let results =
+            keepwatch_catalog::checks::results(&catalog, ("web1", "api"), None, None, 0).await;
         assert_eq!(results.expect("asked").len(), 100);
     });
     // A full queue, with nobody to empty it: this runtime has one thread, and it is ours.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         let env = Env::sqlite();
         let catalog = env.open().await;
@@ -323,23 +452,36 @@ fn the_queue_never_waits_and_drops_raw_results_first() {
         }
         let mut n = 0;
         while queue.dropped_total() < 500 {
-            queue.push(Entry::Result(env.result("api", (MONDAY - 90_000 + n) * 1_000_000)));
+            queue.push(Entry::Result(
+                env.result("api", (MONDAY - 90_000 + n) * 1_000_000),
+            ));
             n += 1;
         }
         assert_eq!(queue.waiting(), recorder::QUEUE_MAX);
         assert_eq!(writer.stop(Duration::from_secs(120)).await, 0);
         assert_eq!(count(&catalog).await as i64, runs, "no run was dropped");
-        let results = keepwatch_catalog::checks::results(&catalog, ("web1", "api"), None, None, 0).await.expect("asked");
+        let results = keepwatch_catalog::checks::results(&catalog, ("web1", "api"), None, None, 0)
+            .await
+            .expect("asked");
         assert_eq!(results.len() as i64, n - 500, "the oldest results were");
-        assert_eq!(results.last().map(|r| r.at), Some(at(MONDAY - 90_000 + 500)));
+        assert_eq!(
+            results.last().map(|r| r.at),
+            Some(at(MONDAY - 90_000 + 500))
+        );
     });
 }
 
 /// One server for all of these: each story leaves it running.
 #[test]
 fn postgres_dies_and_comes_back() {
-    let Some(mut server) = Server::start() else { return };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let env = Env::postgres(&mut server);
     let catalog = runtime.block_on(async {
         let catalog = env.open().await;
@@ -369,12 +511,21 @@ fn postgres_dies_and_comes_back() {
     assert_eq!((stored + spooled, lost), (400, 0));
     assert!(spooled > 0);
     assert!(longest < BOUND, "{longest:?}");
-    let error = runtime.block_on(runs::list(&catalog, &RunFilter::default())).expect_err("it is down").to_string();
-    assert!(error.contains("away") && !error.contains(PASSWORD), "{error}");
+    let error = runtime
+        .block_on(runs::list(&catalog, &RunFilter::default()))
+        .expect_err("it is down")
+        .to_string();
+    assert!(
+        error.contains("away") && !error.contains(PASSWORD),
+        "{error}"
+    );
     server.up();
     runtime.block_on(async {
         env.rested(&catalog).await;
-        let imported = catalog.import_spool(Duration::from_secs(60)).await.expect("imported");
+        let imported = catalog
+            .import_spool(Duration::from_secs(60))
+            .await
+            .expect("imported");
         // A record whose commit was done but not answered is in both.
         assert_eq!(imported.records, spooled);
         assert_eq!(count(&catalog).await, 401);
@@ -389,14 +540,23 @@ fn postgres_dies_and_comes_back() {
         assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
         let began = Instant::now();
         for n in 0..50 {
-            assert_eq!(catalog.record_run(&env.run(MONDAY + 5001 + n)).await.lost, 0);
+            assert_eq!(
+                catalog.record_run(&env.run(MONDAY + 5001 + n)).await.lost,
+                0
+            );
         }
         // Each rest is longer than the last, so few of them wait.
         assert!(began.elapsed() < BOUND * 3, "{:?}", began.elapsed());
         let began = Instant::now();
-        let error = runs::list(&catalog, &RunFilter::default()).await.expect_err("it says nothing");
+        let error = runs::list(&catalog, &RunFilter::default())
+            .await
+            .expect_err("it says nothing");
         assert!(!error.to_string().contains(PASSWORD), "{error}");
-        assert!(began.elapsed() < READ_WAIT + Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < READ_WAIT + Duration::from_secs(3),
+            "{:?}",
+            began.elapsed()
+        );
         // One that starts now is not held up either.
         let began = Instant::now();
         let second = env.try_open().await.expect("opened");
@@ -406,7 +566,10 @@ fn postgres_dies_and_comes_back() {
     server.thaw();
     runtime.block_on(async {
         env.rested(&catalog).await;
-        catalog.import_spool(Duration::from_secs(60)).await.expect("imported");
+        catalog
+            .import_spool(Duration::from_secs(60))
+            .await
+            .expect("imported");
         assert_eq!(count(&catalog).await, 453);
     });
 
@@ -415,21 +578,35 @@ fn postgres_dies_and_comes_back() {
     runtime.block_on(async {
         assert_eq!(catalog.record_run(&env.run(MONDAY + 7000)).await.lost, 0);
         env.rested(&catalog).await;
-        catalog.import_spool(Duration::from_secs(60)).await.expect("imported");
+        catalog
+            .import_spool(Duration::from_secs(60))
+            .await
+            .expect("imported");
         assert_eq!(count(&catalog).await, 454);
     });
 
     eprintln!("a row that somebody else has locked");
     runtime.block_on(async {
         use sqlx::PgConnection;
-        let mut other = PgConnection::connect(env.admin.as_ref().expect("postgres")).await.expect("connected");
-        sqlx::raw_sql("BEGIN; LOCK TABLE keepwatch.runs IN ACCESS EXCLUSIVE MODE").execute(&mut other).await.expect("locked");
+        let mut other = PgConnection::connect(env.admin.as_ref().expect("postgres"))
+            .await
+            .expect("connected");
+        sqlx::raw_sql("BEGIN; LOCK TABLE keepwatch.runs IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut other)
+            .await
+            .expect("locked");
         let began = Instant::now();
         assert_eq!(catalog.record_run(&env.run(MONDAY + 8000)).await.spooled, 1);
         assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
-        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("unlocked");
+        sqlx::raw_sql("ROLLBACK")
+            .execute(&mut other)
+            .await
+            .expect("unlocked");
         env.rested(&catalog).await;
-        catalog.import_spool(Duration::from_secs(60)).await.expect("imported");
+        catalog
+            .import_spool(Duration::from_secs(60))
+            .await
+            .expect("imported");
         assert_eq!(count(&catalog).await, 455);
     });
 
@@ -440,25 +617,38 @@ fn postgres_dies_and_comes_back() {
         fs::write(&pw, "wrong-canary-password").expect("written");
         let mut other = Env::sqlite();
         other.options.spool = env.options.spool.clone();
-        other.options.place = Place::parse(&env.options.place.to_string(), Some(pw.clone())).expect("a place");
+        other.options.place =
+            Place::parse(&env.options.place.to_string(), Some(pw.clone())).expect("a place");
         let wrong = other.try_open().await.expect("away");
         let trouble = wrong.standing().trouble.expect("trouble").to_string();
-        assert!(trouble.contains("password authentication failed"), "{trouble}");
+        assert!(
+            trouble.contains("password authentication failed"),
+            "{trouble}"
+        );
         assert!(!trouble.contains("canary"), "{trouble}");
         assert_eq!(wrong.record_run(&env.run(MONDAY + 9000)).await.spooled, 1);
         fs::write(&pw, format!("{PASSWORD}\n")).expect("written");
         other.rested(&wrong).await;
-        wrong.import_spool(Duration::from_secs(60)).await.expect("imported");
+        wrong
+            .import_spool(Duration::from_secs(60))
+            .await
+            .expect("imported");
         assert_eq!(count(&wrong).await, 456);
         assert!(!format!("{:?} {:?}", other.options, wrong.standing()).contains(PASSWORD));
     });
 
     eprintln!("a database whose texts are not UTF-8");
-    server.sql("postgres", "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    server.sql(
+        "postgres",
+        "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
+    );
     runtime.block_on(async {
         let mut other = Env::sqlite();
-        other.options.place = Place::parse(&server.url("latin"), Some(server.password_file())).expect("a place");
-        let Err(error) = other.try_open().await else { panic!("it was opened") };
+        other.options.place =
+            Place::parse(&server.url("latin"), Some(server.password_file())).expect("a place");
+        let Err(error) = other.try_open().await else {
+            panic!("it was opened")
+        };
         assert!(error.to_string().contains("LATIN1"), "{error}");
     });
     runtime.block_on(catalog.close());

@@ -29,8 +29,12 @@ fn binaries() -> Option<PathBuf> {
         .flatten()
         .filter_map(|e| Some(e.ok()?.path().join("bin")))
         .collect();
-    found.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-    found.into_iter().find(|dir| dir.join("initdb").exists() && dir.join("postgres").exists())
+    found.extend(std::env::split_paths(
+        &std::env::var_os("PATH").unwrap_or_default(),
+    ));
+    found
+        .into_iter()
+        .find(|dir| dir.join("initdb").exists() && dir.join("postgres").exists())
 }
 
 fn account() -> Option<(u32, u32)> {
@@ -38,8 +42,16 @@ fn account() -> Option<(u32, u32)> {
         return None;
     }
     let passwd = fs::read_to_string("/etc/passwd").expect("accounts");
-    let line = passwd.lines().find(|l| l.starts_with("postgres:")).expect("an account postgres");
-    let field = |n: usize| line.split(':').nth(n).and_then(|t| t.parse().ok()).expect("a number");
+    let line = passwd
+        .lines()
+        .find(|l| l.starts_with("postgres:"))
+        .expect("an account postgres");
+    let field = |n: usize| {
+        line.split(':')
+            .nth(n)
+            .and_then(|t| t.parse().ok())
+            .expect("a number")
+    };
     Some((field(2), field(3)))
 }
 
@@ -47,7 +59,10 @@ impl Server {
     /// Starts a server, or says why there is none to start.
     pub fn start() -> Option<Self> {
         let Some(bin) = binaries() else {
-            assert!(std::env::var_os("KEEPWATCH_REQUIRE_POSTGRES").is_none(), "PostgreSQL is not installed");
+            assert!(
+                std::env::var_os("KEEPWATCH_REQUIRE_POSTGRES").is_none(),
+                "PostgreSQL is not installed"
+            );
             eprintln!("SKIPPED: PostgreSQL is not installed");
             return None;
         };
@@ -58,15 +73,43 @@ impl Server {
             chown(dir.path(), Some(uid), Some(gid)).expect("given");
             chown(dir.path().join("pw"), Some(uid), Some(gid)).expect("given");
         }
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let mut server = Self { dir, bin, user, port, child: None, databases: 0 };
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a port")
+            .port();
+        let mut server = Self {
+            dir,
+            bin,
+            user,
+            port,
+            child: None,
+            databases: 0,
+        };
         let made = server
             .command("initdb")
-            .args(["-D", "data", "-U", "postgres", "-E", "UTF8", "--locale=C", "--auth-local=trust"])
-            .args(["--auth-host=scram-sha-256", "--pwfile=pw", "-k", "--no-sync"])
+            .args([
+                "-D",
+                "data",
+                "-U",
+                "postgres",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "--auth-local=trust",
+            ])
+            .args([
+                "--auth-host=scram-sha-256",
+                "--pwfile=pw",
+                "-k",
+                "--no-sync",
+            ])
             .output()
             .expect("initdb");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
         let conf = server.dir.path().join("data/postgresql.conf");
         let mut text = fs::read_to_string(&conf).expect("its configuration");
         text += &format!(
@@ -80,7 +123,11 @@ impl Server {
 
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join(name));
-        command.current_dir(self.dir.path()).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+        command
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null());
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
@@ -103,8 +150,14 @@ impl Server {
             .expect("postgres");
         self.child = Some(child);
         let began = Instant::now();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        while runtime.block_on(PgConnection::connect(&self.admin_url("postgres"))).is_err() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        while runtime
+            .block_on(PgConnection::connect(&self.admin_url("postgres")))
+            .is_err()
+        {
             assert!(
                 began.elapsed() < Duration::from_secs(60),
                 "{}",
@@ -130,12 +183,26 @@ impl Server {
 
     /// Processes of the server: the first and all that it forked.
     fn family(&self) -> Vec<Pid> {
-        let Some(child) = &self.child else { return Vec::new() };
+        let Some(child) = &self.child else {
+            return Vec::new();
+        };
         let mut out = vec![Pid::from_child(child)];
-        for entry in fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok) {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        for entry in fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+        {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|n| n.parse::<i32>().ok())
+            else {
+                continue;
+            };
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+            let parent = stat
+                .rsplit_once(')')
+                .and_then(|(_, rest)| rest.split_whitespace().nth(1));
             if parent == Some(child.id().to_string().as_str()) {
                 out.extend(Pid::from_raw(pid));
             }
@@ -158,12 +225,19 @@ impl Server {
 
     /// For tests themselves, over the socket.
     pub fn admin_url(&self, database: &str) -> String {
-        format!("postgres://postgres@localhost:{}/{database}?host={}", self.port, self.dir.path().display())
+        format!(
+            "postgres://postgres@localhost:{}/{database}?host={}",
+            self.port,
+            self.dir.path().display()
+        )
     }
 
     /// For the catalog, over TCP with a password from a file.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+        format!(
+            "postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable",
+            self.port
+        )
     }
 
     pub fn password_file(&self) -> PathBuf {
@@ -180,10 +254,18 @@ impl Server {
 
     /// Runs a statement of a test.
     pub fn sql(&self, database: &str, text: &str) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async {
-            let mut connection = PgConnection::connect(&self.admin_url(database)).await.expect("connected");
-            sqlx::raw_sql(text).execute(&mut connection).await.expect(text);
+            let mut connection = PgConnection::connect(&self.admin_url(database))
+                .await
+                .expect("connected");
+            sqlx::raw_sql(text)
+                .execute(&mut connection)
+                .await
+                .expect(text);
             connection.close().await.expect("closed");
         });
     }

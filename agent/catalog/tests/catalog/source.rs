@@ -3,21 +3,50 @@
 use std::fs;
 use std::path::Path;
 
-const WORDS: &[&str] = &["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "PRAGMA ", "CREATE ", "ALTER ", "DROP ", "WHERE ", "VALUES "];
+const WORDS: &[&str] = &[
+    "SELECT ", "INSERT ", "UPDATE ", "DELETE ", "PRAGMA ", "CREATE ", "ALTER ", "DROP ", "WHERE ",
+    "VALUES ",
+];
 
 /// What is wrong with a source text.
 fn findings(name: &str, text: &str) -> Vec<String> {
-    let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or("");
-    let code: String = code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code = text
+        .split("\n#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or("");
+    let code: String = code
+        .lines()
+        .filter(|l| !l.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
     let mut out = Vec::new();
     // Every way into the driver takes a literal, a constant, or the field of a constant.
-    for call in ["sqlx::query(", "sqlx::query_scalar(", "sqlx::query_as(", "sqlx::raw_sql(", "begin_with(", "QueryBuilder", ".execute(&*", "AssertSqlSafe"] {
+    for call in [
+        "sqlx::query(",
+        "sqlx::query_scalar(",
+        "sqlx::query_as(",
+        "sqlx::raw_sql(",
+        "begin_with(",
+        "QueryBuilder",
+        ".execute(&*",
+        "AssertSqlSafe",
+    ] {
         for (at, _) in code.match_indices(call) {
             let rest = code[at + call.len()..].trim_start();
-            let constant = rest.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).next().unwrap_or("").len() > 2;
-            let field = ["$text", "sql.sqlite", "sql.postgres"].iter().any(|f| rest.starts_with(f));
+            let constant = rest
+                .split(|c: char| !(c.is_ascii_uppercase() || c == '_'))
+                .next()
+                .unwrap_or("")
+                .len()
+                > 2;
+            let field = ["$text", "sql.sqlite", "sql.postgres"]
+                .iter()
+                .any(|f| rest.starts_with(f));
             if !(rest.starts_with('"') || constant || field) || call == "QueryBuilder" {
-                out.push(format!("{name}: a statement that is no constant: {call}{}", rest.chars().take(40).collect::<String>()));
+                out.push(format!(
+                    "{name}: a statement that is no constant: {call}{}",
+                    rest.chars().take(40).collect::<String>()
+                ));
             }
         }
     }
@@ -25,12 +54,23 @@ fn findings(name: &str, text: &str) -> Vec<String> {
         for (at, _) in code.match_indices(call) {
             let rest = code[at + call.len()..].trim_start();
             if !(rest.starts_with('"') || rest.starts_with("concat!(")) {
-                out.push(format!("{name}: a statement that is no literal: {}", rest.chars().take(40).collect::<String>()));
+                out.push(format!(
+                    "{name}: a statement that is no literal: {}",
+                    rest.chars().take(40).collect::<String>()
+                ));
             }
         }
     }
     // No SQL in anything that formats or joins.
-    for call in ["format!(", "format_args!(", "write!(", "push_str(", "concat(", "join(", "leak("] {
+    for call in [
+        "format!(",
+        "format_args!(",
+        "write!(",
+        "push_str(",
+        "concat(",
+        "join(",
+        "leak(",
+    ] {
         for (at, _) in code.match_indices(call) {
             let rest: String = code[at + call.len()..].chars().take(200).collect();
             let argument = rest.split(';').next().unwrap_or("");
@@ -71,7 +111,13 @@ fn the_rule_can_fail() {
     ] {
         assert!(!findings("made up", bad).is_empty(), "{bad}");
     }
-    for good in ["sqlx::query(\"SELECT 1\")", "sqlx::query(VACUUM)", "sqlx::raw_sql(sql.sqlite)", "Sql::both(\n  \"SELECT 1\")", "format!(\"{n} rows\")"] {
+    for good in [
+        "sqlx::query(\"SELECT 1\")",
+        "sqlx::query(VACUUM)",
+        "sqlx::raw_sql(sql.sqlite)",
+        "Sql::both(\n  \"SELECT 1\")",
+        "format!(\"{n} rows\")",
+    ] {
         assert!(findings("made up", good).is_empty(), "{good}");
     }
 }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keepwatch_catalog::{Catalog, CatalogError, Clock, Options, Place, Random};
-use keepwatch_model::checks::{CheckOutcome, CheckResult, CheckState, CheckTransition, FailureReason};
+use keepwatch_model::checks::{
+    CheckOutcome, CheckResult, CheckState, CheckTransition, FailureReason,
+};
 use keepwatch_model::ids::{EventId, RunId};
 use keepwatch_model::runs::{RunKind, RunOutcome, RunRecord, Trigger};
 use keepwatch_model::time::Moment;
@@ -103,7 +105,8 @@ impl Env {
 
     pub fn postgres(server: &mut Server) -> Self {
         let name = server.database();
-        let place = Place::parse(&server.url(&name), Some(server.password_file())).expect("a place");
+        let place =
+            Place::parse(&server.url(&name), Some(server.password_file())).expect("a place");
         let dir = tempfile::tempdir().expect("a directory");
         Self::of(place, Some(server.admin_url(&name)), dir)
     }
@@ -182,7 +185,13 @@ impl Env {
         }
     }
 
-    pub fn change(&self, check: &str, micros: i64, from: CheckState, to: CheckState) -> CheckTransition {
+    pub fn change(
+        &self,
+        check: &str,
+        micros: i64,
+        from: CheckState,
+        to: CheckState,
+    ) -> CheckTransition {
         CheckTransition {
             id: EventId::new(at_us(micros), self.dice.bytes()),
             host: "web1".into(),
@@ -199,8 +208,11 @@ impl Env {
 }
 
 pub fn block_on<T>(work: impl Future<Output = T>) -> T {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let out = runtime.block_on(work);
     runtime.shutdown_timeout(Duration::from_secs(5));
     out
@@ -219,17 +231,64 @@ pub async fn told(catalog: &Catalog) -> String {
     fn text<T: std::fmt::Debug>(list: Vec<T>) -> Vec<String> {
         list.iter().map(|one| format!("{one:?}")).collect()
     }
-    add("run", text(runs::list(catalog, &runs::RunFilter::default()).await.expect("runs")));
-    add("transition", text(checks::transitions(catalog, None, None, None, None, 0).await.expect("transitions")));
-    add("check", text(checks::now(catalog, None).await.expect("checks")));
+    add(
+        "run",
+        text(
+            runs::list(catalog, &runs::RunFilter::default())
+                .await
+                .expect("runs"),
+        ),
+    );
+    add(
+        "transition",
+        text(
+            checks::transitions(catalog, None, None, None, None, 0)
+                .await
+                .expect("transitions"),
+        ),
+    );
+    add(
+        "check",
+        text(checks::now(catalog, None).await.expect("checks")),
+    );
     for check in checks::now(catalog, None).await.expect("checks") {
         let of = (check.host.as_str(), check.check.as_str());
-        add("result", text(checks::results(catalog, of, None, None, 0).await.expect("results")));
+        add(
+            "result",
+            text(
+                checks::results(catalog, of, None, None, 0)
+                    .await
+                    .expect("results"),
+            ),
+        );
     }
-    add("incident", text(events::incidents(catalog, &all).await.expect("incidents")));
-    add("restart", text(events::restarts(catalog, &all).await.expect("restarts")));
-    add("notification", text(events::notifications(catalog, &all, None).await.expect("notifications")));
-    add("repository", text(events::repositories(catalog, None).await.expect("repositories")));
-    add("counter", text(counters::list(catalog).await.expect("counters")));
+    add(
+        "incident",
+        text(events::incidents(catalog, &all).await.expect("incidents")),
+    );
+    add(
+        "restart",
+        text(events::restarts(catalog, &all).await.expect("restarts")),
+    );
+    add(
+        "notification",
+        text(
+            events::notifications(catalog, &all, None)
+                .await
+                .expect("notifications"),
+        ),
+    );
+    add(
+        "repository",
+        text(
+            events::repositories(catalog, None)
+                .await
+                .expect("repositories"),
+        ),
+    );
+    add(
+        "counter",
+        text(counters::list(catalog).await.expect("counters")),
+    );
     out
 }

@@ -33,7 +33,12 @@ async fn upkeep_all(catalog: &keepwatch_catalog::Catalog) -> upkeep::Upkeep {
 }
 
 /// The same sums by another way: second by second for states, one pass for results.
-fn recomputed(results: &[CheckResult], changes: &[CheckTransition], start: i64, length: i64) -> Rollup {
+fn recomputed(
+    results: &[CheckResult],
+    changes: &[CheckTransition],
+    start: i64,
+    length: i64,
+) -> Rollup {
     let micros = |m: keepwatch_model::time::Moment| (m.unix_nanos() / 1000) as i64;
     let mut out = Rollup::default();
     let within = |t: i64| t >= start && t < start + length;
@@ -62,12 +67,15 @@ fn recomputed(results: &[CheckResult], changes: &[CheckTransition], start: i64, 
     let mut hour = start;
     while hour < start + length {
         let watched = |t: i64| t >= hour && t < hour + H;
-        if results.iter().any(|r| watched(micros(r.at))) || changes.iter().any(|c| watched(micros(c.at))) {
+        if results.iter().any(|r| watched(micros(r.at)))
+            || changes.iter().any(|c| watched(micros(c.at)))
+        {
             let mut second = hour;
             while second < hour + H {
                 let last = sorted.iter().take_while(|c| micros(c.at) <= second).last();
-                let (state, hidden) =
-                    last.map_or((CheckState::Unknown, false), |change| (change.to, change.overlay.is_some()));
+                let (state, hidden) = last.map_or((CheckState::Unknown, false), |change| {
+                    (change.to, change.overlay.is_some())
+                });
                 let place = match state {
                     CheckState::Unknown => &mut out.unknown_us,
                     CheckState::Healthy => &mut out.healthy_us,
@@ -98,12 +106,16 @@ pub async fn rollups_equal_the_raw(env: Env) {
                 continue;
             }
             for n in 0..env.dice.below(40) {
-                r.push(env.result(check, start + hour * H + (n as i64) * 90_000_000 + env.dice.below(1_000_000) as i64));
+                r.push(env.result(
+                    check,
+                    start + hour * H + (n as i64) * 90_000_000 + env.dice.below(1_000_000) as i64,
+                ));
             }
             for n in 0..env.dice.below(4) {
                 let to = CheckState::ALL[env.dice.below(4) as usize];
                 let second = (n as i64) * 900 + env.dice.below(900) as i64;
-                let mut change = env.change(check, start + hour * H + second * 1_000_000, state, to);
+                let mut change =
+                    env.change(check, start + hour * H + second * 1_000_000, state, to);
                 change.overlay = (env.dice.below(3) == 0).then_some(Overlay::Maintenance);
                 state = to;
                 c.push(change);
@@ -128,19 +140,33 @@ pub async fn rollups_equal_the_raw(env: Env) {
     }
     env.hand.set(MONDAY + 80 * HOUR);
     assert!(upkeep_all(&catalog).await.hours > 0);
-    assert_eq!(upkeep_all(&catalog).await.hours, 0, "nothing is left to roll up");
+    assert_eq!(
+        upkeep_all(&catalog).await.hours,
+        0,
+        "nothing is left to roll up"
+    );
     for check in ["api", "db", "quiet"] {
         for (span, length) in [(Span::Hour, H), (Span::Day, 24 * H)] {
-            let got = rollups::list(&catalog, ("web1", check), span, None, None, 0).await.expect("asked");
+            let got = rollups::list(&catalog, ("web1", check), span, None, None, 0)
+                .await
+                .expect("asked");
             let mut seen = 0;
             let mut begin = start;
             while begin < start + 96 * H {
                 let want = recomputed(&results[check], &changes[check], begin, length);
-                let found = got.iter().find(|(at, _)| *at == at_us(begin)).map(|(_, r)| r.clone());
+                let found = got
+                    .iter()
+                    .find(|(at, _)| *at == at_us(begin))
+                    .map(|(_, r)| r.clone());
                 if want == Rollup::default() {
                     assert_eq!(found, None, "{check} {span:?} at {begin}");
                 } else {
-                    assert_eq!(found, Some(want), "{check} {span:?} {}", (begin - start) / H);
+                    assert_eq!(
+                        found,
+                        Some(want),
+                        "{check} {span:?} {}",
+                        (begin - start) / H
+                    );
                     seen += 1;
                 }
                 begin += length;
@@ -151,7 +177,12 @@ pub async fn rollups_equal_the_raw(env: Env) {
     }
     let now = checks::now(&catalog, None).await.expect("asked");
     for check in now {
-        assert_eq!(check.runs_total, results[check.check.as_str()].len() as u64, "{}", check.check);
+        assert_eq!(
+            check.runs_total,
+            results[check.check.as_str()].len() as u64,
+            "{}",
+            check.check
+        );
     }
 }
 
@@ -193,7 +224,11 @@ pub async fn old_rows_go(mut env: Env) {
         created: at(MONDAY + n * DAY),
         due: at(MONDAY + n * DAY),
         attempts: 1,
-        state: if sent { NotificationState::Sent } else { NotificationState::Queued },
+        state: if sent {
+            NotificationState::Sent
+        } else {
+            NotificationState::Queued
+        },
         done: sent.then(|| at(MONDAY + n * DAY)),
         error: None,
     };
@@ -201,14 +236,25 @@ pub async fn old_rows_go(mut env: Env) {
     for n in 0..12 {
         let mut run = env.run(MONDAY + n * HOUR);
         run.job = Some("old".into());
-        catalog.record_run(&env.done(run, RunOutcome::Succeeded, 5)).await;
+        catalog
+            .record_run(&env.done(run, RunOutcome::Succeeded, 5))
+            .await;
     }
     let mut foreign = env.run(MONDAY);
     foreign.host = "db2".into();
-    catalog.record_run(&env.done(foreign, RunOutcome::Failed, 5)).await;
+    catalog
+        .record_run(&env.done(foreign, RunOutcome::Failed, 5))
+        .await;
     let open_run = env.run(MONDAY);
     catalog.record_run(&open_run).await;
-    catalog.record(vec![Entry::Transition(env.change("api", MONDAY * 1_000_000, CheckState::Unknown, CheckState::Healthy))]).await;
+    catalog
+        .record(vec![Entry::Transition(env.change(
+            "api",
+            MONDAY * 1_000_000,
+            CheckState::Unknown,
+            CheckState::Healthy,
+        ))])
+        .await;
     for n in 0..days {
         env.hand.set(MONDAY + n * DAY + 12 * HOUR);
         let mut entries = vec![
@@ -218,9 +264,15 @@ pub async fn old_rows_go(mut env: Env) {
         ];
         for hour in 0..4 {
             let run = env.run(MONDAY + n * DAY + hour * HOUR);
-            let outcome = if hour == 1 { RunOutcome::Failed } else { RunOutcome::Succeeded };
+            let outcome = if hour == 1 {
+                RunOutcome::Failed
+            } else {
+                RunOutcome::Succeeded
+            };
             entries.push(Entry::Run(Box::new(env.done(run, outcome, 5))));
-            entries.push(Entry::Result(env.result("api", (MONDAY + n * DAY + hour * HOUR) * 1_000_000)));
+            entries.push(Entry::Result(
+                env.result("api", (MONDAY + n * DAY + hour * HOUR) * 1_000_000),
+            ));
         }
         catalog.record(entries).await;
         upkeep_all(&catalog).await;
@@ -228,44 +280,109 @@ pub async fn old_rows_go(mut env: Env) {
     let now = env.hand.now();
     let done = upkeep_all(&catalog).await;
     assert!(!done.put_off);
-    let filter = RunFilter { host: Some("web1".into()), job: Some("home".into()), ..RunFilter::default() };
+    let filter = RunFilter {
+        host: Some("web1".into()),
+        job: Some("home".into()),
+        ..RunFilter::default()
+    };
     let kept = runs::list(&catalog, &filter).await.expect("asked");
-    let old: Vec<_> = kept.iter().filter(|r| r.started < at(now - 90 * DAY)).collect();
-    assert_eq!(old.iter().map(|r| r.id).collect::<Vec<_>>(), [open_run.id], "only what has no end is older");
+    let old: Vec<_> = kept
+        .iter()
+        .filter(|r| r.started < at(now - 90 * DAY))
+        .collect();
+    assert_eq!(
+        old.iter().map(|r| r.id).collect::<Vec<_>>(),
+        [open_run.id],
+        "only what has no end is older"
+    );
     // The bound falls at noon, ninety days ago: that day's four are before it.
     assert_eq!(kept.len(), 1 + 4 * 90, "all younger ones are there");
     // The last ten successes stay, however old.
-    let filter = RunFilter { job: Some("old".into()), ..RunFilter::default() };
+    let filter = RunFilter {
+        job: Some("old".into()),
+        ..RunFilter::default()
+    };
     let stay = runs::list(&catalog, &filter).await.expect("asked");
     assert_eq!(stay.len(), 10);
     assert_eq!(stay[0].started, at(MONDAY + 11 * HOUR));
-    let foreign = RunFilter { host: Some("db2".into()), ..RunFilter::default() };
-    assert_eq!(runs::list(&catalog, &foreign).await.expect("asked").len(), 1, "not ours to delete");
+    let foreign = RunFilter {
+        host: Some("db2".into()),
+        ..RunFilter::default()
+    };
+    assert_eq!(
+        runs::list(&catalog, &foreign).await.expect("asked").len(),
+        1,
+        "not ours to delete"
+    );
 
-    let raw = checks::results(&catalog, ("web1", "api"), None, None, 0).await.expect("asked");
-    assert!(raw.iter().all(|r| r.at >= at(now - 30 * DAY)) && raw.len() >= 29 * 4, "{}", raw.len());
-    let hours = rollups::list(&catalog, ("web1", "api"), Span::Hour, None, None, 0).await.expect("asked");
-    assert!(hours.iter().all(|(start, _)| *start >= at(now - 40 * DAY)), "hours");
+    let raw = checks::results(&catalog, ("web1", "api"), None, None, 0)
+        .await
+        .expect("asked");
+    assert!(
+        raw.iter().all(|r| r.at >= at(now - 30 * DAY)) && raw.len() >= 29 * 4,
+        "{}",
+        raw.len()
+    );
+    let hours = rollups::list(&catalog, ("web1", "api"), Span::Hour, None, None, 0)
+        .await
+        .expect("asked");
+    assert!(
+        hours.iter().all(|(start, _)| *start >= at(now - 40 * DAY)),
+        "hours"
+    );
     assert!(hours.len() >= 39 * 4);
-    let all_days = rollups::list(&catalog, ("web1", "api"), Span::Day, None, None, 0).await.expect("asked");
+    let all_days = rollups::list(&catalog, ("web1", "api"), Span::Day, None, None, 0)
+        .await
+        .expect("asked");
     assert_eq!(all_days.len() as i64, days, "days stay for ever");
     assert!(all_days.iter().all(|(_, day)| day.runs == 4));
     let check = &checks::now(&catalog, Some("web1")).await.expect("asked")[0];
-    assert_eq!(check.runs_total as i64, 4 * days, "counted, though the raw is gone");
-    assert_eq!(check.state.as_ref().map(|s| s.0), Some(CheckState::Healthy), "the last change stays");
+    assert_eq!(
+        check.runs_total as i64,
+        4 * days,
+        "counted, though the raw is gone"
+    );
+    assert_eq!(
+        check.state.as_ref().map(|s| s.0),
+        Some(CheckState::Healthy),
+        "the last change stays"
+    );
 
     let all = EventFilter::default();
     let incidents = events::incidents(&catalog, &all).await.expect("asked");
-    let old: Vec<_> = incidents.iter().filter(|i| i.opened < at(now - 91 * DAY)).collect();
-    assert!(old.iter().all(|i| i.closed.is_none()) && old.len() == 1, "what is open stays: {old:?}");
-    assert!(events::restarts(&catalog, &all).await.expect("asked").iter().all(|r| r.at >= at(now - 90 * DAY)));
-    let messages = events::notifications(&catalog, &all, None).await.expect("asked");
-    let old: Vec<_> = messages.iter().filter(|m| m.created < at(now - 31 * DAY)).collect();
-    assert!(old.len() == 1 && old[0].state == NotificationState::Queued, "what is queued stays: {old:?}");
+    let old: Vec<_> = incidents
+        .iter()
+        .filter(|i| i.opened < at(now - 91 * DAY))
+        .collect();
+    assert!(
+        old.iter().all(|i| i.closed.is_none()) && old.len() == 1,
+        "what is open stays: {old:?}"
+    );
+    assert!(
+        events::restarts(&catalog, &all)
+            .await
+            .expect("asked")
+            .iter()
+            .all(|r| r.at >= at(now - 90 * DAY))
+    );
+    let messages = events::notifications(&catalog, &all, None)
+        .await
+        .expect("asked");
+    let old: Vec<_> = messages
+        .iter()
+        .filter(|m| m.created < at(now - 31 * DAY))
+        .collect();
+    assert!(
+        old.len() == 1 && old[0].state == NotificationState::Queued,
+        "what is queued stays: {old:?}"
+    );
 
     // Counters do not fall with the rows.
     let counted = counters::list(&catalog).await.expect("asked");
-    let home = counted.iter().find(|c| c.name == counters::RUNS && c.subject == "home").expect("counted");
+    let home = counted
+        .iter()
+        .find(|c| c.name == counters::RUNS && c.subject == "home")
+        .expect("counted");
     assert_eq!(home.value as i64, 4 * days);
     let facts = facts::jobs(&catalog, RunKind::Backup).await.expect("asked");
     let old = facts.iter().find(|f| f.job == "old").expect("there");
@@ -283,13 +400,25 @@ pub async fn a_clock_that_jumps_deletes_nothing(env: Env) {
     for n in 0..40i64 {
         let mut run = env.run(start - n * HOUR);
         run.job = Some(format!("job{}", n % 2));
-        catalog.record_run(&env.done(run, RunOutcome::Failed, 1)).await;
-        catalog.record(vec![Entry::Result(env.result("api", (start - n * HOUR) * 1_000_000))]).await;
+        catalog
+            .record_run(&env.done(run, RunOutcome::Failed, 1))
+            .await;
+        catalog
+            .record(vec![Entry::Result(
+                env.result("api", (start - n * HOUR) * 1_000_000),
+            )])
+            .await;
     }
     upkeep_all(&catalog).await;
     let count = async |catalog: &keepwatch_catalog::Catalog| {
-        let runs = runs::list(catalog, &RunFilter::default()).await.expect("asked").len();
-        runs + checks::results(catalog, ("web1", "api"), None, None, 0).await.expect("asked").len()
+        let runs = runs::list(catalog, &RunFilter::default())
+            .await
+            .expect("asked")
+            .len();
+        runs + checks::results(catalog, ("web1", "api"), None, None, 0)
+            .await
+            .expect("asked")
+            .len()
     };
     assert_eq!(count(&catalog).await, 80);
     for jump in [10 * 365 * DAY, -20 * 365 * DAY, 0, 3000 * DAY, -MONDAY] {
