@@ -78,6 +78,19 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "catalog",
+        &[
+            "keepwatch-model",
+            "sqlx",
+            "tokio",
+            "rustix",
+            "serde_json",
+            "thiserror",
+            "tracing",
+            "zeroize",
+        ],
+    ),
+    (
         "keepwatch",
         &[
             "keepwatch-*",
@@ -181,12 +194,17 @@ pub const WATCH_LAYERS: &[&[&str]] = &[
     &["conductor"],
 ];
 
-/// (what, the only files of the engine and the binary that may say it, why)
+/// (what, the only files that may say it, why)
 pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (
         "age::",
         &["agent/engine/src/seal.rs"],
         "age is named in one module",
+    ),
+    (
+        "sqlx",
+        &["agent/catalog/"],
+        "databases are asked in one crate",
     ),
     (
         "SystemTime::now",
@@ -199,6 +217,10 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/keepwatch/",
             "agent/engine/src/restore/",
             "agent/engine/src/backup/sink.rs",
+            "agent/catalog/src/catalog.rs",
+            "agent/catalog/src/keeper.rs",
+            "agent/catalog/src/meter.rs",
+            "agent/catalog/src/upkeep.rs",
             "agent/watch/src/probe/",
             "agent/watch/src/process.rs",
             "agent/watch/src/restart/executor.rs",
@@ -390,6 +412,7 @@ pub fn one_place(root: &Path) -> Vec<Finding> {
     for dir in [
         "agent/model/src",
         "agent/engine/src",
+        "agent/catalog/src",
         "agent/watch/src",
         "agent/keepwatch/src",
     ] {
