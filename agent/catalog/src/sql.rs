@@ -6,13 +6,16 @@
 //!
 //! Values are integers and texts, no more: times are microseconds since 1970, durations microseconds, ids and words texts.
 //! That keeps the two databases the same, and a row readable with `sqlite3` or `psql`.
+//!
+//! A query is handed to its connection (`tx.execute(query)`), never the other way round (`query.execute(tx)`): the future of the
+//! latter cannot be shown to be `Send` by a caller that spawns it.
 
 use std::time::Duration;
 
 use keepwatch_model::time::Moment;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Postgres, Row as _, Sqlite, Transaction};
+use sqlx::{Executor as _, Postgres, Row as _, Sqlite, Transaction};
 
 use crate::text;
 
@@ -252,11 +255,11 @@ impl Tx {
     pub(crate) async fn execute(&mut self, sql: Sql, values: &[Value]) -> Result<u64, sqlx::Error> {
         match self {
             Self::Sqlite(tx) => {
-                let done = bound!(sql.sqlite, values).execute(&mut **tx).await?;
+                let done = (&mut **tx).execute(bound!(sql.sqlite, values)).await?;
                 Ok(done.rows_affected())
             }
             Self::Postgres(tx) => {
-                let done = bound!(sql.postgres, values).execute(&mut **tx).await?;
+                let done = (&mut **tx).execute(bound!(sql.postgres, values)).await?;
                 Ok(done.rows_affected())
             }
         }
@@ -270,14 +273,14 @@ impl Tx {
     ) -> Result<Vec<Row>, sqlx::Error> {
         match self {
             Self::Sqlite(tx) => {
-                let rows = bound!(sql.sqlite, values).fetch_all(&mut **tx).await?;
+                let rows = (&mut **tx).fetch_all(bound!(sql.sqlite, values)).await?;
                 Ok(rows
                     .into_iter()
                     .map(|row| Row::new(AnyRow::Sqlite(row)))
                     .collect())
             }
             Self::Postgres(tx) => {
-                let rows = bound!(sql.postgres, values).fetch_all(&mut **tx).await?;
+                let rows = (&mut **tx).fetch_all(bound!(sql.postgres, values)).await?;
                 Ok(rows
                     .into_iter()
                     .map(|row| Row::new(AnyRow::Postgres(row)))
@@ -298,9 +301,12 @@ impl Tx {
     /// Runs statements without parameters, one after another: a step of a migration.
     pub(crate) async fn script(&mut self, sql: Sql) -> Result<(), sqlx::Error> {
         match self {
-            Self::Sqlite(tx) => sqlx::raw_sql(sql.sqlite).execute(&mut **tx).await.map(drop),
-            Self::Postgres(tx) => sqlx::raw_sql(sql.postgres)
-                .execute(&mut **tx)
+            Self::Sqlite(tx) => (&mut **tx)
+                .execute(sqlx::raw_sql(sql.sqlite))
+                .await
+                .map(drop),
+            Self::Postgres(tx) => (&mut **tx)
+                .execute(sqlx::raw_sql(sql.postgres))
                 .await
                 .map(drop),
         }
