@@ -1,4 +1,4 @@
-//! Checks: the result of one run of a check, and the changes of its judged state.
+//! Records of checks: the result of one run of a check, and the changes of its judged state. Their words are those of [`crate::check`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,37 +8,10 @@ use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ParseError;
+pub use crate::check::{Overlay, Reason as FailureReason, State as CheckState};
 use crate::ids::EventId;
 use crate::time::Moment;
-use crate::words::{micros, words};
-
-words! {
-    /// Why a run of a check failed. A closed set: it is a label of metrics.
-    FailureReason, "a reason of a failed check", {
-        /// No answer in time.
-        Timeout = "timeout",
-        /// The name could not be resolved.
-        Dns = "dns",
-        /// No connection.
-        Connect = "connect",
-        /// The TLS handshake or the certificate.
-        Tls = "tls",
-        /// Credentials were refused.
-        Auth = "auth",
-        /// The answer was not in the protocol.
-        Protocol = "protocol",
-        /// The answer was an error.
-        Status = "status",
-        /// The answer was not the wanted one.
-        Assertion = "assertion",
-        /// A measured value was out of bounds.
-        Threshold = "threshold",
-        /// A command could not be run, or failed.
-        Exec = "exec",
-        /// The check itself failed.
-        Internal = "internal",
-    }
-}
+use crate::words::micros;
 
 /// What one run of a check yielded. As text: `success`, `degraded`, or the word of the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,32 +76,6 @@ impl<'de> Deserialize<'de> for CheckOutcome {
         String::deserialize(deserializer)?
             .parse()
             .map_err(de::Error::custom)
-    }
-}
-
-words! {
-    /// The judged state of a check.
-    CheckState, "the state of a check", {
-        /// Not judged yet, or not run for too long.
-        Unknown = "unknown",
-        /// Works.
-        Healthy = "healthy",
-        /// Works, outside of the band for warnings.
-        Degraded = "degraded",
-        /// Does not work.
-        Unhealthy = "unhealthy",
-    }
-}
-
-words! {
-    /// What hides the state of a check from alerts and restarts, while the state itself goes on.
-    Overlay, "what hides a check", {
-        /// A maintenance window is open.
-        Maintenance = "maintenance",
-        /// What it depends on is unhealthy.
-        Suppressed = "suppressed",
-        /// A person turned it off.
-        Disabled = "disabled",
     }
 }
 

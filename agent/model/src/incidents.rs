@@ -7,22 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::check::Severity;
 use crate::checks::FailureReason;
 use crate::ids::{EventId, IncidentId};
 use crate::time::Moment;
 use crate::words::{micros_opt, words};
-
-words! {
-    /// How much something matters.
-    Severity, "a severity", {
-        /// To look at some time.
-        Info = "info",
-        /// To act on today.
-        Warning = "warning",
-        /// To act on now.
-        Critical = "critical",
-    }
-}
 
 /// From opened to closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,32 +72,38 @@ words! {
 }
 
 words! {
-    /// Why a restart was not tried.
+    /// Why a restart was refused. A closed set: it is a label of metrics.
     RestartRefusal, "a reason not to restart", {
-        /// A maintenance window is open.
+        /// The check is in a maintenance window (a backup of the unit's data opens one).
         Maintenance = "maintenance",
-        /// What the check depends on is unhealthy.
-        Parent = "parent",
+        /// A check that it depends on is down.
+        ParentUnhealthy = "parent_unhealthy",
         /// The check flaps.
         Flapping = "flapping",
-        /// Restarts are only rehearsed.
+        /// Only deciding, by configuration.
         DryRun = "dry_run",
-        /// Too soon after the last one.
+        /// Too soon after the last attempt.
         Cooldown = "cooldown",
-        /// Too many tries.
-        Attempts = "attempts",
+        /// Given up: too many attempts.
+        GaveUp = "gave_up",
         /// Too many restarts on this host.
-        Budget = "budget",
+        HostBudget = "host_budget",
+        /// An attempt is under way.
+        InProgress = "in_progress",
         /// systemd is already at it.
-        Busy = "busy",
-        /// A person stopped the unit.
-        Stopped = "stopped",
-        /// The system is going down.
-        Stopping = "stopping",
-        /// A new configuration of the system is being activated.
+        UnitBusy = "unit_busy",
+        /// An operator stopped the unit.
+        StoppedByOperator = "stopped_by_operator",
+        /// The unit does not exist or is masked.
+        NoSuchUnit = "no_such_unit",
+        /// The host is going down.
+        SystemStopping = "system_stopping",
+        /// A new configuration of NixOS is being activated.
         Activation = "activation",
-        /// The unit is not listed, or systemd does not allow it.
+        /// The unit is not one that may be restarted.
         NotAllowed = "not_allowed",
+        /// systemd could not be asked.
+        Unreachable = "unreachable",
     }
 }
 

@@ -678,11 +678,8 @@ async fn incidents_restarts_and_messages(env: Env) {
         .await
         .expect("asked");
     assert_eq!(due.last(), Some(&tried));
-    let sent_ones = events::notifications(
-        &catalog,
-        &EventFilter::default(),
-        Some(NotificationState::Sent),
-    );
+    let all = EventFilter::default();
+    let sent_ones = events::notifications(&catalog, &all, Some(NotificationState::Sent));
     assert_eq!(sent_ones.await.expect("asked"), [sent]);
 
     let look = |n: i64, size: Option<u64>| RepositoryState {
