@@ -134,9 +134,10 @@ impl Span {
     }
 }
 
-/// The start of the hour or day that a time falls into.
+/// The start of the hour or day that a time falls into; of the first whole one for a time before all of them.
 pub(crate) fn floor(at: i64, unit: i64) -> i64 {
-    at.div_euclid(unit).saturating_mul(unit)
+    at.checked_sub(at.rem_euclid(unit))
+        .unwrap_or(at - at % unit)
 }
 
 impl Rollup {
@@ -506,7 +507,9 @@ mod tests {
     fn floors_go_down() {
         assert_eq!(floor(-1, HOUR), -HOUR);
         assert_eq!(floor(HOUR, HOUR), HOUR);
+        assert_eq!(floor(HOUR - 1, HOUR), 0);
         assert_eq!(floor(i64::MIN, DAY) % DAY, 0);
+        assert_eq!(floor(i64::MAX, DAY) % DAY, 0);
     }
 
     #[test]

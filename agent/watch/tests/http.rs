@@ -426,7 +426,7 @@ async fn tls_server(pem: (String, String)) -> u16 {
 #[tokio::test]
 async fn certificates_that_are_wrong_in_one_way_each() {
     let dir = Scratch::new();
-    let (ca, other) = (Ca::new(), Ca::new());
+    let (ca, other, impostor) = (Ca::new(), Ca::named("other ca"), Ca::new());
     let ca_file = dir.file("ca.pem", &ca.pem);
     let trust = |server_name: Option<&str>| TlsSettings {
         ca_file: Some(ca_file.clone()),
@@ -482,6 +482,16 @@ async fn certificates_that_are_wrong_in_one_way_each() {
         .await,
         Reason::Tls,
         "UnknownIssuer",
+    );
+    // A CA of the same name, with another key.
+    fails(
+        &https(
+            tls_server(impostor.issue(&["localhost"], 20)).await,
+            trust(None),
+        )
+        .await,
+        Reason::Tls,
+        "BadSignature",
     );
     fails(&https(good, TlsSettings::default()).await, Reason::Tls, "");
     fails(
@@ -666,7 +676,7 @@ async fn qdrant_by_its_recorded_answers() {
     );
     fails(
         &asked(qdrant_stub(true, "green"), &|s| {
-            drop(s.collections.insert("no".into()))
+            s.collections.insert("no".into());
         })
         .await,
         Reason::Assertion,

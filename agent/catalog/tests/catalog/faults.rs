@@ -488,6 +488,23 @@ fn postgres_dies_and_comes_back() {
         assert_eq!(catalog.record_run(&env.run(MONDAY)).await.stored, 1);
         catalog
     });
+    eprintln!("by its socket, where the server asks for no password");
+    runtime.block_on(async {
+        let mut options = env.options.clone();
+        let url = env.admin.as_deref().expect("a server's");
+        options.place = Place::parse(url, None).expect("a place");
+        let by_socket = Catalog::open(options, env.hand.clock(), random())
+            .await
+            .expect("opened");
+        assert_eq!(by_socket.standing().trouble, None);
+        assert_eq!(
+            runs::list(&by_socket, &RunFilter::default())
+                .await
+                .map(|r| r.len()),
+            Ok(1)
+        );
+        by_socket.close().await;
+    });
     eprintln!("killed between two records, and while records are written");
     let writing = {
         let catalog = catalog.clone();

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -132,10 +132,6 @@ impl Server {
             command.uid(uid).gid(gid);
         }
         command
-    }
-
-    pub fn socket(&self) -> &Path {
-        self.dir.path()
     }
 
     /// Starts the server process and waits until it answers.

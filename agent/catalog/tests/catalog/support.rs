@@ -92,8 +92,8 @@ pub struct Env {
     pub dice: Dice,
     /// For a second connection of the test's own.
     pub admin: Option<String>,
-    _dir: Option<tempfile::TempDir>,
-    dir: PathBuf,
+    pub _dir: Option<tempfile::TempDir>,
+    pub dir: PathBuf,
 }
 
 impl Env {
