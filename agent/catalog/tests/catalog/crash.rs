@@ -116,7 +116,7 @@ pub async fn killed_while_it_migrates(env: Env) {
     let kills = if std::env::var_os("KEEPWATCH_LONG").is_some() {
         500
     } else {
-        40
+        16
     };
     let (mut before, mut after) = (0, 0);
     // How long a start takes is found by trying: later after an early kill, earlier after a late one.

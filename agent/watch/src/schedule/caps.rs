@@ -103,13 +103,13 @@ impl Caps {
             let count = |of: &dyn Fn(&Ticket) -> bool| {
                 self.running.iter().filter(mine).filter(|r| of(r)).count()
             };
-            let slow = || count(&|r| r.trust == Trust::Slow);
+            // New ones come before slow ones: else those, asked again and again, would keep them waiting.
             let unproven = || count(&|r| r.trust != Trust::Answers);
             count(&|_| true) < limit
                 && match t.trust {
                     Trust::Answers => true,
                     Trust::New => class.is_some() || unproven() < limit - KEPT_FROM_NEW,
-                    Trust::Slow => slow() < limit - kept,
+                    Trust::Slow => unproven() < limit - kept,
                 }
         };
         room(OVERALL, KEPT_OVERALL, None)
@@ -203,13 +203,14 @@ mod tests {
             caps.enqueue(ticket(i, Class::Light, New));
         }
         assert_eq!(admitted(&mut caps).len(), OVERALL - KEPT_FROM_NEW);
-        caps.enqueue(ticket(90, Class::Light, Answers));
-        caps.enqueue(ticket(91, Class::Light, Slow));
-        assert_eq!(admitted(&mut caps), [90, 91]);
-        caps.enqueue(ticket(92, Class::Light, Answers));
-        assert!(admitted(&mut caps).is_empty(), "the limit stays");
-        caps.done(90);
-        assert_eq!(admitted(&mut caps), [92], "and not one of the new");
+        for (check, trust) in [(90, Slow), (91, Answers), (92, Answers), (93, Answers)] {
+            caps.enqueue(ticket(check, Class::Light, trust));
+        }
+        assert_eq!(admitted(&mut caps), [91, 92]);
+        caps.done(91);
+        assert_eq!(admitted(&mut caps), [93], "and not one of the new");
+        caps.done(0);
+        assert_eq!(admitted(&mut caps), [14], "and not the slow one");
     }
 
     #[test]
