@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+type Router = dyn Fn(&str, &str) -> Vec<u8> + Send + Sync;
+
 /// What a stub does after it has read a request.
 #[derive(Clone)]
 enum Stub {
@@ -32,7 +34,7 @@ enum Stub {
     /// Sends these bytes, then zeros without end.
     Flood(Vec<u8>),
     /// By the first line of the request and the API key.
-    Route(Arc<dyn Fn(&str, &str) -> Vec<u8> + Send + Sync>),
+    Route(Arc<Router>),
 }
 
 async fn serve(mut s: impl AsyncRead + AsyncWrite + Unpin, stub: Stub) {

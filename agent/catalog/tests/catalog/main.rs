@@ -5,6 +5,7 @@ mod faults;
 mod hostile;
 mod postgres;
 mod source;
+mod spawn;
 mod stories;
 mod support;
 mod time;

@@ -556,7 +556,7 @@ async fn incidents_restarts_and_messages(env: Env) {
     };
     assert_eq!(
         events::incidents(&catalog, &open).await.expect("asked"),
-        [other.clone()]
+        std::slice::from_ref(&other)
     );
     assert!(
         events::close_incident(&catalog, other.id, at(MONDAY + 90))

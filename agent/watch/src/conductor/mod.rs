@@ -316,7 +316,7 @@ impl Conductor {
                 }
             }
         }
-        while let Some(ticket) = self.caps.next() {
+        while let Some(ticket) = self.caps.start_next() {
             let slot = &mut self.slots[ticket.check];
             let Ask::Probe(probe) = &slot.check.ask else {
                 self.caps.done(ticket.check);

@@ -90,7 +90,7 @@ impl Caps {
     }
 
     /// The first who may run now; it has its place until [`Self::done`].
-    pub fn next(&mut self) -> Option<Ticket> {
+    pub fn start_next(&mut self) -> Option<Ticket> {
         let at = self.waiting.iter().position(|t| self.admits(t))?;
         let ticket = self.waiting.remove(at)?;
         self.running.push(ticket);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn admitted(caps: &mut Caps) -> Vec<usize> {
-        std::iter::from_fn(|| caps.next().map(|t| t.check)).collect()
+        std::iter::from_fn(|| caps.start_next().map(|t| t.check)).collect()
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
                     let trust = [Answers, New, Slow][usize::from(trust)];
                     caps.enqueue(ticket(check, class, trust));
                 }
-                while caps.next().is_some() {}
+                while caps.start_next().is_some() {}
                 let count = |c: Class| caps.running.iter().filter(|t| t.class == c).count();
                 prop_assert!(caps.running.len() <= OVERALL);
                 prop_assert!(count(Class::Command) <= COMMANDS && count(Class::Database) <= DATABASES);
