@@ -148,6 +148,7 @@ pub async fn killed_while_it_migrates(env: Env) {
             1
         );
         catalog.close().await;
+        env.at_rest().await;
     }
     eprintln!("killed {before} times before the commit, {after} times after it");
     assert!(

@@ -141,6 +141,19 @@ impl Env {
         catalog
     }
 
+    /// Waits until no connection has the file open any more: the last one to close writes the WAL into it, and a test that
+    /// damages the file before that damages nothing. [`Catalog::close`] itself waits for a moment only.
+    pub async fn at_rest(&self) {
+        let wal = self.dir.join("catalog.db-wal");
+        for _ in 0..1200 {
+            if !wal.exists() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("the file is still open");
+    }
+
     /// Waits until a rest of the database is over.
     pub async fn rested(&self, catalog: &Catalog) {
         for _ in 0..200 {
