@@ -61,6 +61,19 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "config",
+        &[
+            "keepwatch-model",
+            "keepwatch-watch",
+            "jiff",
+            "serde",
+            "serde_json",
+            "strsim",
+            "toml",
+            "zeroize",
+        ],
+    ),
+    (
         "s3",
         &[
             "keepwatch-engine",
@@ -181,6 +194,17 @@ pub const WATCH_LAYERS: &[&[&str]] = &[
     &["conductor"],
 ];
 
+/// Layers of the configuration from the ground up.
+pub const CONFIG_LAYERS: &[&[&str]] = &[
+    &["fault", "text", "nearest", "node", "shape"],
+    &["secret", "typed"],
+    &["sections"],
+    &["read"],
+    &["derive", "cross"],
+    &["show", "schema", "document"],
+    &["plan", "tests"],
+];
+
 /// (what, the only files of the engine and the binary that may say it, why)
 pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (
@@ -205,6 +229,11 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/watch/src/conductor/tests",
         ],
         "durations are measured at the edge",
+    ),
+    (
+        "toml::",
+        &["agent/config/src/read.rs", "agent/config/src/schema.rs"],
+        "TOML is parsed in one module; another prints defaults as JSON",
     ),
     (
         "std::process::exit",
@@ -343,10 +372,11 @@ pub fn modules_named(code: &str) -> Vec<String> {
         .collect()
 }
 
-/// Imports in the engine and the watcher that run up.
+/// Imports in the engine, the watcher and the configuration that run up.
 pub fn layers(root: &Path) -> Vec<Finding> {
     let mut out = crate_layers(root, "engine", LAYERS);
     out.extend(crate_layers(root, "watch", WATCH_LAYERS));
+    out.extend(crate_layers(root, "config", CONFIG_LAYERS));
     out
 }
 
@@ -391,6 +421,7 @@ pub fn one_place(root: &Path) -> Vec<Finding> {
         "agent/model/src",
         "agent/engine/src",
         "agent/watch/src",
+        "agent/config/src",
         "agent/keepwatch/src",
     ] {
         for path in sources(&root.join(dir)) {
@@ -460,6 +491,7 @@ pub fn secrets(root: &Path) -> Vec<Finding> {
     for path in engine
         .into_iter()
         .chain(sources(&root.join("agent/watch/src")))
+        .chain(sources(&root.join("agent/config/src")))
     {
         let text = code(&fs::read_to_string(&path).unwrap_or_default());
         let mut derives = String::new();

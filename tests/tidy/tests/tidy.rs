@@ -96,11 +96,16 @@ fn each_rule_can_fail() {
             && !crates.contains("tests/s3serve [dev-dependencies]"),
         "{crates}"
     );
+    put(
+        "agent/config/src/text.rs",
+        "//! x\nuse crate::read::read;\n",
+    );
     let layers = tidy::layers(&dir).join("\n");
     assert!(
         layers.contains("'ids' uses 'backup'")
             && layers.contains("stray.rs has no layer")
-            && layers.contains("'judge' uses 'net'"),
+            && layers.contains("'judge' uses 'net'")
+            && layers.contains("'text' uses 'read'"),
         "{layers}"
     );
     let places = tidy::one_place(&dir).join("\n");
