@@ -1,5 +1,6 @@
 //! What is wrong with a file: every fault at once, each with its place, its key, one sentence, and the nearest valid key.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -101,6 +102,8 @@ pub(crate) struct Gathered<'a> {
     lines: Lines<'a>,
     faults: Vec<Fault>,
     more: usize,
+    /// Lines that are not TOML. What is left of a value there is not what was meant.
+    torn: BTreeSet<usize>,
 }
 
 impl<'a> Gathered<'a> {
@@ -110,7 +113,14 @@ impl<'a> Gathered<'a> {
             lines: Lines::new(text),
             faults: Vec::new(),
             more: 0,
+            torn: BTreeSet::new(),
         }
+    }
+
+    /// Records that the text is not TOML at a byte. Nothing else is said of that line afterwards.
+    pub(crate) fn torn(&mut self, at: usize, what: impl Into<String>) {
+        self.add(at, "", what);
+        self.torn.insert(self.lines.place(at).0);
     }
 
     /// Records a fault at a byte of the text.
@@ -126,11 +136,14 @@ impl<'a> Gathered<'a> {
         what: impl Into<String>,
         nearest: Option<String>,
     ) {
+        let (line, column) = self.lines.place(at);
+        if self.torn.contains(&line) {
+            return;
+        }
         if self.faults.len() >= LISTED {
             self.more += 1;
             return;
         }
-        let (line, column) = self.lines.place(at);
         let fault = Fault {
             file: self.file.to_owned(),
             line,

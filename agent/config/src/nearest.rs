@@ -32,7 +32,9 @@ fn distance(a: &str, b: &str) -> Option<usize> {
         return Some(2 * edits);
     }
     // `path` for `socket_path`, `failures` for `failure_threshold`: parts of a word, not so near as a slip.
-    let part = |long: &str, short: &str| short.len() >= 4 && long.split('_').any(|p| p == short);
+    let part = |long: &str, short: &str| {
+        short.len() >= 4 && (long.split('_').any(|p| p == short) || long.starts_with(short))
+    };
     (part(a, b) || part(b, a)).then_some(100)
 }
 
@@ -78,6 +80,7 @@ mod tests {
             ("recoveryThreshold", Some("success_threshold")),
             ("uri", Some("url")),
             ("threshold", Some("failure_threshold")),
+            ("failure_thr", Some("failure_threshold")),
             ("password", Some("password_file")),
             ("x", None),
             ("", None),

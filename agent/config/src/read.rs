@@ -38,11 +38,7 @@ pub(crate) fn read(text: &str, table: &'static Table, faults: &mut Gathered<'_>)
     let sound = errors.is_empty();
     for error in errors {
         let at = error.span().map_or(0, |s| s.start);
-        faults.add(
-            at,
-            "",
-            format!("not valid TOML: {}", sentence(error.message())),
-        );
+        faults.torn(at, format!("not valid TOML: {}", sentence(error.message())));
     }
     let mut reader = Reader {
         faults,

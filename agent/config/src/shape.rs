@@ -6,6 +6,9 @@
 
 use crate::text::Text;
 
+/// Words that a title lists; of more it gives some.
+const LISTED: usize = 12;
+
 /// What a value may be.
 #[derive(Clone, Copy, Debug)]
 pub enum Shape {
@@ -110,6 +113,10 @@ impl Shape {
             Self::Number(min, max) if min.is_infinite() && max.is_infinite() => "a number".into(),
             Self::Number(min, max) => format!("a number from {min} to {max}"),
             Self::Text(text) => text.title(),
+            Self::Words(words) if words.len() > LISTED => {
+                let first: Vec<&str> = words.iter().take(3).map(|w| w.0).collect();
+                format!("one of {} words, such as {}", words.len(), first.join(", "))
+            }
             Self::Words(words) => {
                 let words: Vec<&str> = words.iter().map(|w| w.0).collect();
                 format!("one of {}", words.join(", "))
