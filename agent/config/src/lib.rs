@@ -18,6 +18,8 @@
 //! The crate stands between the pillars and the binary: it uses the words of `model` and the types of `watch`, and knows nothing of
 //! the engine, the catalog or the sources.
 
+#![warn(missing_docs)]
+
 mod cross;
 mod derive;
 mod document;

@@ -241,6 +241,7 @@ macro_rules! one {
     ) => {
         $(#[doc = $doc])+
         #[derive(Clone, Debug, PartialEq, ::serde::Deserialize)]
+        #[allow(clippy::large_enum_variant)] // a file has a handful of each
         pub enum $name { $( $(#[doc = $tag_doc])+ #[serde(rename = $tag)] $variant($ty), )+ }
         $(#[doc = $doc])+
         pub(crate) static $one: $crate::shape::One = $crate::shape::One {

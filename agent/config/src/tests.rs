@@ -9,6 +9,16 @@ use crate::shape::{Default, Key, One, Shape, Table};
 
 /// A value of this shape, as TOML, with every optional key. `pick` chooses among choices and words.
 fn full(shape: &Shape, pick: &mut dyn FnMut(usize) -> usize) -> String {
+    edited(shape, pick, &mut |key, value| {
+        format!("{} = {value}", key.name)
+    })
+}
+
+/// How a key is written, from its value.
+type Write<'a> = &'a mut dyn FnMut(&Key, String) -> String;
+
+/// The same, with keys as `write` has them.
+fn edited(shape: &Shape, pick: &mut dyn FnMut(usize) -> usize, write: Write<'_>) -> String {
     match shape {
         Shape::Bool => "true".into(),
         Shape::Int(min, max) => 7.clamp(*min, *max).to_string(),
@@ -16,16 +26,20 @@ fn full(shape: &Shape, pick: &mut dyn FnMut(usize) -> usize) -> String {
         Shape::Text(text) => format!("{:?}", text.sample()),
         Shape::Words(words) => format!("{:?}", words[pick(words.len())].0),
         Shape::Argv => "[\"/bin/true\", \"x\"]".into(),
-        Shape::List(of, ..) => format!("[{}]", full(of, pick)),
+        Shape::List(of, ..) => format!("[{}]", edited(of, pick, write)),
         Shape::Map(names, of, _) => {
-            format!("{{ {} = {} }}", node::key(names.sample()), full(of, pick))
+            format!(
+                "{{ {} = {} }}",
+                node::key(names.sample()),
+                edited(of, pick, write)
+            )
         }
         Shape::Table(table) => {
-            let keys: Vec<String> = table
-                .keys
-                .iter()
-                .map(|k| format!("{} = {}", k.name, full(&k.shape, pick)))
-                .collect();
+            let mut keys = Vec::new();
+            for key in table.keys {
+                let value = edited(&key.shape, pick, write);
+                keys.push(write(key, value));
+            }
             format!("{{ {} }}", keys.join(", "))
         }
         Shape::One(one) => {
@@ -34,11 +48,11 @@ fn full(shape: &Shape, pick: &mut dyn FnMut(usize) -> usize) -> String {
                 Some(word) => format!("{:?}", word.0),
                 None => {
                     let tag = &one.tags[n - one.words.len()];
-                    format!("{{ {} = {} }}", tag.name, full(&tag.shape, pick))
+                    format!("{{ {} = {} }}", tag.name, edited(&tag.shape, pick, write))
                 }
             }
         }
-        Shape::Either(shapes) => full(&shapes[pick(shapes.len())], pick),
+        Shape::Either(shapes) => edited(&shapes[pick(shapes.len())], pick, write),
     }
 }
 
@@ -90,6 +104,66 @@ proptest! {
         let config = typed(&text).map_err(|e| TestCaseError::fail(format!("{e}\n{text}")))?;
         config.checks["main"].probe.settings(&Credentials(Some("/run/c".into()))).map_err(TestCaseError::fail)?;
     }
+}
+
+/// L3: each key there is, once with a value that has the wrong type and once misspelt: refused at its own name, with itself as the nearest.
+#[test]
+fn every_key_is_refused_when_it_is_wrong() {
+    let mut keys: Vec<&'static Key> = Vec::new();
+    every_key(&mut |_, key| {
+        if !keys.iter().any(|k| std::ptr::eq(*k, key)) {
+            keys.push(key);
+        }
+    });
+    let mut told = 0;
+    for key in keys {
+        for misspelt in [false, true] {
+            if misspelt && key.name.len() < 3 {
+                continue;
+            }
+            let wrong = match misspelt {
+                true => format!("{0}{1} = 1", key.name, &key.name[key.name.len() - 1..]),
+                // No key takes a date.
+                false => format!("{} = 1979-05-27", key.name),
+            };
+            let text = (0..20).find_map(|n| {
+                let mut there = false;
+                let mut write = |k: &Key, value: String| match std::ptr::eq(k, key) {
+                    true => {
+                        there = true;
+                        wrong.clone()
+                    }
+                    false => format!("{} = {value}", k.name),
+                };
+                let lines: Vec<String> = CONFIG
+                    .keys
+                    .iter()
+                    .map(|k| {
+                        let value = edited(&k.shape, &mut |of| n % of, &mut write);
+                        write(k, value)
+                    })
+                    .collect();
+                there.then(|| lines.join("\n"))
+            });
+            let text = text.unwrap_or_else(|| panic!("{} is in no file", key.name));
+            let faults = parse(&text, "t").unwrap_err();
+            let line = 1 + text.lines().position(|l| l.contains(&wrong)).unwrap();
+            let fit = faults.faults.iter().any(|f| {
+                let last = f.key.rsplit('.').next().unwrap_or("");
+                f.line == line
+                    && match misspelt {
+                        true => {
+                            last == wrong.trim_end_matches(" = 1")
+                                && f.nearest.as_deref() == Some(key.name)
+                        }
+                        false => last == key.name && f.what.contains("a date or time"),
+                    }
+            });
+            assert!(fit, "{wrong}:\n{faults}");
+            told += 1;
+        }
+    }
+    assert!(told > 400, "{told}");
 }
 
 /// Every table and every choice, with the path of each.

@@ -1335,6 +1335,26 @@ fn secrets_in_the_file_are_refused_and_not_repeated() {
 }
 
 #[test]
+fn a_repository_may_lie_in_what_is_backed_up_when_it_is_excluded() {
+    for (exclude, good) in [
+        ("[]", false),
+        ("['/r']", true),
+        ("['/r/']", true),
+        ("['/r/**']", true),
+        ("['r']", true),
+        ("['*.tmp', '/x']", false),
+        ("['*r']", true),
+        ("['/rr']", false),
+        ("['r?']", false),
+    ] {
+        let text = format!(
+            "{REPO}[backups.b]\nsource.paths = {{ include = ['/'], exclude = {exclude} }}\n"
+        );
+        assert_eq!(parse(&text, "c").is_ok(), good, "{exclude}");
+    }
+}
+
+#[test]
 fn warnings_do_not_refuse() {
     for (text, key, what) in [
         (

@@ -79,8 +79,10 @@ fn repositories(root: &Node, found: &mut Found<'_, '_>) {
                 );
             }
         }
+        let prunes = repository.get(&["prune", "enable"]).and_then(Node::bool) != Some(false);
         let grace = repository
             .duration_at(&["prune", "grace_delete"])
+            .filter(|_| prunes)
             .unwrap_or(Duration::MAX);
         for (backup, job) in root.entries(&["backups"]) {
             let here = job.texts_at(&["repositories"]).contains(&name);
@@ -227,23 +229,22 @@ fn one_backup(root: &Node, name: &str, backup: &Node, found: &mut Found<'_, '_>)
 
 /// A local repository inside of what is backed up would back up itself.
 fn inside(root: &Node, backup: &Node, path: &str, found: &mut Found<'_, '_>) {
-    let excluded = backup.texts_at(&["source", "paths", "exclude"]);
+    let patterns = backup.texts_at(&["source", "paths", "exclude"]);
+    let one_file_system = backup
+        .get(&["source", "paths", "one_file_system"])
+        .and_then(Node::bool)
+        == Some(true);
     for include in backup.texts_at(&["source", "paths", "include"]) {
         for (name, repository) in root.entries(&["repositories"]) {
-            let Some(place) = repository.text_at(&["backend", "local", "path"]) else {
+            let Some(local) = repository.get(&["backend", "local"]) else {
                 continue;
             };
-            let out = excluded
-                .iter()
-                .any(|e| e.starts_with('/') && Path::new(place).starts_with(trimmed(e)));
-            let beneath_other_mount = backup
-                .get(&["source", "paths", "one_file_system"])
-                .and_then(Node::bool)
-                == Some(true)
-                && repository
-                    .get(&["backend", "local", "require_mount"])
-                    .is_some();
-            if Path::new(place).starts_with(include) && !out && !beneath_other_mount {
+            let place = local.text_at(&["path"]).unwrap_or("");
+            let on_other_disk = one_file_system && local.get(&["require_mount"]).is_some();
+            if Path::new(place).starts_with(include)
+                && !on_other_disk
+                && !patterns.iter().any(|p| may_exclude(p, place))
+            {
                 let what = format!(
                     "{include} holds the repository {name} ({place}), which would back up itself: exclude it"
                 );
@@ -251,6 +252,43 @@ fn inside(root: &Node, backup: &Node, path: &str, found: &mut Found<'_, '_>) {
             }
         }
     }
+}
+
+/// Whether a pattern may leave a path out. In doubt it does: what a pattern means in full is the engine's to say.
+fn may_exclude(pattern: &str, place: &str) -> bool {
+    let wild = |c: char| matches!(c, '*' | '?' | '[' | '{');
+    if !pattern.contains('/') {
+        return place.split('/').any(|part| star(pattern, part));
+    }
+    match pattern.find(wild) {
+        // Up to the first wildcard it must be the path, or lead to it.
+        Some(at) => format!("{place}/").starts_with(&pattern[..at]) || !pattern.starts_with('/'),
+        None if pattern.starts_with('/') => Path::new(place).starts_with(trimmed(pattern)),
+        None => place.contains(trimmed(pattern)),
+    }
+}
+
+/// Whether a name matches a pattern with `*`; other wildcards count as any character.
+fn star(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or("");
+    let fits = |part: &str, at: &str| {
+        part.chars()
+            .zip(at.chars())
+            .all(|(p, c)| p == c || p == '?')
+            && part.len() <= at.len()
+    };
+    if !fits(first, name) {
+        return false;
+    }
+    if !pattern.contains('*') {
+        return first.len() == name.len();
+    }
+    // What is left of the pattern, as far as its end goes.
+    pattern
+        .rsplit('*')
+        .next()
+        .is_some_and(|last| name.len() >= first.len() + last.len() && name.ends_with(last))
 }
 
 fn keeps_something(retention: &Node, path: &str, found: &mut Found<'_, '_>) {
