@@ -157,6 +157,11 @@ impl<'a> Gathered<'a> {
         }
     }
 
+    /// Whether more would only be counted: then what may have been meant need not be looked for.
+    pub(crate) fn is_full(&self) -> bool {
+        self.faults.len() >= LISTED
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.faults.is_empty()
     }

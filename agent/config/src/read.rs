@@ -318,6 +318,9 @@ impl Reader<'_, '_> {
     }
 
     fn unknown(&mut self, path: &str, name: &str, table: &Table, at: usize) {
+        if self.faults.is_full() {
+            return self.faults.add(at, path, "there is no such key");
+        }
         let near = nearest(name, table.keys.iter().map(|k| (k.name, k.also)));
         let secret = table.keys.iter().find(|k| {
             matches!(k.shape, Shape::Text(Text::Secret))

@@ -1488,6 +1488,70 @@ fn large_and_deep_files_are_bounded() {
     );
 }
 
+/// Full files of the worst sorts take seconds at most, in a build without optimisation of ours.
+#[test]
+fn full_files_are_read_in_time() {
+    let fill = |head: &str, line: &dyn Fn(usize) -> String, tail: &str| {
+        let mut text = head.to_owned();
+        let mut n = 0;
+        while text.len() < (1 << 20) - 4096 {
+            text.push_str(&line(n));
+            n += 1;
+        }
+        text + tail
+    };
+    let windows = (0..200)
+        .map(|n| {
+            format!(
+                "[maintenance.m{n}]\nbegins='daily'\nduration='1h'\nchecks=[{}]\n",
+                (0..900).map(|c| format!("'{c}',")).collect::<String>()
+            )
+        })
+        .collect::<String>();
+    let checks = (0..1000)
+        .map(|n| format!("[checks.{n}]\nprobe.load={{}}\n"))
+        .collect::<String>();
+    let repositories = (0..64)
+        .map(|n| {
+            format!(
+                "{}\n",
+                REPO.replace("repositories.r", &format!("repositories.r{n}"))
+                    .replace("/r'", &format!("/r{n}'"))
+            )
+        })
+        .collect::<String>();
+    for text in [
+        fill("", &|n| format!("key{n} = 1\n"), ""),
+        fill("", &|n| format!("[checks.c{n}]\nprobe.hhtp.url=1\n"), ""),
+        fill("", &|n| format!("[c{n}]\n"), ""),
+        fill("x = [", &|_| "[],".into(), "]"),
+        fill("", &|_| "= = =\n".into(), ""),
+        fill("", &|_| "'\n".into(), ""),
+        fill(
+            "[backups.b]\nsource.paths.include = [",
+            &|_| "'/',".into(),
+            "]",
+        ),
+        format!("{checks}{windows}"),
+        format!("{windows}"),
+        fill(
+            &repositories,
+            &|n| {
+                format!(
+                    "[backups.b{n}]\nrepositories=['r1']\nsource.paths.include=['/','/']\nsource.paths.exclude=[{}]\n",
+                    "'*a*',".repeat(4000)
+                )
+            },
+            "",
+        ),
+    ] {
+        let began = std::time::Instant::now();
+        bounded(&text[..text.len().min(1 << 20)]);
+        let took = began.elapsed();
+        assert!(took.as_secs() < 20, "{took:?} for {}", &text[..200]);
+    }
+}
+
 /// A thousand checks that all depend on each other: one message each would be a flood, and comparing all with all would be slow.
 #[test]
 fn circles_are_bounded() {
@@ -1545,14 +1609,6 @@ fn bounded(text: &str) {
     }
 }
 
-/// `KEEPWATCH_FUZZ_CASES` for a longer run.
-fn cases() -> u32 {
-    std::env::var("KEEPWATCH_FUZZ_CASES")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(300)
-}
-
 /// Pieces that a file is made of, so that mutations reach far.
 const PIECES: &[&str] = &[
     "[checks.x]",
@@ -1592,8 +1648,6 @@ const PIECES: &[&str] = &[
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
-
     #[test]
     fn any_text_is_taken_or_refused_with_a_place(text in "\\PC{0,200}") {
         bounded(&text);

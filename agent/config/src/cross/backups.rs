@@ -234,22 +234,21 @@ fn inside(root: &Node, backup: &Node, path: &str, found: &mut Found<'_, '_>) {
         .get(&["source", "paths", "one_file_system"])
         .and_then(Node::bool)
         == Some(true);
-    for include in backup.texts_at(&["source", "paths", "include"]) {
-        for (name, repository) in root.entries(&["repositories"]) {
-            let Some(local) = repository.get(&["backend", "local"]) else {
-                continue;
-            };
-            let place = local.text_at(&["path"]).unwrap_or("");
-            let on_other_disk = one_file_system && local.get(&["require_mount"]).is_some();
-            if Path::new(place).starts_with(include)
-                && !on_other_disk
-                && !patterns.iter().any(|p| may_exclude(p, place))
-            {
-                let what = format!(
-                    "{include} holds the repository {name} ({place}), which would back up itself: exclude it"
-                );
-                found.fault(backup, path, "source.paths.include", what);
-            }
+    let includes = backup.texts_at(&["source", "paths", "include"]);
+    for (name, repository) in root.entries(&["repositories"]) {
+        let Some(local) = repository.get(&["backend", "local"]) else {
+            continue;
+        };
+        let place = local.text_at(&["path"]).unwrap_or("");
+        if one_file_system && local.get(&["require_mount"]).is_some() {
+            continue;
+        }
+        let include = includes.iter().find(|i| Path::new(place).starts_with(i));
+        if let Some(include) = include.filter(|_| !patterns.iter().any(|p| may_exclude(p, place))) {
+            let what = format!(
+                "{include} holds the repository {name} ({place}), which would back up itself: exclude it"
+            );
+            found.fault(backup, path, "source.paths.include", what);
         }
     }
 }

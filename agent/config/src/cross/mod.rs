@@ -5,7 +5,7 @@ mod backups;
 mod checks;
 mod service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fault::Gathered;
 use crate::nearest::nearest;
@@ -55,7 +55,7 @@ pub(crate) fn look(root: &Node, references: &[Reference], found: &mut Found<'_, 
 
 /// Every name that is used must be one of its section.
 fn names(root: &Node, references: &[Reference], found: &mut Found<'_, '_>) {
-    let mut sections: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut sections: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for reference in references {
         let known = sections.entry(reference.section).or_insert_with(|| {
             // Those that were not understood are there, too: what is wrong with them is said elsewhere.
@@ -69,13 +69,19 @@ fn names(root: &Node, references: &[Reference], found: &mut Found<'_, '_>) {
                 .map(|(name, _)| name.as_str())
                 .collect()
         });
-        if known.contains(&reference.name.as_str()) {
+        if known.contains(reference.name.as_str()) {
             continue;
         }
-        let near = nearest(&reference.name, known.iter().map(|n| (*n, &[][..])));
+        let near = match found.faults.is_full() {
+            true => None,
+            false => nearest(&reference.name, known.iter().map(|n| (*n, &[][..]))),
+        };
         let listed = match known.len() {
             0 => "it has none".to_owned(),
-            1..=8 => format!("it has {}", known.join(", ")),
+            1..=8 => {
+                let all: Vec<&str> = known.iter().copied().collect();
+                format!("it has {}", all.join(", "))
+            }
             n => format!("it has {n} others"),
         };
         let what = format!(
@@ -94,9 +100,9 @@ fn twice(node: &Node, path: &str, key: &str, found: &mut Found<'_, '_>) {
     let list = node
         .get(&key.split('.').collect::<Vec<_>>())
         .map_or(&[][..], Node::list);
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for text in list.iter().filter_map(Node::text) {
-        if seen.contains(&text) {
+        if !seen.insert(text) {
             found.fault(
                 node,
                 path,
@@ -104,6 +110,5 @@ fn twice(node: &Node, path: &str, key: &str, found: &mut Found<'_, '_>) {
                 format!("{} stands in it twice", shown(text)),
             );
         }
-        seen.push(text);
     }
 }
