@@ -127,6 +127,9 @@ impl Shape {
             Self::Map(_, of, _) => format!("a table of names, each {}", of.title()),
             Self::Table(_) => "a table".into(),
             Self::One(one) => one.title(),
+            Self::Either([one, Self::List(of, ..)]) if one.title() == of.title() => {
+                format!("{}, or a list of such", one.title())
+            }
             Self::Either(shapes) => {
                 let titles: Vec<String> = shapes.iter().map(Self::title).collect();
                 titles.join(", or ")
