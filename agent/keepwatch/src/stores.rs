@@ -105,7 +105,7 @@ pub struct S3Args {
     /// Agree to pay for requests to somebody else's bucket
     #[arg(long, global = true, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub s3_requester_pays: Option<bool>,
-    /// Requests at once, 1 to 64 [default: 8]; a quarter of them, at least two, may be uploads of 17 MiB each
+    /// Requests at once, 1 to 64 [default: 16]; an eighth of them, at least two, may be uploads of 17 MiB each
     #[arg(long, global = true, hide_short_help = true, value_name = "N")]
     pub s3_connections: Option<usize>,
     /// Give up connecting after [default: 10s]
@@ -252,7 +252,7 @@ fn options(text: &str, args: &S3Args, prefix: &str) -> Result<Options, Failure> 
         credentials_file: None,
         profile: None,
     };
-    set.options.connections = 8;
+    set.options.connections = 16;
     let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.to_string_lossy().into_owned());
     let bool = |b: &Option<bool>| b.map(|b| b.to_string());
     for (name, value) in [

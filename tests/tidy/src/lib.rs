@@ -91,6 +91,19 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "catalog",
+        &[
+            "keepwatch-model",
+            "sqlx",
+            "tokio",
+            "rustix",
+            "serde_json",
+            "thiserror",
+            "tracing",
+            "zeroize",
+        ],
+    ),
+    (
         "keepwatch",
         &[
             "keepwatch-*",
@@ -205,12 +218,17 @@ pub const CONFIG_LAYERS: &[&[&str]] = &[
     &["plan", "tests"],
 ];
 
-/// (what, the only files of the engine and the binary that may say it, why)
+/// (what, the only files that may say it, why)
 pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (
         "age::",
         &["agent/engine/src/seal.rs"],
         "age is named in one module",
+    ),
+    (
+        "sqlx",
+        &["agent/catalog/"],
+        "databases are asked in one crate",
     ),
     (
         "SystemTime::now",
@@ -223,6 +241,10 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/keepwatch/",
             "agent/engine/src/restore/",
             "agent/engine/src/backup/sink.rs",
+            "agent/catalog/src/catalog.rs",
+            "agent/catalog/src/keeper.rs",
+            "agent/catalog/src/meter.rs",
+            "agent/catalog/src/upkeep.rs",
             "agent/watch/src/probe/",
             "agent/watch/src/process.rs",
             "agent/watch/src/restart/executor.rs",
@@ -420,6 +442,7 @@ pub fn one_place(root: &Path) -> Vec<Finding> {
     for dir in [
         "agent/model/src",
         "agent/engine/src",
+        "agent/catalog/src",
         "agent/watch/src",
         "agent/config/src",
         "agent/keepwatch/src",

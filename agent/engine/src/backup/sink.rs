@@ -5,9 +5,9 @@
 //! (claim ids)         zstd, age           ~16 MiB            put, fsync
 //! ```
 //!
-//! Every arrow is a bounded channel, so reading waits for storing. Memory on c cores, with chunks of at most 4 MiB: drafts (c queued, c in work, 4 MiB each), the
-//! sealers' output (c in work, c queued, 4 MiB each at worst, 1 MiB as a rule) and zstd's tables (3 MiB each), packs of 17 MiB: one being filled for each
-//! class (lists hardly fill one), [`UPLOADS`] in flight. On two cores about 100 MiB at worst.
+//! Every arrow is a bounded channel, so reading waits for storing. Memory on c cores: drafts (each reader gathers one, c queued, c in work) and the
+//! sealers' output (c in work, c queued), each of at most [`GATHERED`] and a chunk, 2.75 MiB; zstd's tables (3 MiB each); packs of 17 MiB: one being filled for each
+//! class (lists hardly fill one), [`UPLOADS`] in flight. On two cores about 100 MiB; measured with the program and its file lists: BENCHMARKS.md.
 //!
 //! A chunk is *claimed* before it is read into a draft: the first to claim an id stores it, all others take it as stored. Claims of chunks whose index is not
 //! yet written live in memory (at most [`INDEX_CHUNKS`] and what is in flight); as soon as an index object is stored they are found in a local part.
@@ -30,7 +30,7 @@ use crate::records::{Index, IndexedPack};
 use crate::repository::{PutError, Repository};
 use crate::store::{Area, Name};
 
-/// Packs in flight to a store that is near, 17 MiB each. To one behind a network: a quarter of the calls that it takes at once.
+/// Packs in flight to a store that is near, 17 MiB each. To one behind a network: an eighth of the calls that it takes at once.
 const UPLOADS: usize = 2;
 /// An index object is also written when the last one is so old and [`INDEX_PACKS`] packs are stored, so that a slow first backup that is interrupted goes on where it was.
 const INDEX_AGE: Duration = Duration::from_secs(60);
@@ -38,10 +38,11 @@ const INDEX_AGE: Duration = Duration::from_secs(60);
 const INDEX_PACKS: usize = 4;
 /// An index object is written when so many chunks are stored and not yet indexed: 64 bytes each in memory.
 const INDEX_CHUNKS: usize = 60_000;
-/// A chunk of at least this length makes an envelope by itself; smaller ones are gathered.
-pub const ALONE: usize = 1 << 20;
+/// A chunk of at least this length makes an envelope by itself; smaller ones are gathered. Together they compress better; but `prune` copies whole envelopes, and
+/// the more chunks share one, the longer it takes until none of them is needed (measured: BENCHMARKS.md, "Envelopes").
+pub const ALONE: usize = 768 << 10;
 /// Gathered content that makes an envelope.
-pub const GATHERED: usize = 2 << 20;
+pub const GATHERED: usize = 768 << 10;
 /// The same for lists. Ids do not compress, so long envelopes would save nothing; and `prune` reads single lists out of the envelopes of many days, each
 /// of which it must open whole.
 pub const GATHERED_LISTS: usize = 128 << 10;
@@ -147,7 +148,7 @@ impl<'a> Sink<'a> {
             let uploads = match mode {
                 // What is read back takes as much again.
                 Mode::ReadBack => 1,
-                Mode::Store | Mode::Dry => UPLOADS.max(repository.store().connections() / 4),
+                Mode::Store | Mode::Dry => UPLOADS.max(repository.store().connections() / 8),
             };
             for _ in 0..uploads {
                 let input = packs_out.clone();

@@ -89,7 +89,7 @@ fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn at_once(near: usize, repository: &Repository) -> usize {
-    near.max(repository.store().connections() / 2).min(AT_ONCE)
+    near.max(repository.store().connections() / 4).min(AT_ONCE)
 }
 
 /// One call of [`carry`].

@@ -25,6 +25,7 @@
 
 mod ages;
 mod mark;
+mod newcomers;
 mod removal;
 mod repack;
 mod sweep;
@@ -385,9 +386,9 @@ impl Run<'_> {
             };
             let last = attempt >= ATTEMPTS;
             attempt += 1;
-            let Some(plan) = plan else { continue };
-            // A backup that ended while we read may need what we would delete.
-            if last || plan.delete.is_empty() || !self.has_new_snapshots(&plan)? {
+            let Some(mut plan) = plan else { continue };
+            // A backup that ended while we read may need what we would delete. Seen with the others, it saves it.
+            if last || newcomers::look(self, &mut plan)?.is_none() {
                 break plan;
             }
         };
@@ -396,20 +397,6 @@ impl Run<'_> {
         }
         self.apply(&mut plan)?;
         Ok(plan.report)
-    }
-
-    fn has_new_snapshots(&self, plan: &Plan) -> Result<bool, PruneError> {
-        let mut new = false;
-        self.repository
-            .store()
-            .list(Area::Snapshots, &mut |l| {
-                new |= l
-                    .name
-                    .object_id()
-                    .is_some_and(|id| !plan.seen.contains(&id))
-            })
-            .map_err(PruneError::read)?;
-        Ok(new)
     }
 
     /// Reads everything. Writes nothing.
@@ -550,8 +537,8 @@ impl Run<'_> {
         for id in &plan.drop_snapshots {
             removal.remove(&Name::Snapshot(*id))?;
         }
-        let mut kept_back = !plan.delete.is_empty() && self.has_new_snapshots(plan)?;
-        if !kept_back {
+        let mut obstacle = newcomers::look(self, plan)?;
+        if obstacle.is_none() {
             sweep::index(
                 self.repository,
                 &removal,
@@ -560,12 +547,11 @@ impl Run<'_> {
                 &plan.drop,
                 plan.dropping,
             )?;
-            kept_back = !plan.delete.is_empty() && self.has_new_snapshots(plan)?;
+            obstacle = newcomers::look(self, plan)?;
         }
-        if kept_back {
-            plan.report.notes.push(
-                "backups ended while prune was at work; it deletes no packs this time".into(),
-            );
+        let kept_back = obstacle.is_some();
+        if let Some(obstacle) = obstacle {
+            plan.report.notes.push(obstacle.to_string());
             plan.report.packs_waiting += plan.delete.len() as u64;
             plan.report.packs_deleted = 0;
             plan.report.bytes_waiting += plan.report.bytes_freed;

@@ -44,11 +44,11 @@ mod write;
 pub(crate) use select::{Selection, normal};
 
 /// All fetches in flight together; each is at most [`FETCH_ONE`]. An envelope is opened beside it, about 6 MiB a thread.
-const FETCH_ALL: usize = 32 << 20;
+const FETCH_ALL: usize = 64 << 20;
 /// One fetch.
 const FETCH_ONE: usize = 4 << 20;
-/// More threads than this only wait for each other in the file system.
-const THREADS_MAX: usize = 8;
+/// More threads than this only wait for each other: in the file system, or on the line.
+const THREADS_MAX: usize = 16;
 
 /// What is done where something stands already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]

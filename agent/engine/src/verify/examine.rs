@@ -119,7 +119,7 @@ impl<'a> Examiner<'a> {
         });
         let threads = std::thread::available_parallelism()
             .map_or(2, |n| n.get())
-            .max(self.repository.store().connections() / 2)
+            .max(self.repository.store().connections() / 4)
             .min(THREADS);
         let large = Mutex::new(());
         let (repository, inventory, cancel) = (self.repository, self.inventory, self.cancel);
