@@ -1533,7 +1533,7 @@ fn full_files_are_read_in_time() {
             "]",
         ),
         format!("{checks}{windows}"),
-        format!("{windows}"),
+        windows,
         fill(
             &repositories,
             &|n| {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Found, twice};
+use super::{Found, changed, twice};
 use crate::node::{Node, Value, join};
+use crate::sections::repositories::OBJECT_LOCK;
 
 pub(super) fn look(root: &Node, found: &mut Found<'_, '_>) {
     repositories(root, found);
@@ -134,8 +135,9 @@ fn bucket(s3: &Node, path: &str, found: &mut Found<'_, '_>) {
     {
         found.fault(s3, path, "object_lock.retain", "S3 counts in whole days");
     }
-    let given = |key| s3.get(&["object_lock", key]).is_some_and(|n| n.given);
-    if given("retain") && s3.text_at(&["object_lock", "mode"]) == Some("off") {
+    let lock = s3.get(&["object_lock"]);
+    let retain = lock.is_some_and(|l| changed(l, &OBJECT_LOCK, "retain"));
+    if retain && s3.text_at(&["object_lock", "mode"]) == Some("off") {
         found.fault(
             s3,
             path,

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::fault::Gathered;
 use crate::nearest::nearest;
 use crate::node::{Node, join};
-use crate::read::Reference;
+use crate::read::{Reference, literal};
+use crate::shape::{Default, Table};
 use crate::text::shown;
 
 /// Where faults and warnings go.
@@ -93,6 +94,19 @@ fn names(root: &Node, references: &[Reference], found: &mut Found<'_, '_>) {
             .faults
             .near(reference.at, &reference.key, what, near.map(str::to_owned));
     }
+}
+
+/// Whether a key has another value than its default. What is shown has every default in it and must be taken, so standing in the
+/// file is no fault by itself.
+fn changed(node: &Node, table: &'static Table, key: &str) -> bool {
+    let Some(known) = table.keys.iter().find(|k| k.name == key) else {
+        return false;
+    };
+    let Default::Value(text) = known.default else {
+        return false;
+    };
+    let default = literal(text, &known.shape, 0, &mut Gathered::new("", ""), key);
+    node.get(&[key]).is_some_and(|n| n.json() != default.json())
 }
 
 /// Names that a list of texts holds twice.

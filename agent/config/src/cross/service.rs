@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{Found, twice};
+use super::{Found, changed, twice};
 use crate::node::{Node, join};
+use crate::sections::service::METRICS;
 
 /// Parameters of a PostgreSQL URL that the catalog passes on.
 const PARAMETERS: &[&str] = &[
@@ -38,7 +39,7 @@ fn metrics(root: &Node, found: &mut Found<'_, '_>) {
     };
     let socket = metrics.get(&["unix_socket"]).is_some();
     for key in ["listen_address", "port"] {
-        if socket && metrics.get(&[key]).is_some_and(|n| n.given) {
+        if socket && changed(metrics, &METRICS, key) {
             found.fault(metrics, "metrics", key, "give either it or a unix_socket");
         }
     }
