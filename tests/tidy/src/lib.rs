@@ -33,6 +33,47 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "watch",
+        &[
+            "keepwatch-model",
+            "serde",
+            "serde_json",
+            "jiff",
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "rustls",
+            "tokio-rustls",
+            "rustls-native-certs",
+            "tokio-postgres",
+            "futures-util",
+            "zbus",
+            "sha1",
+            "sha2",
+            "base64",
+            "regex",
+            "rustix",
+            "getrandom",
+            "zeroize",
+            "thiserror",
+            "tracing",
+        ],
+    ),
+    (
+        "config",
+        &[
+            "keepwatch-model",
+            "keepwatch-watch",
+            "jiff",
+            "serde",
+            "serde_json",
+            "strsim",
+            "toml",
+            "zeroize",
+        ],
+    ),
+    (
         "s3",
         &[
             "keepwatch-engine",
@@ -45,6 +86,19 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "sha2",
             "thiserror",
             "tokio",
+            "tracing",
+            "zeroize",
+        ],
+    ),
+    (
+        "catalog",
+        &[
+            "keepwatch-model",
+            "sqlx",
+            "tokio",
+            "rustix",
+            "serde_json",
+            "thiserror",
             "tracing",
             "zeroize",
         ],
@@ -143,7 +197,28 @@ pub const LAYERS: &[&[&str]] = &[
     ],
 ];
 
-/// (what, the only files of the engine and the binary that may say it, why)
+/// Layers of the watcher from the ground up.
+pub const WATCH_LAYERS: &[&[&str]] = &[
+    &["clock", "text", "outcome", "secret", "calendar"],
+    &["judge", "maintenance", "dependencies", "score", "schedule"],
+    &["net", "process", "systemd"],
+    &["probe", "restart"],
+    &["event"],
+    &["conductor"],
+];
+
+/// Layers of the configuration from the ground up.
+pub const CONFIG_LAYERS: &[&[&str]] = &[
+    &["fault", "text", "nearest", "node", "shape"],
+    &["secret", "typed"],
+    &["sections"],
+    &["read"],
+    &["derive", "cross"],
+    &["show", "schema", "document"],
+    &["plan", "tests"],
+];
+
+/// (what, the only files that may say it, why)
 pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (
         "age::",
@@ -151,8 +226,13 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
         "age is named in one module",
     ),
     (
+        "sqlx",
+        &["agent/catalog/"],
+        "databases are asked in one crate",
+    ),
+    (
         "SystemTime::now",
-        &["agent/engine/src/store/"],
+        &["agent/engine/src/store/", "agent/watch/src/clock.rs"],
         "the clock is an argument; only a store tells its own time",
     ),
     (
@@ -161,8 +241,21 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/keepwatch/",
             "agent/engine/src/restore/",
             "agent/engine/src/backup/sink.rs",
+            "agent/catalog/src/catalog.rs",
+            "agent/catalog/src/keeper.rs",
+            "agent/catalog/src/meter.rs",
+            "agent/catalog/src/upkeep.rs",
+            "agent/watch/src/probe/",
+            "agent/watch/src/process.rs",
+            "agent/watch/src/restart/executor.rs",
+            "agent/watch/src/conductor/tests",
         ],
         "durations are measured at the edge",
+    ),
+    (
+        "toml::",
+        &["agent/config/src/read.rs", "agent/config/src/schema.rs"],
+        "TOML is parsed in one module; another prints defaults as JSON",
     ),
     (
         "std::process::exit",
@@ -301,10 +394,17 @@ pub fn modules_named(code: &str) -> Vec<String> {
         .collect()
 }
 
-/// Imports in the engine that run up.
+/// Imports in the engine, the watcher and the configuration that run up.
 pub fn layers(root: &Path) -> Vec<Finding> {
-    let src = root.join("agent/engine/src");
-    let layer = |module: &str| LAYERS.iter().position(|l| l.contains(&module));
+    let mut out = crate_layers(root, "engine", LAYERS);
+    out.extend(crate_layers(root, "watch", WATCH_LAYERS));
+    out.extend(crate_layers(root, "config", CONFIG_LAYERS));
+    out
+}
+
+fn crate_layers(root: &Path, krate: &str, layers: &[&[&str]]) -> Vec<Finding> {
+    let src = root.join("agent").join(krate).join("src");
+    let layer = |module: &str| layers.iter().position(|l| l.contains(&module));
     let mut out = Vec::new();
     for path in sources(&src) {
         let relative = path.strip_prefix(&src).unwrap_or(&path);
@@ -319,7 +419,7 @@ pub fn layers(root: &Path) -> Vec<Finding> {
         }
         let Some(own) = layer(module) else {
             out.push(format!(
-                "agent/engine/src/{first} has no layer: add it to the table"
+                "agent/{krate}/src/{first} has no layer: add it to the table"
             ));
             continue;
         };
@@ -339,7 +439,14 @@ pub fn layers(root: &Path) -> Vec<Finding> {
 /// What stands in another place than its one place.
 pub fn one_place(root: &Path) -> Vec<Finding> {
     let mut out = Vec::new();
-    for dir in ["agent/model/src", "agent/engine/src", "agent/keepwatch/src"] {
+    for dir in [
+        "agent/model/src",
+        "agent/engine/src",
+        "agent/catalog/src",
+        "agent/watch/src",
+        "agent/config/src",
+        "agent/keepwatch/src",
+    ] {
         for path in sources(&root.join(dir)) {
             let name = path
                 .strip_prefix(root)
@@ -400,9 +507,15 @@ pub fn secrets(root: &Path) -> Vec<Finding> {
         "Identity",
         "ReaderIdentity",
         "Writer",
+        "Secret",
     ];
     let mut out = Vec::new();
-    for path in sources(&root.join("agent/engine/src")) {
+    let engine = sources(&root.join("agent/engine/src"));
+    for path in engine
+        .into_iter()
+        .chain(sources(&root.join("agent/watch/src")))
+        .chain(sources(&root.join("agent/config/src")))
+    {
         let text = code(&fs::read_to_string(&path).unwrap_or_default());
         let mut derives = String::new();
         for line in text.lines().map(str::trim) {

@@ -53,7 +53,7 @@ fn each_rule_can_fail() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
-    for name in ["model", "engine", "keepwatch"] {
+    for name in ["model", "engine", "catalog", "watch", "keepwatch"] {
         put(&format!("agent/{name}/Cargo.toml"), "[dependencies]\n");
     }
     put(
@@ -75,6 +75,10 @@ fn each_rule_can_fail() {
     );
     put("agent/engine/src/stray.rs", "//! x\n");
     put(
+        "agent/watch/src/judge/mod.rs",
+        "//! x\nuse crate::net::Net;\nfn f() { SystemTime::now(); }\n",
+    );
+    put(
         "agent/engine/src/secret.rs",
         "//! x\n#[derive(Debug)]\npub struct Secret32([u8; 32]);\n",
     );
@@ -92,12 +96,20 @@ fn each_rule_can_fail() {
             && !crates.contains("tests/s3serve [dev-dependencies]"),
         "{crates}"
     );
+    put(
+        "agent/config/src/text.rs",
+        "//! x\nuse crate::read::read;\n",
+    );
     let layers = tidy::layers(&dir).join("\n");
     assert!(
-        layers.contains("'ids' uses 'backup'") && layers.contains("stray.rs has no layer"),
+        layers.contains("'ids' uses 'backup'")
+            && layers.contains("stray.rs has no layer")
+            && layers.contains("'judge' uses 'net'")
+            && layers.contains("'text' uses 'read'"),
         "{layers}"
     );
-    assert!(tidy::one_place(&dir).join("\n").contains("age"));
+    let places = tidy::one_place(&dir).join("\n");
+    assert!(places.contains("age") && places.contains("SystemTime"));
     assert!(tidy::shape(&dir).join("\n").contains("does not begin"));
     assert!(tidy::secrets(&dir).join("\n").contains("Secret32"));
     put("agent/engine/src/path.rs", concat!("//! /wo", "rk/x\n"));
