@@ -61,6 +61,49 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "expose",
+        &[
+            "keepwatch-model",
+            "serde",
+            "serde_json",
+            "jiff",
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "metrics",
+            "metrics-exporter-prometheus",
+            "subtle",
+            "sha2",
+            "rustix",
+            "zeroize",
+            "thiserror",
+            "tracing",
+        ],
+    ),
+    (
+        "notify",
+        &[
+            "keepwatch-model",
+            "serde",
+            "serde_json",
+            "jiff",
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "rustls",
+            "tokio-rustls",
+            "rustls-native-certs",
+            "lettre",
+            "base64",
+            "sha2",
+            "zeroize",
+            "thiserror",
+            "tracing",
+        ],
+    ),
+    (
         "keepwatch",
         &[
             "keepwatch-*",
@@ -105,6 +148,24 @@ pub const WATCH_LAYERS: &[&[&str]] = &[
     &["conductor"],
 ];
 
+/// Layers of the endpoint from the ground up.
+pub const EXPOSE_LAYERS: &[&[&str]] = &[
+    &["names", "facts", "limits"],
+    &["text", "token", "seats", "rate", "process"],
+    &["counters", "render", "probes", "summary"],
+    &["answer"],
+    &["server"],
+];
+
+/// Layers of the messages to people from the ground up.
+pub const NOTIFY_LAYERS: &[&[&str]] = &[
+    &["limits", "text", "secret", "time", "alert"],
+    &["plan", "push"],
+    &["fault", "http"],
+    &["medium"],
+    &["post"],
+];
+
 /// (what, the only files of the engine and the binary that may say it, why)
 pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (
@@ -126,6 +187,8 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/watch/src/process.rs",
             "agent/watch/src/restart/executor.rs",
             "agent/watch/src/conductor/tests",
+            "agent/expose/src/server.rs",
+            "agent/notify/src/post.rs",
         ],
         "durations are measured at the edge",
     ),
@@ -244,10 +307,12 @@ pub fn modules_named(code: &str) -> Vec<String> {
         .collect()
 }
 
-/// Imports in the engine and the watcher that run up.
+/// Imports that run up, in every crate with layers.
 pub fn layers(root: &Path) -> Vec<Finding> {
     let mut out = crate_layers(root, "engine", LAYERS);
     out.extend(crate_layers(root, "watch", WATCH_LAYERS));
+    out.extend(crate_layers(root, "expose", EXPOSE_LAYERS));
+    out.extend(crate_layers(root, "notify", NOTIFY_LAYERS));
     out
 }
 
@@ -292,6 +357,8 @@ pub fn one_place(root: &Path) -> Vec<Finding> {
         "agent/model/src",
         "agent/engine/src",
         "agent/watch/src",
+        "agent/expose/src",
+        "agent/notify/src",
         "agent/keepwatch/src",
     ] {
         for path in sources(&root.join(dir)) {
@@ -353,13 +420,13 @@ pub fn secrets(root: &Path) -> Vec<Finding> {
         "ReaderIdentity",
         "Writer",
         "Secret",
+        "Token",
+        "TokenFile",
     ];
     let mut out = Vec::new();
     let engine = sources(&root.join("agent/engine/src"));
-    for path in engine
-        .into_iter()
-        .chain(sources(&root.join("agent/watch/src")))
-    {
+    let others = ["watch", "expose", "notify"].map(|c| sources(&root.join("agent").join(c).join("src")));
+    for path in engine.into_iter().chain(others.into_iter().flatten()) {
         let text = code(&fs::read_to_string(&path).unwrap_or_default());
         let mut derives = String::new();
         for line in text.lines().map(str::trim) {
