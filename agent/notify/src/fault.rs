@@ -97,7 +97,9 @@ fn of_tls(error: &std::io::Error) -> Fault {
             C::NotValidForName | C::NotValidForNameContext { .. } => {
                 "its certificate is for another name"
             }
-            C::UnknownIssuer => "nobody whom this host trusts made its certificate",
+            C::UnknownIssuer | C::BadSignature => {
+                "nobody whom this host trusts made its certificate"
+            }
             C::Revoked => "its certificate was revoked",
             _ => "its certificate is not valid",
         },

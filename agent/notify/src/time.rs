@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A moment on the wall clock: milliseconds since 1970-01-01T00:00:00Z.
 #[derive(
@@ -48,4 +48,10 @@ impl At {
 pub trait Clock: Send + Sync {
     /// What it shows.
     fn wall(&self) -> At;
+}
+
+/// Reads a duration as people write it in the configuration: `90s`, `4h`.
+pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    keepwatch_model::duration::parse_duration(&text).map_err(serde::de::Error::custom)
 }

@@ -425,7 +425,8 @@ pub fn secrets(root: &Path) -> Vec<Finding> {
     ];
     let mut out = Vec::new();
     let engine = sources(&root.join("agent/engine/src"));
-    let others = ["watch", "expose", "notify"].map(|c| sources(&root.join("agent").join(c).join("src")));
+    let others =
+        ["watch", "expose", "notify"].map(|c| sources(&root.join("agent").join(c).join("src")));
     for path in engine.into_iter().chain(others.into_iter().flatten()) {
         let text = code(&fs::read_to_string(&path).unwrap_or_default());
         let mut derives = String::new();

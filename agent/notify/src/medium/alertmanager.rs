@@ -22,7 +22,7 @@ pub struct Settings {
     #[serde(default)]
     pub token_file: Option<SecretFile>,
     /// Alerts are posted again after so long.
-    #[serde(default = "minute")]
+    #[serde(default = "minute", deserialize_with = "crate::time::duration")]
     pub resend: Duration,
     /// Alerts that matter less are not posted.
     #[serde(default = "info")]

@@ -18,7 +18,7 @@ pub struct Settings {
     /// The file with the URL; who knows it can keep the alarm silent.
     pub url_file: SecretFile,
     /// How often.
-    #[serde(default = "minute")]
+    #[serde(default = "minute", deserialize_with = "crate::time::duration")]
     pub interval: Duration,
     /// Allows `http://` to other hosts.
     #[serde(default)]
