@@ -1,5 +1,6 @@
 //! How long answers take while many ask: 50 kept connections, each one question after the other, of which one in ten is for
-//! `/metrics` of a host with 50 checks. Prints p50, p99 and the worst. Run by hand: `cargo bench -p keepwatch-expose`.
+//! `/metrics` of a host with 50 checks. Prints p50, p99 and the worst,
+//! and what a thousand attackers cost in memory. Run by hand: `cargo bench -p keepwatch-expose`.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -102,6 +103,25 @@ fn main() {
         }
         say("live among 2,500 questions a second", live);
         say("metrics among them", metrics);
+        // What attackers cost: silent ones with as much of a head as is read, from another address.
+        let before = keepwatch_expose::process::sample().resident;
+        let head = [
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: ".to_vec(),
+            vec![b'y'; 7000],
+        ]
+        .concat();
+        let mut attackers = Vec::new();
+        for _ in 0..1000 {
+            let mut c = connect_from([127, 0, 0, 2].into(), address).await.unwrap();
+            let _ = c.write_all(&head).await;
+            attackers.push(c);
+        }
+        let after = keepwatch_expose::process::sample().resident;
+        println!(
+            "1000 attackers: {} KiB more (both ends)",
+            after.saturating_sub(before) >> 10
+        );
+        drop(attackers);
         s.stop().await;
     });
 }

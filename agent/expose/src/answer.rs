@@ -204,11 +204,10 @@ impl Desk {
                 "a question has no body",
             ));
         }
-        if place.is_guarded()
-            && !q.local
-            && let Some(refused) = self.guard(q.authorization)
-        {
-            return refused;
+        if place.is_guarded() && !q.local {
+            if let Some(refused) = self.guard(q.authorization) {
+                return refused;
+            }
         }
         let facts = Arc::clone(&self.facts.borrow());
         let started = self.has_started(&facts, begun);

@@ -75,14 +75,12 @@ impl Rates {
         self.used.retain(|_, (used, at)| {
             *used > now.saturating_sub(*at).as_secs_f64() * per_minute / 60.0
         });
-        if self.used.len() == before
-            && let Some(quiet) = self
-                .used
-                .iter()
-                .min_by_key(|(_, (_, at))| *at)
-                .map(|(c, _)| *c)
-        {
-            self.used.remove(&quiet);
+        if self.used.len() < before {
+            return;
+        }
+        let quiet = self.used.iter().min_by_key(|(_, (_, at))| *at);
+        if let Some(client) = quiet.map(|(client, _)| *client) {
+            self.used.remove(&client);
         }
     }
 

@@ -117,7 +117,7 @@ struct Shared {
 }
 
 impl Server {
-    /// Listens; answers wait in the kernel until [`Self::run`].
+    /// Listens; questions wait in the kernel until [`Self::run`]. Must be called within a runtime.
     ///
     /// # Errors
     /// An address cannot be had.
@@ -280,11 +280,9 @@ fn tcp(address: SocketAddr) -> io::Result<Listener> {
 
 /// A socket that nobody listens on any more is left from a crash, and replaced.
 fn unix(path: &Path) -> io::Result<Listener> {
-    if let Ok(meta) = std::fs::symlink_metadata(path)
-        && meta.file_type().is_socket()
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
-    {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let nobody = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(nobody) {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;

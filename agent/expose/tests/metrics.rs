@@ -94,6 +94,15 @@ fn fifty_checks_fit_the_budget() {
     eprintln!("{n} series, {} bytes", all.len());
     assert!(n <= 3000, "{n} series");
     assert!(all.len() <= 250 << 10, "{} bytes", all.len());
+    let mut alone = idle();
+    alone.checks = busy(50).checks;
+    let page = text(&alone, false);
+    eprintln!(
+        "checks alone: {} series, {} bytes",
+        series(&page).len(),
+        page.len()
+    );
+    assert!(page.len() <= 150 << 10, "{} bytes", page.len());
     assert!(n > 1000, "the facts of this test say too little: {n}");
 }
 

@@ -71,9 +71,10 @@ impl Settings {
                 .map_err(|why| format!("channel {:?}: {why}", c.name))?;
         }
         for c in &self.channels {
-            if let Some(fallback) = &c.rules.fallback
-                && (!names.contains(fallback.as_str()) || *fallback == c.name)
-            {
+            let Some(fallback) = &c.rules.fallback else {
+                continue;
+            };
+            if !names.contains(fallback.as_str()) || *fallback == c.name {
                 return Err(format!(
                     "channel {:?}: its fallback {fallback:?} is no other channel",
                     c.name
@@ -224,9 +225,8 @@ impl Post {
                 wake.notify_one();
             }
         }
-        if let Some(push) = &self.0.push
-            && lock(push).observe(now, alerts)
-        {
+        let push = self.0.push.as_ref();
+        if push.is_some_and(|push| lock(push).observe(now, alerts)) {
             self.0.wake_push.notify_one();
         }
     }

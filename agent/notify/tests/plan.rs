@@ -441,7 +441,7 @@ struct Reader {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Random alerts, a sink that fails at random, restarts from the stored state at random moments between messages. In the end,
     /// with a sink that works, the reader believes exactly what is true, has heard of each alert that fired long enough, and was

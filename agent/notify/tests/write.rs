@@ -311,7 +311,7 @@ fn settings_that_cannot_work_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_text(texts in proptest::collection::vec("(.|[<>&\"\\x00-\\x1f]|\u{301}|\u{202e}|😀){0,700}", 1..12), ended in any::<bool>(), host in "[a-zü-]{1,40}") {
         let alerts: Vec<_> = texts.iter().enumerate().map(|(n, t)| nasty(t, n)).collect();

@@ -112,9 +112,10 @@ impl Plan {
     /// Something to be told once, on every channel whose rules let it pass.
     pub fn notice(&mut self, now: At, alert: &Alert) {
         for (name, rules) in &self.rules {
-            if alert.severity() <= rules.min_severity
-                && let Some(channel) = self.state.channels.get_mut(name)
-            {
+            if alert.severity() > rules.min_severity {
+                continue;
+            }
+            if let Some(channel) = self.state.channels.get_mut(name) {
                 let member = Member::new(alert.clone(), Phase::Notice, now);
                 channel.admit(rules, now, member);
             }
