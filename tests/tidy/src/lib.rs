@@ -582,15 +582,9 @@ pub fn secrets(root: &Path) -> Vec<Finding> {
     ];
     let mut out = Vec::new();
     let engine = sources(&root.join("agent/engine/src"));
-    let others =
-        ["watch", "expose", "notify"].map(|c| sources(&root.join("agent").join(c).join("src")));
+    let others = ["watch", "config", "expose", "notify", "catalog", "s3"]
+        .map(|c| sources(&root.join("agent").join(c).join("src")));
     for path in engine.into_iter().chain(others.into_iter().flatten()) {
-
-    for path in engine
-        .into_iter()
-        .chain(sources(&root.join("agent/watch/src")))
-        .chain(sources(&root.join("agent/config/src")))
-    {
         let text = code(&fs::read_to_string(&path).unwrap_or_default());
         let mut derives = String::new();
         for line in text.lines().map(str::trim) {

@@ -54,7 +54,13 @@ fn each_rule_can_fail() {
         fs::write(path, text).unwrap();
     };
     for name in [
-        "model", "engine", "catalog", "watch", "expose", "notify", "keepwatch",
+        "model",
+        "engine",
+        "catalog",
+        "watch",
+        "expose",
+        "notify",
+        "keepwatch",
     ] {
         put(&format!("agent/{name}/Cargo.toml"), "[dependencies]\n");
     }
