@@ -61,6 +61,19 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "config",
+        &[
+            "keepwatch-model",
+            "keepwatch-watch",
+            "jiff",
+            "serde",
+            "serde_json",
+            "strsim",
+            "toml",
+            "zeroize",
+        ],
+    ),
+    (
         "s3",
         &[
             "keepwatch-engine",
@@ -88,6 +101,49 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "thiserror",
             "tracing",
             "zeroize",
+        ],
+    ),
+    (
+        "expose",
+        &[
+            "keepwatch-model",
+            "serde",
+            "serde_json",
+            "jiff",
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "metrics",
+            "metrics-exporter-prometheus",
+            "subtle",
+            "sha2",
+            "rustix",
+            "zeroize",
+            "thiserror",
+            "tracing",
+        ],
+    ),
+    (
+        "notify",
+        &[
+            "keepwatch-model",
+            "serde",
+            "serde_json",
+            "jiff",
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "rustls",
+            "tokio-rustls",
+            "rustls-native-certs",
+            "lettre",
+            "base64",
+            "sha2",
+            "zeroize",
+            "thiserror",
+            "tracing",
         ],
     ),
     (
@@ -194,6 +250,35 @@ pub const WATCH_LAYERS: &[&[&str]] = &[
     &["conductor"],
 ];
 
+/// Layers of the endpoint from the ground up.
+pub const EXPOSE_LAYERS: &[&[&str]] = &[
+    &["names", "facts", "limits"],
+    &["text", "token", "seats", "rate", "process"],
+    &["counters", "render", "probes", "summary"],
+    &["answer"],
+    &["server"],
+];
+
+/// Layers of the messages to people from the ground up.
+pub const NOTIFY_LAYERS: &[&[&str]] = &[
+    &["limits", "text", "secret", "time", "alert"],
+    &["plan", "push"],
+    &["fault", "http"],
+    &["medium"],
+    &["post"],
+];
+
+/// Layers of the configuration from the ground up.
+pub const CONFIG_LAYERS: &[&[&str]] = &[
+    &["fault", "text", "nearest", "node", "shape"],
+    &["secret", "typed"],
+    &["sections"],
+    &["read"],
+    &["derive", "cross"],
+    &["show", "schema", "document"],
+    &["plan", "tests"],
+];
+
 /// (what, the only files that may say it, why)
 pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (
@@ -225,8 +310,15 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/watch/src/process.rs",
             "agent/watch/src/restart/executor.rs",
             "agent/watch/src/conductor/tests",
+            "agent/expose/src/server.rs",
+            "agent/notify/src/post.rs",
         ],
         "durations are measured at the edge",
+    ),
+    (
+        "toml::",
+        &["agent/config/src/read.rs", "agent/config/src/schema.rs"],
+        "TOML is parsed in one module; another prints defaults as JSON",
     ),
     (
         "std::process::exit",
@@ -365,10 +457,15 @@ pub fn modules_named(code: &str) -> Vec<String> {
         .collect()
 }
 
-/// Imports in the engine and the watcher that run up.
+/// Imports that run up, in every crate with layers.
+
+/// Imports in the engine, the watcher and the configuration that run up.
 pub fn layers(root: &Path) -> Vec<Finding> {
     let mut out = crate_layers(root, "engine", LAYERS);
     out.extend(crate_layers(root, "watch", WATCH_LAYERS));
+    out.extend(crate_layers(root, "config", CONFIG_LAYERS));
+    out.extend(crate_layers(root, "expose", EXPOSE_LAYERS));
+    out.extend(crate_layers(root, "notify", NOTIFY_LAYERS));
     out
 }
 
@@ -414,6 +511,9 @@ pub fn one_place(root: &Path) -> Vec<Finding> {
         "agent/engine/src",
         "agent/catalog/src",
         "agent/watch/src",
+        "agent/config/src",
+        "agent/expose/src",
+        "agent/notify/src",
         "agent/keepwatch/src",
     ] {
         for path in sources(&root.join(dir)) {
@@ -477,13 +577,14 @@ pub fn secrets(root: &Path) -> Vec<Finding> {
         "ReaderIdentity",
         "Writer",
         "Secret",
+        "Token",
+        "TokenFile",
     ];
     let mut out = Vec::new();
     let engine = sources(&root.join("agent/engine/src"));
-    for path in engine
-        .into_iter()
-        .chain(sources(&root.join("agent/watch/src")))
-    {
+    let others = ["watch", "config", "expose", "notify", "catalog", "s3"]
+        .map(|c| sources(&root.join("agent").join(c).join("src")));
+    for path in engine.into_iter().chain(others.into_iter().flatten()) {
         let text = code(&fs::read_to_string(&path).unwrap_or_default());
         let mut derives = String::new();
         for line in text.lines().map(str::trim) {

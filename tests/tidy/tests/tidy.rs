@@ -53,7 +53,15 @@ fn each_rule_can_fail() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
-    for name in ["model", "engine", "catalog", "watch", "keepwatch"] {
+    for name in [
+        "model",
+        "engine",
+        "catalog",
+        "watch",
+        "expose",
+        "notify",
+        "keepwatch",
+    ] {
         put(&format!("agent/{name}/Cargo.toml"), "[dependencies]\n");
     }
     put(
@@ -96,11 +104,16 @@ fn each_rule_can_fail() {
             && !crates.contains("tests/s3serve [dev-dependencies]"),
         "{crates}"
     );
+    put(
+        "agent/config/src/text.rs",
+        "//! x\nuse crate::read::read;\n",
+    );
     let layers = tidy::layers(&dir).join("\n");
     assert!(
         layers.contains("'ids' uses 'backup'")
             && layers.contains("stray.rs has no layer")
-            && layers.contains("'judge' uses 'net'"),
+            && layers.contains("'judge' uses 'net'")
+            && layers.contains("'text' uses 'read'"),
         "{layers}"
     );
     let places = tidy::one_place(&dir).join("\n");
