@@ -126,6 +126,25 @@ class Test:
                 need(s not in run.out and s not in run.err, "a secret was printed\n%s" % run)
         return run
 
+    def killat(self, n):
+        """What goes before a command to kill it before its n-th call that changes something. 0: never; `called` tells how many there were."""
+        tool = self.options.killat
+        if not os.path.exists(tool):
+            need_tools("cc")
+            source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "killat.c")
+            mine = self.path("killat.new")
+            self.sh("cc", "-O1", "-o", mine, source)
+            shutil.copy2(mine, tool + "." + self.name)
+            os.rename(tool + "." + self.name, tool)
+            run = self.sh(tool, self.path("killat.count"), "1", "/bin/sh", "-c", "exit 0", rc=None)
+            if run.code != 137:
+                raise Skip("a process cannot be traced with a filter here: %s" % run)
+        return [tool, self.path("killat.count"), str(n)]
+
+    def called(self):
+        with open(self.path("killat.count")) as f:
+            return int(f.read())
+
     def kw(self, *args, rc=0, input=None, secret=False, timeout=120, **more):
         """Runs keepwatch and checks how it ends, and what must never be printed."""
         if input is not None:
@@ -182,7 +201,8 @@ class Test:
         """Restores into a fresh directory. Returns it."""
         out = self.path(name)
         remove(out)
-        self.kw("restore", "--repo", repo, "--target", out, snapshot, *args, rc=rc, **more)
+        # What is compared at once need not wait for the disk.
+        self.kw("restore", "--no-sync", "--repo", repo, "--target", out, snapshot, *args, rc=rc, **more)
         return out
 
     def must_restore(self, repo, snapshot, source, state, name="out", **more):

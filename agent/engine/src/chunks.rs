@@ -1,11 +1,15 @@
 //! Reading chunks: find, fetch, open, and check the id of each.
 //!
 //! A chunk is believed only when its content has its id (a keyed hash): a signed index may come from a host that was taken over, a pack from anybody.
+//!
+//! What was read and is not right is read **once more** before it is called damaged: a bit that flipped on the wire or in memory is no damage of the repository, and calling it
+//! that would cost a file of a restore. Errors of the store itself are not retried here; that is for a wrapper around it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use crate::envelope::{self, Opened};
 use crate::ids::{ChunkId, ChunkKind, ObjectId};
+use crate::limits;
 use crate::list::{self, Form, Part, Visit};
 use crate::lookup::{Location, Lookup, Window};
 use crate::manifest::{self, Entry};
@@ -20,8 +24,28 @@ const KEEP: usize = 16 << 20;
 /// Opened envelopes that are kept, however short they are.
 const KEEP_ENVELOPES: usize = 256;
 
-/// Opens the envelope at a location. Content needs a reader; lists do not.
+/// Opens the envelope at a location, read again once when it does not open. Content needs a reader; lists do not.
 pub fn open_envelope(repository: &Repository, at: &Location) -> Result<Opened, ObjectError> {
+    match open_once(repository, at) {
+        Err(e) if e.may_be_transient() => {
+            let again = open_once(repository, at);
+            if again.is_ok() {
+                tell_transient(&e);
+            }
+            again
+        }
+        other => other,
+    }
+}
+
+/// What a second reading mended is worth knowing: the next one may hit what is being stored.
+pub(crate) fn tell_transient(e: &dyn std::fmt::Display) {
+    tracing::warn!(
+        "{e}; the second reading was right: look after the network, the disk or the memory of this machine"
+    );
+}
+
+fn open_once(repository: &Repository, at: &Location) -> Result<Opened, ObjectError> {
     let sealed = repository.store().get_range(
         &Name::Pack(at.pack),
         at.envelope_offset as u64,
@@ -116,21 +140,36 @@ impl<'a> ChunkReader<'a> {
             }
         } else {
             let opened = open_envelope(self.repository, at)?;
-            self.kept_bytes += opened.content.len();
-            self.kept.push_back((at.pack, at.envelope_offset, opened));
-            while self.kept.len() > 1
-                && (self.kept_bytes > KEEP || self.kept.len() > KEEP_ENVELOPES)
-            {
-                if let Some((_, _, oldest)) = self.kept.pop_front() {
-                    self.kept_bytes -= oldest.content.len();
-                }
-            }
+            self.keep(at, opened);
         }
         let Some((_, _, opened)) = self.kept.back() else {
             return Err(ObjectError::chunk(id, ContentError::NotIndexed));
         };
-        let plain = chunk_of(self.repository, opened, at, id)?.to_vec();
-        Ok(plain)
+        let wrong = match chunk_of(self.repository, opened, at, id) {
+            Ok(plain) => return Ok(plain.to_vec()),
+            Err(e) => e,
+        };
+        // What is kept may have been changed in memory. An envelope that is wrong in the repository costs a second read for each chunk that is asked of it.
+        if let Some((_, _, bad)) = self.kept.pop_back() {
+            self.kept_bytes -= bad.content.len();
+        }
+        let opened = open_envelope(self.repository, at)?;
+        let plain = chunk_of(self.repository, &opened, at, id).map(<[u8]>::to_vec);
+        if plain.is_ok() {
+            tell_transient(&wrong);
+        }
+        self.keep(at, opened);
+        plain
+    }
+
+    fn keep(&mut self, at: &Location, opened: Opened) {
+        self.kept_bytes += opened.content.len();
+        self.kept.push_back((at.pack, at.envelope_offset, opened));
+        while self.kept.len() > 1 && (self.kept_bytes > KEEP || self.kept.len() > KEEP_ENVELOPES) {
+            if let Some((_, _, oldest)) = self.kept.pop_front() {
+                self.kept_bytes -= oldest.content.len();
+            }
+        }
     }
 
     /// Goes through the refs of a snapshot in runs. `lost`: told of list chunks that cannot be read, with the number of refs in them; without it the first one ends the walk.
@@ -150,21 +189,34 @@ impl<'a> ChunkReader<'a> {
         Ok(list::walk(root, Form::Refs, &mut fetch, &mut visit)?)
     }
 
-    /// All manifest parts of a snapshot in order, each with the position of its first ref. Memory: 48 bytes each, 4 MB for ten million files.
+    /// All manifest parts of a snapshot in order, each with the position of its first ref. Memory: 88 bytes each, 7 MB for ten million files; at most [`limits::MANIFEST_PARTS`].
     pub fn parts(
         &mut self,
         snapshot: &Snapshot,
         lost: &mut dyn FnMut(ChunkId),
     ) -> Result<Vec<(Part, u64)>, ObjectError> {
+        let malformed = |why| ObjectError::content("a list", ContentError::List(why));
+        if snapshot.manifest.count > limits::MANIFEST_PARTS {
+            return Err(malformed("a manifest of more than a million parts"));
+        }
         let mut parts = Vec::new();
         let mut at = 0u64;
+        // Paths ascend, so no part and no list of parts can stand in a manifest twice; a tree of repeated nodes would be endless, and what its nodes say is only checked after them.
+        let mut seen = HashSet::new();
         let mut fetch = |id: &ChunkId| self.read(ChunkKind::List, id);
         let mut visit = |v: Visit<'_>| {
             match v {
-                Visit::Node(_) => {}
+                Visit::Node(id) if seen.insert(id) => {}
+                Visit::Node(_) => return Err(malformed("a list of parts stands in it twice")),
                 Visit::Leaves(items) => {
                     for b in items.chunks_exact(list::PART) {
                         let part = Part::from_bytes(b.try_into().expect("40 bytes"));
+                        if !seen.insert(part.id) {
+                            return Err(malformed("a manifest part stands in it twice"));
+                        }
+                        if parts.len() as u64 >= limits::MANIFEST_PARTS {
+                            return Err(malformed("a manifest of more than a million parts"));
+                        }
                         parts.push((part, at));
                         at = at.saturating_add(part.refs as u64);
                     }

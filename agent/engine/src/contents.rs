@@ -14,8 +14,6 @@ use crate::manifest::{self, Entry};
 use crate::object::{ContentError, ObjectError};
 use crate::records::{ListRoot, Snapshot};
 
-/// Manifest parts of one snapshot, 56 bytes each: 56 MiB when reached, which is half a billion entries.
-const PARTS_MAX: u64 = 1 << 20;
 /// Entries that one part may claim; a chunk of 8 MiB cannot hold more.
 const PART_ENTRIES_MAX: u32 = 1 << 20;
 /// Entries of one snapshot: verbs keep a few bits for each, 32 MiB a bit when reached.
@@ -243,7 +241,7 @@ impl Manifest {
         snapshot: &Snapshot,
     ) -> Result<Self, ObjectError> {
         let mut cursor = ListCursor::new(&snapshot.manifest, Form::Parts)?;
-        if cursor.count() > PARTS_MAX {
+        if cursor.count() > limits::MANIFEST_PARTS {
             return Err(malformed("a manifest of more than a million parts"));
         }
         let mut out = Manifest {

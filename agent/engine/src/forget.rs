@@ -4,6 +4,9 @@
 //! A writer may forget its own snapshots; with the right *maintain*, those of all. A tombstone of anybody else would be passed over by every reader, so
 //! it is refused here before it is written. The last complete snapshot of a group is never dropped by a policy
 //! ([`keepwatch_model::retention`]); explicit ids are the word of a person and are obeyed.
+//!
+//! A policy with a slip of the pen drops in one run what took a year to gather. So [`unusual`] says when a plan should be seen by a person first; in steady use it
+//! does not, since a policy that was applied before drops about as many snapshots as were made since.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,13 +14,18 @@ use keepwatch_model::retention::{GroupKey, Policy};
 use keepwatch_model::time::Moment;
 
 use crate::ids::{ObjectId, WriterId};
-use crate::records::{Forgotten, Tombstone};
+use crate::records::{Forgotten, Origin, Tombstone};
 use crate::repository::{PutError, Repository};
 use crate::snapshots::{SnapshotFilter, SnapshotRecord, SnapshotSet};
 use crate::store::Area;
 
-/// Snapshots that one tombstone names: 46 bytes each, 4.6 MB of the 8 MiB that a record may hold. More are split.
-pub(crate) const TOMBSTONE_SNAPSHOTS: usize = 100_000;
+/// Snapshots that one tombstone names: 46 bytes each, and 54 for the original of one that is a copy, 8.0 MB of the 8 MiB that a record may hold. More are split.
+pub(crate) const TOMBSTONE_SNAPSHOTS: usize = 80_000;
+
+/// A policy may drop so many snapshots more than were made since the last `forget`, without a question.
+pub const MANY: usize = 20;
+/// Tombstones dated further ahead than this were written by a wrong clock. Seconds.
+const FUTURE: i64 = 24 * 3600;
 
 /// What a policy says about one snapshot.
 #[derive(Clone, Debug)]
@@ -125,6 +133,56 @@ pub fn plan(
     Plan { groups }
 }
 
+/// Why a person should look at a plan before it is carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unusual {
+    /// It drops more than half of the snapshots that it looked at, and more than [`MANY`] beyond those made since the last `forget`.
+    Many {
+        /// Snapshots to be dropped.
+        dropped: usize,
+        /// Of so many.
+        of: usize,
+        /// Of these, made since the last `forget`.
+        recent: usize,
+    },
+    /// It leaves nothing of a group. Only a group of nothing but partial snapshots can end so.
+    Last {
+        /// Its place in [`Plan::groups`].
+        group: usize,
+        /// Snapshots in it.
+        snapshots: usize,
+    },
+}
+
+/// Says whether a plan is out of the ordinary. The last `forget` is known by its tombstone; of a repository without any, every snapshot counts as old.
+pub fn unusual(set: &SnapshotSet, plan: &Plan, now: Moment) -> Option<Unusual> {
+    let emptied = plan.groups.iter().enumerate().find(|(_, g)| {
+        // The rules of a policy keep the newest; it is told apart from "nothing to judge".
+        !g.decisions.is_empty() && g.decisions.iter().all(|d| !d.keep)
+    });
+    if let Some((group, g)) = emptied {
+        let snapshots = g.decisions.len();
+        return Some(Unusual::Last { group, snapshots });
+    }
+    let last = set
+        .tombstones
+        .iter()
+        .map(|t| t.time)
+        .filter(|t| *t <= now.unix_seconds().saturating_add(FUTURE))
+        .max();
+    let decisions = || plan.groups.iter().flat_map(|g| &g.decisions);
+    let of = decisions().count();
+    let dropped = decisions().filter(|d| !d.keep).count();
+    let recent = decisions()
+        .filter(|d| last.is_some_and(|t| d.snapshot.start.unix_seconds() >= t))
+        .count();
+    (dropped > of / 2 && dropped > MANY + recent).then_some(Unusual::Many {
+        dropped,
+        of,
+        recent,
+    })
+}
+
 /// Why nothing, or not everything, was forgotten.
 #[derive(Debug, thiserror::Error)]
 pub enum ForgetError {
@@ -164,7 +222,7 @@ pub fn apply(
             snapshot: s.id,
         });
     }
-    let named: BTreeMap<ObjectId, Forgotten> = forgotten
+    let named: BTreeMap<ObjectId, (Forgotten, Option<Origin>)> = forgotten
         .iter()
         .map(|s| {
             let f = Forgotten {
@@ -172,16 +230,17 @@ pub fn apply(
                 writer: s.writer,
                 sequence: s.body.sequence,
             };
-            (s.id, f)
+            (s.id, (f, s.body.original))
         })
         .collect();
-    let named: Vec<Forgotten> = named.into_values().collect();
+    let named: Vec<_> = named.into_values().collect();
     let mut last = None;
     for some in named.chunks(TOMBSTONE_SNAPSHOTS) {
-        let body = Tombstone {
-            time: now.unix_seconds(),
-            snapshots: some.to_vec(),
-        };
+        let body = Tombstone::new(
+            now.unix_seconds(),
+            some.iter().map(|n| n.0).collect(),
+            some.iter().filter_map(|n| n.1).collect(),
+        );
         last = Some(repository.put_record(Area::Tombstones, &body)?);
     }
     Ok(last)

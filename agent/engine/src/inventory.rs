@@ -236,6 +236,11 @@ impl Inventory {
     pub(crate) fn envelope(&self, pack: u32, number: u16) -> u64 {
         self.packs[pack as usize].first as u64 + number as u64
     }
+    /// The numbers of the envelopes of a pack.
+    pub(crate) fn envelopes_of(&self, pack: u32) -> std::ops::Range<u64> {
+        let p = &self.packs[pack as usize];
+        p.first as u64..p.first as u64 + p.envelopes as u64
+    }
     /// Packs that writers must not rely on: absent, cut, or contradicted.
     pub(crate) fn unsound(&self) -> HashSet<ObjectId> {
         self.packs

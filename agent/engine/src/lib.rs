@@ -6,13 +6,14 @@
 //! 1. words: [`ids`], [`limits`], [`secret`], [`keys`]
 //! 2. bytes: [`seal`] (age), [`record`] (signatures), [`records`] (bodies), [`envelope`], [`pack`], [`chunker`], [`list`], [`manifest`]
 //! 3. places: [`store`], [`lookup`] (the local index), [`repository`], [`snapshots`], [`chunks`]
-//! 4. verbs: [`backup`], [`restore`], [`browse`], [`verify`], [`forget`], [`prune`], [`repair`]
+//! 4. verbs: [`backup`], [`restore`], [`browse`], [`verify`], [`forget`], [`prune`], [`copy`], [`repair`]
 
 pub mod backup;
 pub mod browse;
 pub mod chunker;
 pub mod chunks;
 mod contents;
+pub mod copy;
 pub mod dump;
 pub mod envelope;
 pub mod forget;

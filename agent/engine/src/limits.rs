@@ -10,8 +10,10 @@ pub const RECORD_CONTENT_BYTES: usize = 8 << 20;
 pub const INDEX_CONTENT_BYTES: usize = 96 << 20;
 /// Decompressed body of a snapshot.
 pub const SNAPSHOT_CONTENT_BYTES: usize = 1 << 20;
-/// Chunks in one index object.
+/// Chunks in one index object: 56 bytes each, and 130 more where each has an envelope of its own.
 pub const INDEX_CHUNKS: usize = 1 << 20;
+/// Packs in one index object, 72 bytes each: 18 MiB. Writers begin a new object long before.
+pub const INDEX_PACKS: usize = 1 << 18;
 /// age header of any object; read before anything else of it is trusted.
 pub const AGE_HEADER_BYTES: usize = 64 << 10;
 /// log2 of the scrypt work factor that we are willing to compute (1 GiB of memory at r = 8).
@@ -34,6 +36,8 @@ pub const ZSTD_WINDOW_LOG: u32 = 23;
 pub const LIST_DEPTH: u8 = 8;
 /// Items that stand in a snapshot itself.
 pub const LIST_ROOT_ITEMS: usize = 8192;
+/// Manifest parts of one snapshot, 56 bytes each: 56 MiB when reached, which is half a billion entries.
+pub const MANIFEST_PARTS: u64 = 1 << 20;
 /// A stored path, and its components.
 pub const PATH_BYTES: usize = 4096;
 /// Components of a path.

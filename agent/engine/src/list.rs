@@ -114,6 +114,11 @@ impl ListWriter {
         }
     }
 
+    /// Bytes of a leaf item.
+    pub fn item(&self) -> usize {
+        self.form.item()
+    }
+
     /// Leaf items so far.
     pub fn count(&self) -> u64 {
         self.count

@@ -696,6 +696,18 @@ impl Lookup {
         Ok(false)
     }
 
+    /// As [`Self::contains`], for ids in ascending order: a window for each part, so that each block is read once.
+    pub fn contains_in_order(&self, id: &ChunkId, windows: &mut Vec<Window>) -> io::Result<bool> {
+        windows.resize_with(self.parts.len(), Window::default);
+        for (part, window) in self.parts.iter().zip(windows) {
+            let found = part.find(id, window)?;
+            if found.iter().any(|(_, r)| part.is_usable(r.pack)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Every copy of a chunk, usable ones first.
     pub fn find_all(&self, id: &ChunkId, window: &mut Window) -> io::Result<Vec<Location>> {
         let mut out = Vec::new();

@@ -88,6 +88,16 @@ impl ObjectError {
             }
         )
     }
+    /// True for content that was read and is not right, which a second read may mend; not for what the store said.
+    pub fn may_be_transient(&self) -> bool {
+        matches!(
+            self,
+            ObjectError::Content {
+                cause: ContentError::Envelope(_) | ContentError::ChunkId | ContentError::Misindexed,
+                ..
+            }
+        )
+    }
     /// True when an identity would help.
     pub fn needs_identity(&self) -> bool {
         matches!(

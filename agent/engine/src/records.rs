@@ -1,9 +1,12 @@
 //! The bodies of signed records, as CBOR maps with integer keys (FORMAT.md, sections 3, 5, 6, 8). Unknown keys are skipped, so that a later version may add some.
 
 use keepwatch_model::time::Moment;
-use minicbor::{Decode, Encode};
+use minicbor::data::Type;
+use minicbor::decode::Error;
+use minicbor::{Decode, Decoder, Encode};
 
-use crate::ids::{ChunkId, ObjectId, OwnerKey, WriterId};
+use crate::ids::{ChunkId, ObjectId, OwnerKey, RepositoryId, WriterId};
+use crate::limits;
 
 /// The newest format that this program reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -68,8 +71,8 @@ pub struct WriterRecord {
     pub revoked: bool,
 }
 
-/// Body of `index/<hash>`.
-#[derive(Encode, Decode, Clone, Debug, Default)]
+/// Body of `index/<hash>`. Decoded by hand: what it may hold is counted while it is read, since millions of the smallest packs, envelopes or lengths fit into an object.
+#[derive(Encode, Clone, Debug, Default)]
 #[cbor(map)]
 pub struct Index {
     /// The packs it describes.
@@ -78,7 +81,7 @@ pub struct Index {
 }
 
 /// A pack in an index.
-#[derive(Encode, Decode, Clone, Debug)]
+#[derive(Encode, Clone, Debug)]
 #[cbor(map)]
 pub struct IndexedPack {
     /// Its name.
@@ -96,7 +99,7 @@ pub struct IndexedPack {
 }
 
 /// An envelope in an index.
-#[derive(Encode, Decode, Clone, Debug)]
+#[derive(Encode, Clone, Debug)]
 #[cbor(array)]
 pub struct IndexedEnvelope {
     /// Bytes of the age file.
@@ -120,6 +123,133 @@ impl IndexedEnvelope {
             .chunks_exact(32)
             .map(|c| ChunkId(c.try_into().expect("32 bytes")))
     }
+}
+
+impl<'b, C> Decode<'b, C> for Index {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, Error> {
+        let mut packs = Vec::new();
+        // Chunks that may still come.
+        let mut left = limits::INDEX_CHUNKS;
+        fields(d, &mut |d, key| match key {
+            0 => items(d, &mut |d| {
+                if packs.len() >= limits::INDEX_PACKS {
+                    return Err(Error::message("an index of too many packs"));
+                }
+                packs.push(indexed_pack(d, &mut left)?);
+                Ok(())
+            }),
+            _ => d.skip(),
+        })?;
+        Ok(Index { packs })
+    }
+}
+
+/// Calls `each` for the key of every field of a map; it reads or skips the value.
+fn fields<'b>(
+    d: &mut Decoder<'b>,
+    each: &mut dyn FnMut(&mut Decoder<'b>, i64) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let count = d.map()?;
+    counted(d, count, &mut |d| {
+        let key = d.i64()?;
+        each(d, key)
+    })
+}
+
+/// Calls `each` for every item of an array.
+fn items<'b>(
+    d: &mut Decoder<'b>,
+    each: &mut dyn FnMut(&mut Decoder<'b>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let count = d.array()?;
+    counted(d, count, each)
+}
+
+fn counted<'b>(
+    d: &mut Decoder<'b>,
+    count: Option<u64>,
+    each: &mut dyn FnMut(&mut Decoder<'b>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    match count {
+        Some(n) => (0..n).try_for_each(|_| each(d)),
+        None => {
+            while d.datatype()? != Type::Break {
+                each(d)?;
+            }
+            d.skip()
+        }
+    }
+}
+
+fn indexed_pack(d: &mut Decoder<'_>, left: &mut usize) -> Result<IndexedPack, Error> {
+    let (mut id, mut class, mut size, mut envelopes) = (None, None, None, None);
+    fields(d, &mut |d, key| {
+        match key {
+            0 => id = Some(d.decode::<ObjectId>()?),
+            1 => class = Some(d.u8()?),
+            2 => size = Some(d.u64()?),
+            3 => {
+                let mut list = Vec::new();
+                items(d, &mut |d| {
+                    list.push(indexed_envelope(d, left)?);
+                    Ok(())
+                })?;
+                envelopes = Some(list);
+            }
+            _ => d.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(IndexedPack {
+        id: id.ok_or_else(|| Error::missing_value(0))?,
+        class: class.ok_or_else(|| Error::missing_value(1))?,
+        size: size.ok_or_else(|| Error::missing_value(2))?,
+        envelopes: envelopes.ok_or_else(|| Error::missing_value(3))?,
+    })
+}
+
+fn indexed_envelope(d: &mut Decoder<'_>, left: &mut usize) -> Result<IndexedEnvelope, Error> {
+    let (mut length, mut kind, mut ids, mut lengths) = (None, None, None, None);
+    let mut at = 0;
+    items(d, &mut |d| {
+        at += 1;
+        match at {
+            1 => length = Some(d.u32()?),
+            2 => kind = Some(d.u8()?),
+            3 => {
+                let bytes = d.bytes()?;
+                let chunks = bytes.len() / 32;
+                // An envelope holds at least one chunk, so that chunks bound envelopes too.
+                if chunks == 0 || chunks > *left {
+                    return Err(Error::message(
+                        "an envelope of no chunks, or too many chunks",
+                    ));
+                }
+                *left -= chunks;
+                ids = Some(bytes.to_vec());
+            }
+            4 => {
+                let most = ids.as_ref().map_or(0, Vec::len) / 32;
+                let mut list = Vec::with_capacity(most);
+                items(d, &mut |d| {
+                    if list.len() >= most {
+                        return Err(Error::message("an envelope of more lengths than chunks"));
+                    }
+                    list.push(d.u32()?);
+                    Ok(())
+                })?;
+                lengths = Some(list);
+            }
+            _ => d.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(IndexedEnvelope {
+        length: length.ok_or_else(|| Error::missing_value(0))?,
+        kind: kind.ok_or_else(|| Error::missing_value(1))?,
+        ids: ids.ok_or_else(|| Error::missing_value(2))?,
+        lengths: lengths.ok_or_else(|| Error::missing_value(3))?,
+    })
 }
 
 /// An instant with the offset from UTC that the host had.
@@ -267,6 +397,21 @@ pub struct Snapshot {
     /// 0 files, 1 stream.
     #[n(14)]
     pub source: u8,
+    /// Of which snapshot it is a copy.
+    #[n(15)]
+    pub original: Option<Origin>,
+}
+
+/// Where a copied snapshot was made: the first one, however often it was copied on.
+#[derive(Encode, Decode, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cbor(array)]
+pub struct Origin {
+    /// The repository in which it was made.
+    #[n(0)]
+    pub repository: RepositoryId,
+    /// Its id there.
+    #[n(1)]
+    pub snapshot: ObjectId,
 }
 
 /// Body of `tombstones/<hash>`.
@@ -279,6 +424,20 @@ pub struct Tombstone {
     /// The snapshots it hides.
     #[n(1)]
     pub snapshots: Vec<Forgotten>,
+    /// The originals of those among them that are copies: `copy` does not bring them again.
+    #[n(2)]
+    pub origins: Option<Vec<Origin>>,
+}
+
+impl Tombstone {
+    /// A tombstone; `origins` may be empty.
+    pub fn new(time: i64, snapshots: Vec<Forgotten>, origins: Vec<Origin>) -> Self {
+        Tombstone {
+            time,
+            snapshots,
+            origins: (!origins.is_empty()).then_some(origins),
+        }
+    }
 }
 
 /// A forgotten snapshot.

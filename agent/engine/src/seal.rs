@@ -16,6 +16,9 @@ pub enum OpenError {
     /// Sealed to somebody else.
     #[error("it is sealed to another key")]
     WrongKey,
+    /// A passphrase slot that this passphrase does not open.
+    #[error("the passphrase is wrong")]
+    WrongPassphrase,
     /// Damaged, cut or forged.
     #[error("the sealed bytes are damaged: {0}")]
     Damaged(String),
@@ -294,7 +297,7 @@ impl ReaderIdentity {
                     Ok(r.take(limits::KEY_FILE_BYTES as u64)
                         .read_to_end(&mut plain)?)
                 })
-                .map_err(|e| bad(e.to_string()))?;
+                .map_err(|e| bad(passphrase_error(e).to_string()))?;
             let plain = zeroize::Zeroizing::new(plain);
             if plain.starts_with(b"age-encryption.org/") {
                 return Err(bad("it is encrypted twice".into()));
@@ -402,9 +405,14 @@ fn open_with(
         )));
     }
     let decryptor = age::Decryptor::new_buffered(sealed).map_err(open_error)?;
+    let of_slot: fn(age::DecryptError) -> OpenError = if is_passphrase_file(sealed) {
+        passphrase_error
+    } else {
+        open_error
+    };
     let mut reader = decryptor
         .decrypt(identities.iter().copied())
-        .map_err(open_error)?;
+        .map_err(of_slot)?;
     let mut plain = Vec::with_capacity(sealed.len().min(limit));
     reader
         .by_ref()
@@ -441,6 +449,15 @@ fn open_error(e: age::DecryptError) -> OpenError {
                 .join("; "),
         ),
         other => OpenError::Damaged(other.to_string()),
+    }
+}
+
+/// Of the header of a passphrase slot: a wrong passphrase shows as a file key that does not decrypt. (So does a stanza whose body was damaged in all its lengths; the passphrase is the
+/// likelier cause by far, and a person can only try another.)
+fn passphrase_error(e: age::DecryptError) -> OpenError {
+    match e {
+        age::DecryptError::DecryptionFailed => OpenError::WrongPassphrase,
+        other => open_error(other),
     }
 }
 
@@ -531,7 +548,17 @@ mod tests {
             b"inner"
         );
         let wrong = ReaderIdentity::passphrase(&SecretText::new("battery".into()));
-        assert!(wrong.open(&sealed, 100).is_err());
+        assert!(matches!(
+            wrong.open(&sealed, 100),
+            Err(OpenError::WrongPassphrase)
+        ));
+        // Damage behind the stanza is damage, whatever the passphrase.
+        let mut damaged = sealed.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        assert!(matches!(
+            ReaderIdentity::passphrase(&phrase).open(&damaged, 100),
+            Err(OpenError::Damaged(_))
+        ));
         let native = ReaderIdentity::native(&Identity::generate());
         assert!(matches!(
             native.open(&sealed, 100),

@@ -7,7 +7,7 @@ use keepwatch_model::time::Moment;
 
 use crate::ids::{ObjectId, WriterId};
 use crate::object::{ContentError, ObjectError};
-use crate::records::{Forgotten, Outcome, Snapshot, Tombstone};
+use crate::records::{Forgotten, Origin, Outcome, Snapshot, Tombstone};
 use crate::repository::Repository;
 use crate::store::{Area, Listed, Name, list_all};
 
@@ -51,7 +51,8 @@ impl Candidate for SnapshotRecord {
         &self.body.tags
     }
     fn complete(&self) -> bool {
-        self.is_complete()
+        // One that a thief may have made does not make the last good one superfluous.
+        self.is_complete() && !self.revoked
     }
 }
 
@@ -66,6 +67,8 @@ pub struct TombstoneRecord {
     pub time: i64,
     /// Those of its snapshots that its signer may forget.
     pub snapshots: Vec<Forgotten>,
+    /// The originals of those that are copies, as it says.
+    pub origins: Vec<Origin>,
 }
 
 /// Everything known about snapshots.
@@ -135,12 +138,13 @@ impl Repository {
         let mut set = SnapshotSet::default();
         // Tombstones are listed after snapshots: one that is written meanwhile hides at worst too little.
         let snapshots = list_all(&**self.store(), Area::Snapshots)?;
-        for listed in list_all(&**self.store(), Area::Tombstones)? {
-            let id = listed
-                .name
-                .object_id()
-                .expect("tombstones are named by hash");
-            match self.get_record::<Tombstone>(Area::Tombstones, id) {
+        let tombstones = list_all(&**self.store(), Area::Tombstones)?;
+        let mut of_tombstones = tombstones.iter();
+        self.each_record::<Tombstone>(Area::Tombstones, &ids(&tombstones), &mut |_, record| {
+            let Some(listed) = of_tombstones.next().cloned() else {
+                return;
+            };
+            match record {
                 Ok((signer, t)) => {
                     let any = self.writers().get(&signer).is_some_and(|w| w.maintain);
                     let snapshots = t
@@ -153,31 +157,28 @@ impl Repository {
                         signer,
                         time: t.time,
                         snapshots,
+                        origins: t.origins.unwrap_or_default(),
                     });
                 }
                 Err(e) if e.is_missing() => {} // consolidated by a prune meanwhile
                 Err(e) if e.is_revoked() => {} // its word no longer counts
                 Err(e) => set.problems.push(e),
             }
-        }
+        });
         // With the writer: a tombstone that names another than the signer of the snapshot does not count, and must not hide one that does.
         let dead: HashSet<(ObjectId, WriterId)> = set
             .tombstones
             .iter()
             .flat_map(|t| t.snapshots.iter().map(|f| (f.id, f.writer)))
             .collect();
-        for listed in snapshots {
-            let id = listed
-                .name
-                .object_id()
-                .expect("snapshots are named by hash");
-            match self.snapshot(id) {
+        self.each_record::<Snapshot>(Area::Snapshots, &ids(&snapshots), &mut |id, record| {
+            match record.and_then(|(writer, body)| self.as_snapshot(id, writer, body)) {
                 Ok(s) if dead.contains(&(id, s.writer)) => set.forgotten.push(s),
                 Ok(s) => set.live.push(s),
                 Err(e) if e.is_missing() => {}
                 Err(e) => set.problems.push(e),
             }
-        }
+        });
         let order =
             |a: &SnapshotRecord, b: &SnapshotRecord| a.start.cmp(&b.start).then(a.id.cmp(&b.id));
         set.live.sort_by(order);
@@ -188,6 +189,15 @@ impl Repository {
     /// Reads one snapshot.
     pub fn snapshot(&self, id: ObjectId) -> Result<SnapshotRecord, ObjectError> {
         let (writer, body) = self.get_record::<Snapshot>(Area::Snapshots, id)?;
+        self.as_snapshot(id, writer, body)
+    }
+
+    fn as_snapshot(
+        &self,
+        id: ObjectId,
+        writer: WriterId,
+        body: Snapshot,
+    ) -> Result<SnapshotRecord, ObjectError> {
         let bad = |why: &str| {
             ObjectError::content(Name::Snapshot(id), ContentError::Decode(why.to_owned()))
         };
@@ -207,6 +217,11 @@ impl Repository {
             end,
         })
     }
+}
+
+/// Of objects whose names are hashes, which all of these areas hold.
+fn ids(listed: &[Listed]) -> Vec<ObjectId> {
+    listed.iter().filter_map(|l| l.name.object_id()).collect()
 }
 
 impl SnapshotSet {
@@ -283,5 +298,20 @@ impl SnapshotSet {
             .chain(&self.forgotten)
             .filter(|s| s.writer == writer)
             .max_by_key(|s| s.body.sequence)
+    }
+
+    /// What the next snapshot of a writer says of the one before it: that one's id, and its own number.
+    pub fn next_of(&self, writer: WriterId) -> (Option<ObjectId>, u64) {
+        let newest = self.newest_of(writer).map(|s| (s.id, s.body.sequence));
+        let forgotten = self
+            .tombstones
+            .iter()
+            .flat_map(|t| &t.snapshots)
+            .filter(|f| f.writer == writer)
+            .map(|f| (f.id, f.sequence));
+        match newest.into_iter().chain(forgotten).max_by_key(|(_, n)| *n) {
+            Some((id, n)) => (Some(id), n.saturating_add(1)),
+            None => (None, 1),
+        }
     }
 }

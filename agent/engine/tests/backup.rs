@@ -343,6 +343,67 @@ fn a_file_that_shrinks_meanwhile_stays_readable() {
         && !c.is_empty()));
 }
 
+/// Adds up what a progress bar is told.
+#[derive(Default)]
+struct Sum(std::sync::atomic::AtomicU64, std::sync::atomic::AtomicU64);
+
+impl Progress for Sum {
+    fn event(&self, e: Event<'_>) {
+        if let Event::Done { items, bytes } = e {
+            self.0.fetch_add(items, Ordering::SeqCst);
+            self.1.fetch_add(bytes, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Short files, long ones, holes, and files that are taken over without being read: the bytes that were told of are those of all files.
+#[test]
+fn the_bytes_of_the_progress_add_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    sample_tree(&tree, 1);
+    fs::write(tree.join("long"), noise(3_000_000, 5)).unwrap();
+    let sparse = fs::File::create(tree.join("sparse")).unwrap();
+    sparse.set_len(5 << 20).unwrap();
+    sparse.write_at(b"data", 1 << 20).unwrap();
+    drop(sparse);
+    let w = World::new(Arc::new(MemoryStore::new()));
+    let cache = dir.path().join("cache");
+    // Young files are read again.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    for round in 0..4 {
+        if round == 2 {
+            fs::write(tree.join("small-7"), noise(900, 77)).unwrap();
+            fs::write(tree.join("long"), noise(2_000_000, 6)).unwrap();
+        }
+        let sizes: u64 = on_disk(&tree)
+            .values()
+            .filter(|(k, ..)| *k == EntryKind::File)
+            .map(|(.., c)| c.len() as u64)
+            .sum();
+        let sum = Sum::default();
+        let r = backup::run(
+            &w.writer(),
+            &options(&[&tree], Some(&cache)),
+            Input::Files,
+            &now,
+            &sum,
+            &Cancel::new(),
+        )
+        .unwrap();
+        let totals = w
+            .reader()
+            .snapshot(r.snapshot.unwrap())
+            .unwrap()
+            .body
+            .totals;
+        assert_eq!(totals.bytes, sizes);
+        assert_eq!(sum.1.into_inner(), sizes, "round {round}");
+        assert_eq!(round % 2 == 1, totals.files_unmodified == totals.files);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn sparse_files_keep_their_holes() {
     let dir = tempfile::tempdir().unwrap();

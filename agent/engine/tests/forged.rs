@@ -49,7 +49,7 @@ fn harmful(w: &World, kind: RecordKind) -> Vec<u8> {
                     sequence: s.body.sequence,
                 })
                 .collect();
-            minicbor::to_vec(&Tombstone { time: 0, snapshots }).unwrap()
+            minicbor::to_vec(Tombstone::new(0, snapshots, Vec::new())).unwrap()
         }
         _ => {
             let packs = w

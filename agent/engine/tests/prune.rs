@@ -686,6 +686,7 @@ fn rights_are_kept() {
     ));
     // A tombstone and marks that it writes all the same do not count.
     let body = Tombstone {
+        origins: None,
         time: w.moment().unix_seconds(),
         snapshots: vec![
             Forgotten {

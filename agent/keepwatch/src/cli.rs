@@ -7,6 +7,7 @@ use keepwatch_engine::ids::OwnerKey;
 
 use crate::commands;
 use crate::errors::EXIT_CODES;
+use crate::stores::S3Args;
 
 /// Encrypted backups that come back.
 #[derive(Parser)]
@@ -44,7 +45,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 3 partial (some files could not be r
 #[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Common options")]
 pub struct Globals {
-    /// The repository: a directory
+    /// The repository: a directory, or s3://bucket/prefix
     #[arg(
         long,
         global = true,
@@ -92,6 +93,9 @@ pub struct Globals {
     /// Log to standard error (-vv: more); KEEPWATCH_LOG filters
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// For repositories in S3.
+    #[command(flatten)]
+    pub s3: S3Args,
 }
 
 /// The verbs.
@@ -108,7 +112,9 @@ pub enum Command {
     Verify(commands::verify::VerifyArgs),
     Forget(commands::forget::ForgetArgs),
     Prune(commands::prune::PruneArgs),
+    Copy(commands::copy::CopyArgs),
     Stats(commands::stats::StatsArgs),
+    Doctor(commands::doctor::DoctorArgs),
     Repair(commands::repair::RepairArgs),
     Key(commands::key::KeyArgs),
     Completions(commands::meta::CompletionsArgs),
@@ -165,6 +171,9 @@ mod tests {
             "verify --repo R --read-data=10% --identity F",
             "forget --repo R --keep-daily 7 --dry-run --prune",
             "prune --repo R --grace 24h --dry-run",
+            "init --repo R --from S --from-identity F",
+            "copy --repo R --from S",
+            "copy --repo R --from S --from-identity F --host h --tag a,b --job j --path /p --dry-run --no-read-back latest abcd",
             "repair index",
             "key writer --label h",
         ] {
@@ -182,6 +191,8 @@ mod tests {
             "forget --keep-daily x",
             "prune --grace soon",
             "restore --overwrite perhaps",
+            "copy --repo R",
+            "init --repo R --from-identity F",
         ] {
             let words =
                 std::iter::once("keepwatch").chain(line.split(' ').filter(|w| !w.is_empty()));

@@ -1,7 +1,7 @@
 //! What every command shares: the options before the verb, the repository that is meant, and the keys that open it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::cell::OnceCell;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use keepwatch_engine::ids::{OwnerKey, RepositoryId};
@@ -13,7 +13,6 @@ use keepwatch_engine::record::Record;
 use keepwatch_engine::repository::{AccessError, Repository};
 use keepwatch_engine::seal::{Ask, Identity, ReaderIdentity, is_passphrase_file};
 use keepwatch_engine::snapshots::SnapshotSet;
-use keepwatch_engine::store::local::LocalStore;
 use keepwatch_engine::store::{Area, Fault, Name, Store, list_all};
 
 use crate::cli::Globals;
@@ -23,6 +22,7 @@ use crate::output::{escape, tell};
 use crate::places::Places;
 use crate::progress::Bar;
 use crate::signals::Child;
+use crate::stores::Target;
 
 /// See the module.
 pub struct Context {
@@ -34,9 +34,30 @@ pub struct Context {
     pub cancel: Cancel,
     /// A child that stops with us.
     pub child: Child,
+    /// The store of the repository that is meant, once it was opened, and the id that it claims.
+    pub opened: OnceCell<(Arc<dyn Store>, RepositoryId)>,
+    /// What the names of systemd credentials begin with: nothing, or `from-` for a second repository.
+    pub prefix: &'static str,
 }
 
 impl Context {
+    /// The context of a second repository, of which something is taken: named and opened by other options.
+    pub fn second(&self, globals: Globals) -> Context {
+        Context {
+            globals,
+            places: self.places.clone(),
+            cancel: self.cancel.clone(),
+            child: self.child.clone(),
+            opened: OnceCell::new(),
+            prefix: "from-",
+        }
+    }
+
+    /// A file that systemd gave us.
+    fn credential(&self, name: &str) -> Option<PathBuf> {
+        keys::credential(&format!("{}{name}", self.prefix))
+    }
+
     /// Whether results are printed as JSON.
     pub fn json(&self) -> bool {
         self.globals.json
@@ -59,39 +80,32 @@ impl Context {
         }
     }
 
-    /// The repository's directory, and whether it is the default one.
-    pub fn repository_path(&self) -> Result<(PathBuf, bool), Failure> {
-        let Some(given) = &self.globals.repo else {
-            return Ok((self.places.default_repository()?, true));
-        };
-        let text = given.to_string_lossy();
-        if let Some((scheme, _)) = text.split_once("://") {
-            return Err(match scheme {
-                "s3" => Failure::usage("repositories in S3 are not in this build yet")
-                    .advice("give --repo the path of a directory"),
-                other => Failure::usage(format!(
-                    "a repository at '{}://' is of an unknown kind",
-                    escape(other)
-                ))
-                .advice("give --repo the path of a directory"),
-            });
+    /// Where the repository that is meant lies.
+    pub fn target(&self) -> Result<Target, Failure> {
+        match &self.globals.repo {
+            Some(given) => Target::parse(given.as_os_str(), &self.globals.s3, self.prefix),
+            None => Ok(Target::Local {
+                path: self.places.default_repository()?,
+            }),
         }
-        if given.as_os_str().is_empty() {
-            return Err(Failure::usage("the name of the repository is empty")
-                .advice("give --repo the path of a directory"));
-        }
-        Ok((resolve(given), false))
+    }
+
+    /// True when nobody named a repository.
+    pub fn is_default(&self) -> bool {
+        self.globals.repo.is_none()
     }
 
     /// The store of an existing repository, and the id that it claims.
     fn store(&self) -> Result<(Arc<dyn Store>, RepositoryId), Failure> {
-        let (path, is_default) = self.repository_path()?;
-        let store: Arc<dyn Store> = match LocalStore::open(&path) {
-            Ok(s) => Arc::new(s),
-            Err(e) if e.fault == Fault::Missing && is_default => {
+        if let Some((store, id)) = self.opened.get() {
+            return Ok((store.clone(), *id));
+        }
+        let store = match self.target()?.open(&self.cancel) {
+            Ok(s) => s,
+            Err(e) if e.fault == Fault::Missing && self.is_default() => {
                 return Err(Failure::failed(format!(
                     "there is no repository yet at the default place {}",
-                    path.display()
+                    e.store
                 ))
                 .advice(
                     "the first 'keepwatch backup PATH' makes it; or name another with --repo",
@@ -100,6 +114,7 @@ impl Context {
             Err(e) => return Err(e.into()),
         };
         let id = self.peek(&store)?;
+        let _ = self.opened.set((store.clone(), id));
         Ok((store, id))
     }
 
@@ -177,7 +192,7 @@ impl Context {
         if let Some(given) = &self.globals.writer_key {
             return Some((given.clone(), true));
         }
-        if let Some(path) = keys::credential("writer-key") {
+        if let Some(path) = self.credential("writer-key") {
             return Some((path, true));
         }
         self.places
@@ -200,9 +215,21 @@ impl Context {
             let phrase = keys::read_passphrase(path)?;
             return Ok(Some(GivenIdentity::passphrase(&phrase)));
         }
-        keys::credential("identity")
+        self.credential("identity")
             .map(|p| keys::read_identity(&p))
             .transpose()
+    }
+
+    /// The file of the identity that [`Self::open_reader`] takes: the one named, a systemd credential, or the one at the usual place; none for a passphrase.
+    pub fn identity_file(&self) -> Option<PathBuf> {
+        if let Some(given) = &self.globals.identity {
+            return Some(given.clone());
+        }
+        if self.globals.passphrase_file.is_some() {
+            return None;
+        }
+        let usual = || self.places.identity().filter(|p| p.exists());
+        self.credential("identity").or_else(usual)
     }
 
     /// The identity at the usual place, when it is meant for this repository: the default one, one that its comments name, or any when they name none.
@@ -210,17 +237,33 @@ impl Context {
         let Some(path) = self.places.identity().filter(|p| p.exists()) else {
             return Ok(None);
         };
-        let (_, is_default) = self.repository_path()?;
+        let is_default = self.is_default();
         let identity = keys::read_identity(&path)?;
         Ok(Some(identity).filter(|i| is_default || !self.is_foreign(id, i)))
     }
 
     fn identity(&self, store: &Arc<dyn Store>, id: RepositoryId) -> Result<GivenIdentity, Failure> {
+        if let Some(found) = self.find_identity(store, id)? {
+            return Ok(found);
+        }
+        Err(Failure::failed(format!(
+            "reading what was backed up in {} needs an identity, and none was given",
+            store.location()
+        ))
+        .advice(IDENTITY_ADVICE))
+    }
+
+    /// The identity that was named, the one at the usual place, or a passphrase that a person types.
+    fn find_identity(
+        &self,
+        store: &Arc<dyn Store>,
+        id: RepositoryId,
+    ) -> Result<Option<GivenIdentity>, Failure> {
         if let Some(given) = self.named_identity()? {
-            return Ok(given);
+            return Ok(Some(given));
         }
         if let Some(own) = self.own_identity(id)? {
-            return Ok(own);
+            return Ok(Some(own));
         }
         let has_passphrase = list_all(&**store, Area::Keys)?.iter().any(|k| {
             store
@@ -232,14 +275,38 @@ impl Context {
                 "Passphrase of the repository {}",
                 store.location()
             )) {
-                return Ok(GivenIdentity::passphrase(&phrase));
+                return Ok(Some(GivenIdentity::passphrase(&phrase)));
             }
         }
-        Err(Failure::failed(format!(
-            "reading what was backed up in {} needs an identity, and none was given",
-            store.location()
-        ))
-        .advice(IDENTITY_ADVICE))
+        Ok(None)
+    }
+
+    /// Opens the repository beside another that is open: as its twin, which needs no key of its own, or else for one who may read it. `None`: that
+    /// needs an identity, and there is none.
+    pub fn open_beside(&self, other: &Repository) -> Result<Option<Repository>, Failure> {
+        let (store, id) = self.store()?;
+        match Repository::open_as_twin(store.clone(), other) {
+            Ok(twin) => {
+                let location = store.location();
+                if let Some(expected) = self.globals.owner_key.filter(|o| *o != twin.owner()) {
+                    let found = twin.owner();
+                    return Err(AccessError::OtherOwner {
+                        location,
+                        found,
+                        expected,
+                    }
+                    .into());
+                }
+                self.places.remember(&location, twin.id(), twin.owner());
+                Ok(Some(twin))
+            }
+            Err(e @ (AccessError::Store(_) | AccessError::Newer { .. })) => Err(e.into()),
+            // No twin, or damaged: its own identity tells which.
+            Err(_) => match self.find_identity(&store, id)? {
+                Some(identity) => self.open_with(store, id, &identity).map(Some),
+                None => Ok(None),
+            },
+        }
     }
 
     /// Opens the repository for one who may read it; with the right to write where a writer key is at hand.
@@ -267,7 +334,9 @@ impl Context {
             }
             e => e.into(),
         })?;
-        if self.is_foreign(id, identity) {
+        // A twin of one that they name has its owner key.
+        let is_twin = identity.pins.iter().any(|(_, o)| *o == repository.owner());
+        if self.is_foreign(id, identity) && !is_twin {
             return Err(Failure::new(
                 Exit::Refused,
                 format!(
@@ -385,13 +454,6 @@ impl Context {
         }
         Ok(set)
     }
-}
-
-/// An absolute path without links where that can be told, so that one repository has one name.
-fn resolve(path: &Path) -> PathBuf {
-    fs::canonicalize(path)
-        .or_else(|_| std::path::absolute(path))
-        .unwrap_or_else(|_| path.to_owned())
 }
 
 /// The name of this host.

@@ -179,6 +179,9 @@ impl From<StoreError> for Failure {
             Fault::Denied => {
                 Failure::failed(message).safe("nothing was changed").advice("run it as the user who owns the repository, or change its permissions")
             }
+            Fault::Locked => Failure::new(Exit::Refused, message)
+                .safe("nothing was lost")
+                .advice("it can be removed when its lock has ended; run it again then"),
             Fault::Other => Failure::failed(message).advice("run it again; if it persists, look after the disk or the network of the repository"),
         }
     }

@@ -12,6 +12,7 @@ mod places;
 mod progress;
 mod select;
 mod signals;
+mod stores;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
         Err(e) => {
             // Help and version go to standard output with status 0, everything else is wrong use.
             let _ = e.print();
+            if e.use_stderr() && std::env::args_os().skip(1).any(|a| a == "--json") {
+                let failure = wrong_use(&e);
+                let _ = output::print_json(&error_json(&failure));
+            }
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
@@ -43,6 +48,8 @@ fn main() -> ExitCode {
         places: places::Places::from_env(),
         cancel: Cancel::new(),
         child: Default::default(),
+        opened: Default::default(),
+        prefix: "",
     };
     match commands::run(context, cli.command) {
         Ok(exit) => ExitCode::from(exit as u8),
@@ -65,10 +72,50 @@ fn report(failure: &Failure, json: bool) {
         tell(&format!("  what to do: {}", escape_lines(advice)));
     }
     if json && !output::json_was_begun() {
-        let document = serde_json::json!({ "error": output::plain(&failure.message), "advice": failure.advice, "exit_code": failure.exit as u8 });
-        let _ = output::print_json(&document);
+        let _ = output::print_json(&error_json(failure));
     }
 }
+
+/// The document of a command that failed.
+fn error_json(failure: &Failure) -> serde_json::Value {
+    serde_json::json!({ "error": output::plain(&failure.message), "advice": failure.advice, "exit_code": failure.exit as u8 })
+}
+
+/// What the parser of the command line says, as a failure: its first paragraph, and the rest as advice.
+fn wrong_use(e: &clap::Error) -> Failure {
+    let text = e.render().to_string();
+    let mut paragraphs = text.split("\n\n").map(|p| {
+        let words: Vec<&str> = p.split_whitespace().collect();
+        words.join(" ")
+    });
+    let first = paragraphs.next().unwrap_or_default();
+    let message = match first.strip_prefix("error: ") {
+        Some(m) => m.to_owned(),
+        // A command without its verb or arguments: the parser shows the help.
+        None => "the command line is not complete".to_owned(),
+    };
+    let rest = paragraphs.filter(|p| !p.is_empty());
+    let advice = rest.collect::<Vec<_>>().join("; ");
+    match advice.is_empty() || !first.starts_with("error: ") {
+        true => Failure::usage(message).advice("see 'keepwatch --help'"),
+        false => Failure::usage(message).advice(advice),
+    }
+}
+
+/// Libraries whose logs are never shown, whatever filter is given.
+const SILENT: [&str; 11] = [
+    "aws_config",
+    "aws_credential_types",
+    "aws_runtime",
+    "aws_sdk_s3",
+    "aws_sdk_sts",
+    "aws_sigv4",
+    "aws_smithy_http_client",
+    "aws_smithy_runtime",
+    "aws_smithy_runtime_api",
+    "hyper",
+    "hyper_util",
+];
 
 fn log_to_stderr(verbose: u8) {
     use tracing_subscriber::EnvFilter;
@@ -82,6 +129,13 @@ fn log_to_stderr(verbose: u8) {
         .ok()
         .and_then(|f| EnvFilter::try_new(f).ok())
         .unwrap_or_else(|| EnvFilter::new(level));
+    // These write requests with their headers into the log, a session token among them, when they are asked to say more.
+    let filter = SILENT.iter().fold(filter, |filter, name| {
+        match format!("{name}=error").parse() {
+            Ok(directive) => filter.add_directive(directive),
+            Err(_) => filter,
+        }
+    });
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -110,4 +164,28 @@ fn end_panics_with_a_sentence() {
         ));
         std::process::exit(1);
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_parser_says_becomes_one_sentence_and_advice() {
+        let said = |words: &[&str]| {
+            let words = std::iter::once(&"keepwatch").chain(words);
+            match cli::definition().try_get_matches_from(words) {
+                Ok(_) => panic!("taken"),
+                Err(e) => wrong_use(&e),
+            }
+        };
+        let f = said(&["snapshots", "--jsn"]);
+        assert!(f.message.contains("'--jsn'"), "{}", f.message);
+        assert!(f.advice.as_deref().unwrap_or("").contains("--json"));
+        assert_eq!(f.exit as u8, 2);
+        let f = said(&["prune", "--grace", "soon", "--json"]);
+        assert!(f.message.contains("soon") && !f.message.contains('\n'));
+        let f = said(&[]);
+        assert!(f.message.contains("not complete") && f.advice.is_some());
+    }
 }

@@ -162,6 +162,35 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     out.flush()
 }
 
+/// The command line as it was given with one more option, to be typed or pasted. Nothing on it is secret: secrets come from files.
+pub fn again_with(option: &str) -> String {
+    let words = std::env::args_os().skip(1);
+    again(words.map(|w| w.to_string_lossy().into_owned()), option)
+}
+
+fn again(words: impl Iterator<Item = String>, option: &str) -> String {
+    let plain = |w: &str| {
+        let harmless = |b: u8| b.is_ascii_alphanumeric() || b"-_=./:,+@%".contains(&b);
+        !w.is_empty() && w.bytes().all(harmless)
+    };
+    let mut out = vec!["keepwatch".to_owned()];
+    let mut added = false;
+    for w in words {
+        if w == "--" && !added {
+            out.push(option.to_owned());
+            added = true;
+        }
+        out.push(match plain(&w) {
+            true => w,
+            false => format!("'{}'", w.replace('\'', "'\\''")),
+        });
+    }
+    if !added {
+        out.push(option.to_owned());
+    }
+    out.join(" ")
+}
+
 /// Lines on standard output after the work is done: that they cannot be written must not change how the work ended.
 pub fn print_after(text: &str) -> Result<(), Failure> {
     let mut out = Out::new();
@@ -305,6 +334,19 @@ pub fn thousands(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_line_can_be_typed_again() {
+        let said = |words: &[&str]| again(words.iter().map(|w| (*w).to_owned()), "--allow-many");
+        assert_eq!(
+            said(&["forget", "--keep-last", "3", "--host", "a b'c"]),
+            "keepwatch forget --keep-last 3 --host 'a b'\\''c' --allow-many"
+        );
+        assert_eq!(
+            said(&["x", "--", "-y", ""]),
+            "keepwatch x --allow-many -- -y ''"
+        );
+    }
 
     #[test]
     fn names_cannot_steer_the_terminal() {

@@ -246,7 +246,7 @@ async fn postgresql_in_its_states() {
         "refused",
     );
 
-    // A standby without its primary: in recovery, and readable.
+    // A standby without its primary: in recovery, and readable. It never received anything, so nobody knows how far it lags.
     let copy = |name: &str| {
         ok(Command::new("cp")
             .arg("-a")
@@ -260,13 +260,57 @@ async fn postgresql_in_its_states() {
     pg.configure("standby", port, "hot_standby=on");
     let standby = pg.start("standby");
     let o = until_well(&pg.probe(port, |s| s.role = Role::Standby)).await;
-    assert_eq!(o.value(Quantity::ReplicationLagSeconds), Some(0.0));
+    assert_eq!(o.value(Quantity::ReplicationLagSeconds), None);
     fails(
         &ask(&pg.probe(port, |s| s.role = Role::Primary), 5.0).await,
         Reason::Assertion,
         "in recovery",
     );
     standby.stop();
+
+    // A standby that follows, and then lags because it replays no more.
+    copy("following");
+    let standby_port = free_port();
+    let primary_port = pg.port;
+    pg.configure(
+        "following",
+        standby_port,
+        &format!("primary_conninfo='host=127.0.0.1 port={primary_port} user=postgres password=right'\nhot_standby=on"),
+    );
+    let running = pg.start("data");
+    until_well(&pg.probe(primary_port, |_| ())).await;
+    let following = pg.start("following");
+    let primary = async |sql: &str| {
+        let write = pg.probe(primary_port, |s| s.query = Some(sql.to_owned()));
+        well(&ask(&write, 5.0).await);
+    };
+    let standby = |sql: Option<&str>| {
+        let sql = sql.map(str::to_owned);
+        pg.probe(standby_port, |s| (s.role, s.query) = (Role::Standby, sql))
+    };
+    until_well(&standby(None)).await;
+    primary("CREATE TABLE followed (x int)").await;
+    let seen = standby(Some("SELECT count(*) FROM followed"));
+    let o = until(&seen, |o| {
+        o.failure.is_none() && o.value(Quantity::ReplicationLagSeconds) == Some(0.0)
+    })
+    .await;
+    well(&o);
+    well(&ask(&standby(Some("SELECT pg_wal_replay_pause()")), 5.0).await);
+    primary("CREATE TABLE lagging (x int)").await;
+    let o = until(&standby(None), |o| {
+        o.value(Quantity::ReplicationLagSeconds)
+            .is_some_and(|lag| lag > 0.0)
+    })
+    .await;
+    well(&o);
+    let o = ask(&pg.probe(primary_port, |_| ()), 5.0).await;
+    assert!(
+        o.value(Quantity::ReplicationLagSeconds).is_some(),
+        "of the slowest standby: {o:?}"
+    );
+    following.stop();
+    running.stop();
 
     // One that recovers and lets nobody in.
     copy("recovering");
@@ -298,6 +342,8 @@ fn redis_server(dir: &Scratch, port: u16, more: &[&str]) -> Option<Server> {
                 "--save",
                 "",
                 "--enable-debug-command",
+                "yes",
+                "--enable-protected-configs",
                 "yes",
             ])
             .arg("--dir")
@@ -736,7 +782,8 @@ impl Drop for Mount {
 async fn a_full_and_a_read_only_disk() {
     let dir = Scratch::new();
     let Some(mount) = Mount::new(dir.path()) else {
-        return skip("the right to mount a tmpfs");
+        eprintln!("\n!!! SKIPPED: no file system can be mounted here\n");
+        return;
     };
     let probe = |writable| {
         Disk::new(DiskSettings {

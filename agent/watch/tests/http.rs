@@ -18,11 +18,15 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+type Router = dyn Fn(&str, &str) -> Vec<u8> + Send + Sync;
+
 /// What a stub does after it has read a request.
 #[derive(Clone)]
 enum Stub {
     /// Sends these bytes and closes.
     Say(Vec<u8>),
+    /// The same, but does not wait for a whole request: a server of HTTP that is spoken to in TLS.
+    SayAtOnce(Vec<u8>),
     /// Sends them and never closes.
     SayAndHang(Vec<u8>),
     /// Sends a byte now and then, for ever.
@@ -30,7 +34,7 @@ enum Stub {
     /// Sends these bytes, then zeros without end.
     Flood(Vec<u8>),
     /// By the first line of the request and the API key.
-    Route(Arc<dyn Fn(&str, &str) -> Vec<u8> + Send + Sync>),
+    Route(Arc<Router>),
 }
 
 async fn serve(mut s: impl AsyncRead + AsyncWrite + Unpin, stub: Stub) {
@@ -41,9 +45,12 @@ async fn serve(mut s: impl AsyncRead + AsyncWrite + Unpin, stub: Stub) {
             Ok(n) if n > 0 => request.extend_from_slice(&b[..n]),
             _ => return,
         }
+        if matches!(stub, Stub::SayAtOnce(_)) {
+            break;
+        }
     }
     let _ = match stub {
-        Stub::Say(bytes) => s.write_all(&bytes).await,
+        Stub::Say(bytes) | Stub::SayAtOnce(bytes) => s.write_all(&bytes).await,
         Stub::SayAndHang(bytes) => {
             let _ = s.write_all(&bytes).await;
             let _ = s.flush().await;
@@ -426,7 +433,7 @@ async fn tls_server(pem: (String, String)) -> u16 {
 #[tokio::test]
 async fn certificates_that_are_wrong_in_one_way_each() {
     let dir = Scratch::new();
-    let (ca, other) = (Ca::new(), Ca::new());
+    let (ca, other, impostor) = (Ca::new(), Ca::named("other ca"), Ca::new());
     let ca_file = dir.file("ca.pem", &ca.pem);
     let trust = |server_name: Option<&str>| TlsSettings {
         ca_file: Some(ca_file.clone()),
@@ -483,9 +490,23 @@ async fn certificates_that_are_wrong_in_one_way_each() {
         Reason::Tls,
         "UnknownIssuer",
     );
+    // A CA of the same name, with another key.
+    fails(
+        &https(
+            tls_server(impostor.issue(&["localhost"], 20)).await,
+            trust(None),
+        )
+        .await,
+        Reason::Tls,
+        "BadSignature",
+    );
     fails(&https(good, TlsSettings::default()).await, Reason::Tls, "");
     fails(
-        &https(start(Stub::Say(reply("200 OK", "", ""))).await, trust(None)).await,
+        &https(
+            start(Stub::SayAtOnce(reply("400 Bad Request", "", ""))).await,
+            trust(None),
+        )
+        .await,
         Reason::Tls,
         "handshake",
     );
@@ -666,7 +687,7 @@ async fn qdrant_by_its_recorded_answers() {
     );
     fails(
         &asked(qdrant_stub(true, "green"), &|s| {
-            drop(s.collections.insert("no".into()))
+            s.collections.insert("no".into());
         })
         .await,
         Reason::Assertion,

@@ -1,5 +1,5 @@
-//! Restarts by a real systemd. Run by `tests/systemd/run` inside a container; anywhere else these tests skip aloud, because
-//! they restart units by name.
+//! Restarts by a real systemd. They restart units by name, so they run nowhere but in the container of `tests/systemd/run`:
+//! `cargo test` leaves them out, and asked for by name anywhere else they fail.
 
 use keepwatch_model::check::{Reason, State};
 use keepwatch_watch::clock::HostClock;
@@ -16,12 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
-fn here() -> bool {
-    let here = std::env::var_os("KEEPWATCH_TEST_SYSTEMD").is_some();
-    if !here {
-        eprintln!("\n!!! SKIPPED: systemd tests run inside a container, by tests/systemd/run\n");
-    }
-    here
+fn only_here() {
+    assert!(
+        std::env::var_os("KEEPWATCH_TEST_SYSTEMD").is_some(),
+        "the systemd tests run inside a container, by tests/systemd/run"
+    );
 }
 
 fn unit(name: &str) -> UnitName {
@@ -50,9 +49,7 @@ async fn until(s: &Systemd, name: &str, good: impl Fn(&UnitStatus) -> bool) -> U
 
 #[tokio::test]
 async fn states_of_units() {
-    if !here() {
-        return;
-    }
+    only_here();
     let s = Systemd::default();
     let state = s.state().await.unwrap();
     assert!(
@@ -111,9 +108,7 @@ async fn states_of_units() {
 
 #[tokio::test]
 async fn results_of_jobs() {
-    if !here() {
-        return;
-    }
+    only_here();
     let s = Systemd::default();
     let limit = Duration::from_secs(20);
     assert_eq!(s.restart(&unit("good"), limit).await.unwrap(), "done");
@@ -141,9 +136,7 @@ async fn results_of_jobs() {
 
 #[tokio::test]
 async fn a_start_limit_is_reset_first() {
-    if !here() {
-        return;
-    }
+    only_here();
     let s = Systemd::default();
     let _ = std::fs::remove_file("/run/kw-limit");
     systemctl(&["start", "--no-block", "kw-limit.service"]);
@@ -167,9 +160,7 @@ async fn a_start_limit_is_reset_first() {
 
 #[tokio::test]
 async fn what_the_policy_sees() {
-    if !here() {
-        return;
-    }
+    only_here();
     let e = SystemdExecutor::new(
         Arc::default(),
         ["good", "crash", "auto", "slow", "none"].map(unit),
@@ -223,9 +214,7 @@ async fn what_the_policy_sees() {
 
 #[tokio::test]
 async fn a_killed_service_comes_back() {
-    if !here() {
-        return;
-    }
+    only_here();
     let s = Arc::new(Systemd::default());
     systemctl(&["restart", "kw-good.service"]);
     let before = status(&s, "good").await.invocation;
@@ -316,9 +305,7 @@ async fn a_killed_service_comes_back() {
 /// Run as a user without any capability, with a polkit rule for one unit.
 #[tokio::test]
 async fn restarts_as_a_user() {
-    if !here() {
-        return;
-    }
+    only_here();
     assert!(!rustix::process::geteuid().is_root());
     let s = Systemd::default();
     let limit = Duration::from_secs(20);

@@ -152,7 +152,7 @@ def test_exit_codes(t):
     src, repo = t.small_tree(), t.repository()
     need(t.kw("backup", "--repo", repo, src).code == 0, "done")
     for words in ([], ["nonsense"], ["backup"], ["backup", "--compression", "20", src], ["restore", "--repo", repo], ["forget", "--repo", repo],
-                  ["prune", "--grace", "soon"], ["verify", "--read-data=101%"], ["backup", "--repo", "s3://bucket/x", src]):
+                  ["prune", "--grace", "soon"], ["verify", "--read-data=101%"], ["backup", "--repo", "s3://b/x", src]):
         t.kw(*words, rc=2)
     t.kw("snapshots", "--repo", t.path("nowhere"), rc=1)
     t.kw("ls", "--repo", repo, "0123456789abcdef", rc=4)

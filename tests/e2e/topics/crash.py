@@ -1,13 +1,18 @@
-"""D1, D2, C3: SIGKILL anywhere in backup, forget, prune and restore. Whatever was reported as done verifies and restores; the next run needs no help."""
-import json, os, signal, subprocess, time
+"""D1, D2, C3: SIGKILL anywhere in backup, forget, prune and restore. Whatever was reported as done verifies and restores; the next run needs no help.
 
-from harness import Skip, need, need_tools, objects, remove, same, tree
+By time, and before every single call that changes something (`killat.c`), one call later each time. Backups attack the same repository again and again, which is harder on the
+program than a fresh one for each; forget and prune begin with copies of one repository, since what is left undone would make each run longer than the one before. Verified is after every
+few kills and at the end."""
+import json, os, shutil, signal, time
+
+from harness import need, objects, remove, same, tree
 
 
 class Store:
     """A repository under fire: what must be in it."""
 
-    def __init__(self, t):
+    def __init__(self, t, check_every=1):
+        self.check_every = check_every
         self.t, self.repo, self.src = t, t.repository(), t.path("src")
         self.kept = {}
         self.kills = self.runs = self.checks = 0
@@ -74,7 +79,8 @@ class Store:
             need(len(new) <= (verb == "backup"), "unknown snapshots %s" % new)
             for i in new:  # committed, but killed before it was said
                 self.kept[i] = tree(self.src)
-        self.check()
+        if self.runs % self.check_every == 0:
+            self.check()
         return run.code != 0
 
     def check(self, all_of_them=False):
@@ -132,60 +138,90 @@ def test_forget_and_prune_by_time(t):
     by_time(t, ["forget", "prune", "prune"], 500 if t.long else 60)
 
 
-# The calls that change something, with how many of them to try (in CI).
-CALLS = (("write,pwrite64", 12), ("fsync,fdatasync", 8), ("link,linkat", 4), ("rename,renameat,renameat2", 4), ("unlink,unlinkat", 8), ("openat", 30), ("mkdir,mkdirat", 2))
+# A small run has at most so many calls that change something; every one of them is tried.
+CALLS = 400
 
 
-def by_call(t, verb, tries):
-    need_tools("strace")
-    probe = t.sh("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=write", "-e", "inject=write:signal=KILL:when=1", "echo", "x", rc=None)
-    if probe.code not in (-9, 137):
-        raise Skip("strace cannot inject a signal here: " + probe.said[-200:])
-    store = Store(t)
-    for calls, most in CALLS:
-        step = 1 if t.long or calls != "openat" else 3
-        n, quiet = t.random.randrange(step) + 1, 0
-        while n <= (most * 10 if t.long else most) and quiet < 2:
-            if verb == "prune":  # something to do for it, in two phases
-                store.change()
-                store.note("backup", t.kw(*store.words("backup")))
-                store.note("forget", t.kw(*store.words("forget")))
-            prefix = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + calls, "-e", "inject=%s:signal=KILL:when=%d" % (calls, n)]
-            quiet = 0 if store.attack(verb, prefix=prefix) else quiet + 1
-            n += step
-    need(store.kills >= tries, "only %d kills" % store.kills)
+def every_call(t, verb, share):
+    """Kills one run after the other, each one call later, until two came to their end. `share`: 1 or 2, the odd or the even calls."""
+    t.killat(0)
+    store = Store(t, check_every=8)
+    if verb != "backup":  # something to do: for prune in two phases
+        for _ in range(3):
+            store.change()
+            store.note("backup", t.kw(*store.words("backup")))
+    if verb == "prune":
+        store.note("forget", t.kw(*store.words("forget")))
+    base, kept = t.path("base"), dict(store.kept)
+    shutil.copytree(store.repo, base)
+    n, quiet = share, 0
+    while quiet < 2:
+        need(n <= CALLS, "a small run has more than %d calls" % CALLS)
+        if verb != "backup":
+            remove(store.repo)
+            shutil.copytree(base, store.repo)
+            store.kept = dict(kept)
+        killed = store.attack(verb, prefix=t.killat(n))
+        quiet = 0 if killed else quiet + 1
+        if not killed:
+            need(t.called() < n, "call %d of %d was not hit" % (n, t.called()))
+        elif verb != "backup" and store.runs % 8 == 3:  # it goes on by itself
+            store.note(verb, t.kw(*store.words(verb)))
+            store.check(all_of_them=True)
+        n += 2
+    need(store.kills >= 20, "only %d kills" % store.kills)
     store.end()
+    remove(base)
 
 
-def test_backup_by_call(t):
-    by_call(t, "backup", 25)
+def test_backup_every_odd_call(t):
+    every_call(t, "backup", 1)
 
 
-def test_prune_by_call(t):
-    by_call(t, "prune", 20)
+def test_backup_every_even_call(t):
+    every_call(t, "backup", 2)
 
 
-def test_restore_by_call(t):
+def test_prune_every_odd_call(t):
+    every_call(t, "prune", 1)
+
+
+def test_prune_every_even_call(t):
+    every_call(t, "prune", 2)
+
+
+def test_forget_every_call(t):
+    every_call(t, "forget", 1)
+    for left in ("repo", "src", "home"):
+        remove(t.path(left))
+    t.env = t.home("home")
+    every_call(t, "forget", 2)
+
+
+def test_restore_every_call(t):
     """Restore: what a kill leaves behind is never a half file under a real name, and the next run goes on."""
-    need_tools("strace")
+    t.killat(0)
     store = Store(t)
     snapshot, state = list(store.kept.items())[-1]
-    out, kills = t.path("target"), 0
+    out, kills, n, quiet = t.path("target"), 0, 1, 0
     words = ["restore", "--repo", store.repo, "--target", out, snapshot]
-    for calls, most in (("write,pwrite64,ftruncate", 12), ("rename,renameat,renameat2,link,linkat", 12), ("openat", 30), ("utimensat,fchmod,fchmodat,chmod,fchown,fchownat", 20), ("mkdir,mkdirat", 4), ("fsync,syncfs", 4)):
-        for n in range(1, (most if not t.long else most * 5) + 1, 1 if t.long else 2):
-            if t.random.random() < 0.5:
-                remove(out)
-            run = t.kw(*words, rc=(0, -9, 137), prefix=["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + calls, "-e", "inject=%s:signal=KILL:when=%d" % (calls, n)])
-            kills += run.code != 0
-            if os.path.exists(out + store.src):
-                for name, e in tree(out + store.src).items():
-                    if e["kind"] == "-" and name in state:
-                        need(e["what"] == state[name]["what"], "a half file under a real name: %r after %s %d" % (name, calls, n))
-            if n % 4 == 1:
-                t.kw(*words)
-                same(tree(out + store.src), state, "the restore that went on")
+    while quiet < 2:
+        need(n <= CALLS, "a small run has more than %d calls" % CALLS)
+        # Mostly from the beginning; sometimes over what the one before left.
+        if quiet or n % 5:
+            remove(out)
+        run = t.kw(*words, rc=(0, 137), prefix=t.killat(n))
+        kills += run.code != 0
+        quiet = 0 if run.code else quiet + 1
+        if os.path.exists(out + store.src):
+            for name, e in tree(out + store.src).items():
+                if e["kind"] == "-" and name in state:
+                    need(e["what"] == state[name]["what"], "a half file under a real name: %r after call %d" % (name, n))
+        if n % 8 == 1:
+            t.kw(*words)
+            same(tree(out + store.src), state, "the restore that went on")
+        n += 1
     t.kw(*words)
     same(tree(out + store.src), state, "the restore that went on")
-    need(kills >= 10, "only %d kills" % kills)
-    print("%d kills" % kills)
+    need(kills >= 20, "only %d kills" % kills)
+    print("%d kills in %d calls" % (kills, n))

@@ -276,27 +276,145 @@ def test_missing_object(t):
     t.must_restore(repo, "latest", t.path("src"), tree(t.path("src")), name="again")
 
 
+def refused_calls(log):
+    """The paths of the calls that strace let fail (it counts in each thread by itself, so there may be several)."""
+    with open(log, errors="replace") as f:
+        lines = [line for line in f if "(INJECTED)" in line]
+    return [(re.search(r'"([^"]*)"', line) or [line, line])[1] for line in lines]
+
+
 def test_fsync_fails(t):
-    """D4: EIO of the n-th fsync, ENOSPC of the n-th write, EMFILE of the n-th open: the run fails or is right; a failed sync is never success."""
+    """D4: EIO of the n-th fsync, ENOSPC of the n-th write, EMFILE of the n-th open: the run fails or is right; a failed sync is never success.
+    The exit is the one that belongs to what could not be opened: a source file makes the run partial, an object of the repository ends it."""
     need_tools("strace")
     src, repo = made(t)
     state = tree(src)
     kept = t.ids(repo)
-    count = 0
+    count, seen, log = 0, set(), t.path("strace.log")
     for call, error in (("fsync", "EIO"), ("write", "ENOSPC"), ("link,linkat", "EIO"), ("openat", "EMFILE"), ("unlink,unlinkat", "EIO")):
-        for n in range(1, 40 if not t.long else 400):
+        for n in range(1, 150 if not t.long else 400):
             t.write("src/fresh", t.noise(3000))
-            prefix = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + call, "-e", "inject=%s:error=%s:when=%d" % (call, error, n)]
+            prefix = ["strace", "-f", "-qq", "-o", log, "-e", "trace=" + call, "-e", "inject=%s:error=%s:when=%d" % (call, error, n)]
             run = t.kw("backup", "--repo", repo, src, "--json", prefix=prefix, rc=None)
-            need(run.code in (0, 1, 3, 127, 5) or run.code < 0, run)
+            paths = refused_calls(log)
+            what = "%s %d: %s\n%s" % (call, n, paths, run)
+
+            def exits(path):
+                if call != "openat":
+                    return {0, 1, 3}
+                if path.startswith(repo + "/"):
+                    return {1}
+                if path.startswith((src, "/proc/self/fd")) or not path.startswith("/"):
+                    return {3}  # a file or directory of the source, opened relative to the one above
+                if path == "/" or src.startswith(path + "/"):
+                    return {0, 1, 3}  # the way to the source, to the repository or to the home
+                if re.search(r"\.so(\.|$)|/lib", path):
+                    return {0, 127}
+                return {0, 1}  # keys and state of this host, caches, files of the system
+            each = [exits(p) for p in paths] or [{0}]
+            wanted = set.union(*each) - (set() if all(0 in e for e in each) else {0})
+            need(run.code in wanted, "exit %s, not one of %s, for %s" % (run.code, wanted, what))
+            if call == "openat" and run.code == 1:
+                need("too many open files" in run.said.lower(), what)
+            seen |= {p[len(repo) + 1:].split("/")[0] for p in paths if call == "openat" and p.startswith(repo + "/")}
             count += 1
             now = t.ids(repo)
-            need(set(kept) <= set(now), "%s %d lost a snapshot\n%s" % (call, n, run))
+            need(set(kept) <= set(now), "lost a snapshot: " + what)
             if run.code == 0:
                 t.must_restore(repo, run.json["snapshot"], src, tree(src)) if n % 5 == 0 else None
                 kept = now
-                if n > 12 and call != "openat":
-                    break
+            if not paths:
+                break
+    need({"config", "writers", "snapshots", "tmp"} <= seen, "opened in the repository: %s" % seen)
     need(t.js("verify", "--repo", repo, "--read-data")["sound"], "sound")
     t.must_restore(repo, kept[0], src, state)
     print("%d runs" % count)
+
+
+def test_restore_is_on_the_disk(t):
+    """A restore that succeeded was synced: each file system once, at the end; a sync that fails is no success."""
+    need_tools("strace")
+    src, repo = made(t)
+    log, out = t.path("strace.log"), t.path("out")
+    words = ["restore", "--repo", repo, "--target", out]
+    trace = ["strace", "-f", "-qq", "-y", "-o", log, "-e", "trace=syncfs,renameat,renameat2,utimensat,fchmodat,fchmod,write,pwrite64"]
+    t.kw(*words, prefix=trace)
+    with open(log) as f:
+        calls = [line.split(" ", 1)[1].strip() for line in f if out in line]
+    syncs = [n for n, c in enumerate(calls) if c.startswith("syncfs(")]
+    need(len(syncs) == 1, "one file system is synced once: %s" % calls[-5:])
+    need(syncs[0] == len(calls) - 1 and len(calls) > 10, "after everything else: %s" % calls[syncs[0]:])
+    shutil.rmtree(out)
+    t.kw(*words, "--no-sync", prefix=trace)
+    with open(log) as f:
+        need("syncfs" not in f.read(), "--no-sync waits for nothing")
+    shutil.rmtree(out)
+    run = t.kw(*words, rc=1, prefix=["strace", "-f", "-qq", "-o", log, "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO:when=1"])
+    need("may not have reached the disk" in run.said and "--overwrite always" in run.said, run)
+    shutil.rmtree(out)
+    run = t.kw(*words, prefix=["strace", "-f", "-qq", "-o", log, "-e", "trace=syncfs", "-e", "inject=syncfs:error=ENOSYS:when=1"])
+    need("not every file system could be asked" in run.said, run)
+    same(tree(out + src), tree(src), "restored")
+
+
+def test_passphrase(t):
+    """A wrong passphrase is called that, not damage."""
+    src = t.small_tree()
+    for name, phrase in (("right", "correct horse battery staple"), ("wrong", "correct horse battery stable")):
+        t.write(name, phrase, 0o600)
+    repo = t.path("repo")
+    t.kw("init", "--repo", repo, "--passphrase-file", t.path("right"))
+    t.backup(repo, src)
+    run = fails(t, 1, "ls", "--repo", repo, "--passphrase-file", t.path("wrong"), says="the passphrase does not open", repo=repo)
+    need("damaged" not in run.said, run)
+    need(t.js("ls", "--repo", repo, "--passphrase-file", t.path("right"))["entries"], "the right one opens")
+
+
+def test_wrong_use_as_json(t):
+    """What the parser of the command line refuses is a document too, with the exit code of the others."""
+    for words, says in ((["snapshots", "--nonsense", "--json"], "nonsense"), (["prune", "--grace", "soon", "--json"], "grace"), (["--json", "bakup"], "bakup"),
+                        (["forget", "--keep-last", "-3", "--json"], "-3|keep-last"), (["restore", "--json"], "target"), (["--json"], "subcommand")):
+        run = t.kw(*words, rc=2)
+        need(set(run.json) == {"error", "advice", "exit_code"} and run.json["exit_code"] == 2, run)
+        need(re.search(says, run.json["error"]) and "\n" not in run.json["error"], run)
+        need(run.said.strip(), "people are told as well")
+    need(t.kw("--help", "--json", rc=0).out.startswith(b"Encrypted"), "help is no error")
+
+
+def test_unusual_volume(t):
+    """C5: a policy that would drop most of the snapshots, or a prune that would delete most of the data, stops and says what to type."""
+    src, repo = t.path("src"), t.repository()
+    for n in range(30):
+        t.write("src/f", "%d" % n)
+        t.backup(repo, src)
+    ids = t.ids(repo)
+    words = ["forget", "--repo", repo, "--keep-last", "3"]
+    run = fails(t, 5, *words, says="drops 27 of 30 snapshots", repo=repo)
+    command = re.search(r"if that is what you want: keepwatch (.*)", run.said)[1].split()
+    need(command == words + ["--allow-many"], command)
+    dry = t.kw(*words, "--dry-run", "--json")
+    need(len(dry.json["forgotten"]) == 27 and "27 of 30" in dry.json["unusual"], dry)
+    need("--allow-many" in t.kw(*words, "--dry-run").said, "a dry run says that it would stop")
+    need(fails(t, 5, *words, "--json", says="27 of 30", repo=repo).json["exit_code"] == 5, "as JSON too")
+    need(t.ids(repo) == ids, "nothing was forgotten")
+    # Named one by one they are the word of a person.
+    t.kw("forget", "--repo", repo, *ids[:2])
+    need(sorted(t.js(*command)["forgotten"]) == sorted(ids[2:27]), "as it was told")
+    # From then on the same policy drops as many as come.
+    for n in range(25):
+        t.write("src/f", "again %d" % n)
+        t.backup(repo, src)
+    need(len(t.js(*words)["forgotten"]) == 25, "steady use is not asked about")
+    # A repository of more than 64 MiB that lost its newest snapshot.
+    t.write("src/large", t.noise(70 << 20))
+    lost = t.backup(repo, src)
+    os.rename("%s/snapshots/%s" % (repo, lost), t.path("aside"))
+    run = fails(t, 5, "prune", "--repo", repo, "--grace", "0s", says="more than half.*no forgotten snapshot accounts", repo=repo)
+    need(re.search(r"prune --repo \S+ --grace 0s --allow-many", run.said), run)
+    need(t.js("prune", "--repo", repo, "--grace", "0s", "--dry-run")["notes"], "a dry run says it")
+    os.rename(t.path("aside"), "%s/snapshots/%s" % (repo, lost))
+    t.must_restore(repo, lost, src, tree(src))
+    # Forgotten in the right way it is pruned without a question.
+    t.kw("forget", "--repo", repo, lost)
+    need(t.js("prune", "--repo", repo, "--grace", "0s")["bytes_freed"] > 64 << 20, "freed")
+    need(t.js("verify", "--repo", repo, "--read-data")["sound"], "sound")

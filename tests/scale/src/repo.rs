@@ -488,6 +488,7 @@ impl<'a> Maker<'a> {
             refs,
             program: concat!("keepwatch ", env!("CARGO_PKG_VERSION")).into(),
             source: 0,
+            original: None,
         };
         let (bytes, id) = self.repository.make_record(Area::Snapshots, &body)?;
         self.repository.store().put(&Name::Snapshot(id), &bytes)?;

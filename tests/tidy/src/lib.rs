@@ -104,6 +104,36 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "s3",
+        &[
+            "keepwatch-engine",
+            "aws-*",
+            "base64",
+            "bytes",
+            "crc-fast",
+            "getrandom",
+            "http-body",
+            "sha2",
+            "thiserror",
+            "tokio",
+            "tracing",
+            "zeroize",
+        ],
+    ),
+    (
+        "catalog",
+        &[
+            "keepwatch-model",
+            "sqlx",
+            "tokio",
+            "rustix",
+            "serde_json",
+            "thiserror",
+            "tracing",
+            "zeroize",
+        ],
+    ),
+    (
         "keepwatch",
         &[
             "keepwatch-*",
@@ -122,6 +152,65 @@ pub const CRATES: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Crates beneath `tests/` that are more than a file of tests, and what they may name in their normal dependencies.
+pub const TEST_CRATES: &[(&str, &[&str])] = &[
+    ("tidy", &[]),
+    (
+        "scale",
+        &[
+            "keepwatch-model",
+            "keepwatch-engine",
+            "rustix",
+            "getrandom",
+            "clap",
+            "serde_json",
+        ],
+    ),
+    (
+        "hostile",
+        &[
+            "keepwatch-model",
+            "keepwatch-engine",
+            "rustix",
+            "blake3",
+            "minicbor",
+            "serde_json",
+        ],
+    ),
+    (
+        "s3serve",
+        &[
+            "s3s",
+            "async-trait",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "bytes",
+            "tokio",
+            "serde*",
+            "clap",
+        ],
+    ),
+];
+
+/// (beginning of a dependency's name, the only manifest sections that may name it, why)
+pub const ONE_MANIFEST: &[(&str, &[&str], &str)] = &[
+    (
+        "aws-",
+        &[
+            "agent/s3 [dependencies]",
+            "agent/s3 [dev-dependencies]",
+            "tests/s3serve [dev-dependencies]",
+        ],
+        "the AWS SDK is a leaf: nothing else is built with it",
+    ),
+    (
+        "s3s",
+        &["tests/s3serve [dependencies]"],
+        "the test server's protocol stays out of the product",
+    ),
+];
+
 /// Layers of the engine from the ground up: a module uses only modules of its own layer or of lower ones.
 pub const LAYERS: &[&[&str]] = &[
     &["ids", "limits", "secret", "progress", "patterns"],
@@ -134,7 +223,7 @@ pub const LAYERS: &[&[&str]] = &[
     &["snapshots", "chunks", "marks"],
     &["contents", "inventory"],
     &[
-        "backup", "restore", "browse", "dump", "verify", "forget", "prune", "repair",
+        "backup", "restore", "browse", "dump", "verify", "forget", "prune", "copy", "repair",
     ],
 ];
 
@@ -166,12 +255,27 @@ pub const NOTIFY_LAYERS: &[&[&str]] = &[
     &["post"],
 ];
 
-/// (what, the only files of the engine and the binary that may say it, why)
+/// (what, the only files that may say it, why)
 pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (
         "age::",
         &["agent/engine/src/seal.rs"],
         "age is named in one module",
+    ),
+    (
+        "sqlx",
+        &["agent/catalog/"],
+        "databases are asked in one crate",
+    ),
+    (
+        "metrics_exporter_prometheus::",
+        &["agent/expose/src/counters.rs"],
+        "the recorder of metrics is named in one module",
+    ),
+    (
+        "lettre::",
+        &["agent/notify/src/medium/mail.rs"],
+        "mail is written and sent in one module",
     ),
     (
         "SystemTime::now",
@@ -183,6 +287,11 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
         &[
             "agent/keepwatch/",
             "agent/engine/src/restore/",
+            "agent/engine/src/backup/sink.rs",
+            "agent/catalog/src/catalog.rs",
+            "agent/catalog/src/keeper.rs",
+            "agent/catalog/src/meter.rs",
+            "agent/catalog/src/upkeep.rs",
             "agent/watch/src/probe/",
             "agent/watch/src/process.rs",
             "agent/watch/src/restart/executor.rs",
@@ -238,36 +347,58 @@ fn allowed(name: &str, list: &[&str]) -> bool {
     })
 }
 
-/// Dependencies that a crate's manifest names against [`CRATES`].
+/// (section, dependency) of each row of a manifest's tables of dependencies.
+fn dependencies(manifest: &str) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    let mut section = "";
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            section = line;
+        } else if section.ends_with("dependencies]") && !line.is_empty() && !line.starts_with('#') {
+            let name = line.split(['.', '=', ' ']).next().unwrap_or("");
+            out.push((section.to_owned(), name.to_owned()));
+        }
+    }
+    out
+}
+
+/// Dependencies that a crate's manifest names against [`CRATES`], [`TEST_CRATES`] and [`ONE_MANIFEST`].
 pub fn crates(root: &Path) -> Vec<Finding> {
     let mut out = Vec::new();
-    for (name, list) in CRATES {
-        let path = root.join("agent").join(name).join("Cargo.toml");
-        let Ok(text) = fs::read_to_string(&path) else {
-            out.push(format!("agent/{name}/Cargo.toml cannot be read"));
-            continue;
-        };
-        let mut section = "";
-        for line in text.lines().map(str::trim) {
-            if line.starts_with('[') {
-                section = line;
-            } else if section == "[dependencies]" && !line.is_empty() && !line.starts_with('#') {
-                let dependency = line.split(['.', '=', ' ']).next().unwrap_or("");
-                if !allowed(dependency, list) {
-                    out.push(format!("agent/{name} must not depend on {dependency}"));
+    for (folder, table) in [("agent", CRATES), ("tests", TEST_CRATES)] {
+        for (name, list) in table {
+            let path = root.join(folder).join(name).join("Cargo.toml");
+            let Ok(text) = fs::read_to_string(&path) else {
+                out.push(format!("{folder}/{name}/Cargo.toml cannot be read"));
+                continue;
+            };
+            for (section, dependency) in dependencies(&text) {
+                if section == "[dependencies]" && !allowed(&dependency, list) {
+                    out.push(format!("{folder}/{name} must not depend on {dependency}"));
                 }
             }
         }
-    }
-    let Ok(present) = fs::read_dir(root.join("agent")) else {
-        return out;
-    };
-    for entry in present.filter_map(Result::ok) {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().join("Cargo.toml").exists() && !CRATES.iter().any(|(n, _)| *n == name) {
-            out.push(format!(
-                "agent/{name} has no row in the table of crates: say what it may use"
-            ));
+        let Ok(present) = fs::read_dir(root.join(folder)) else {
+            continue;
+        };
+        for entry in present.filter_map(Result::ok) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Ok(text) = fs::read_to_string(entry.path().join("Cargo.toml")) else {
+                continue;
+            };
+            if !table.iter().any(|(n, _)| *n == name) {
+                out.push(format!(
+                    "{folder}/{name} has no row in the table of crates: say what it may use"
+                ));
+            }
+            for (section, dependency) in dependencies(&text) {
+                let place = format!("{folder}/{name} {section}");
+                for (start, places, why) in ONE_MANIFEST {
+                    if dependency.starts_with(start) && !places.contains(&place.as_str()) {
+                        out.push(format!("{place} names {dependency}: {why}"));
+                    }
+                }
+            }
         }
     }
     out
@@ -356,6 +487,7 @@ pub fn one_place(root: &Path) -> Vec<Finding> {
     for dir in [
         "agent/model/src",
         "agent/engine/src",
+        "agent/catalog/src",
         "agent/watch/src",
         "agent/expose/src",
         "agent/notify/src",
@@ -384,7 +516,9 @@ pub fn one_place(root: &Path) -> Vec<Finding> {
 /// Files that are too long, and those that do not begin by saying what they are.
 pub fn shape(root: &Path) -> Vec<Finding> {
     let mut out = Vec::new();
-    for path in sources(&root.join("agent")) {
+    let mut all = sources(&root.join("agent"));
+    all.extend(sources(&root.join("tests/s3serve/src")));
+    for path in all {
         let name = path
             .strip_prefix(root)
             .unwrap_or(&path)

@@ -53,7 +53,15 @@ fn each_rule_can_fail() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
-    for name in ["model", "engine", "watch", "expose", "notify", "keepwatch"] {
+    for name in [
+        "model",
+        "engine",
+        "catalog",
+        "watch",
+        "expose",
+        "notify",
+        "keepwatch",
+    ] {
         put(&format!("agent/{name}/Cargo.toml"), "[dependencies]\n");
     }
     put(
@@ -61,6 +69,14 @@ fn each_rule_can_fail() {
         "[dependencies]\ntokio.workspace = true\n",
     );
     put("agent/unheard/Cargo.toml", "[dependencies]\n");
+    put(
+        "agent/keepwatch/Cargo.toml",
+        "[dev-dependencies]\naws-sdk-s3 = \"1\"\n",
+    );
+    put(
+        "tests/s3serve/Cargo.toml",
+        "[dependencies]\nkeepwatch-engine.workspace = true\n[dev-dependencies]\naws-sdk-s3 = \"1\"\n",
+    );
     put(
         "agent/engine/src/ids.rs",
         "use crate::{limits, backup::run};\nfn f() { age::x(); }\n",
@@ -77,6 +93,15 @@ fn each_rule_can_fail() {
     let crates = tidy::crates(&dir).join("\n");
     assert!(
         crates.contains("model must not depend on tokio") && crates.contains("unheard"),
+        "{crates}"
+    );
+    assert!(
+        crates.contains("agent/keepwatch [dev-dependencies] names aws-sdk-s3"),
+        "{crates}"
+    );
+    assert!(
+        crates.contains("tests/s3serve must not depend on keepwatch-engine")
+            && !crates.contains("tests/s3serve [dev-dependencies]"),
         "{crates}"
     );
     let layers = tidy::layers(&dir).join("\n");

@@ -193,12 +193,18 @@ impl Shared<'_> {
             } = *found;
             self.progress.event(Event::Item(&entry.path));
             let shown = |path: &[u8]| [b"/", path].concat();
-            match reader.file(&mut entry, &place, names) {
+            let told = reader.bytes_told;
+            let read = reader.file(&mut entry, &place, names);
+            // What was not told while it was read: short files, and holes. So the bytes of a run add up to the sizes of its files.
+            self.progress.event(Event::Done {
+                items: 1,
+                bytes: entry.len().saturating_sub(reader.bytes_told - told),
+            });
+            match read {
                 Ok(content) => {
                     if let Some(what) = content.problem {
                         report(Problem::new(shown(&entry.path), what));
                     }
-                    self.progress.event(Event::Done { items: 1, bytes: 0 });
                     let status = match before {
                         None => Status::New,
                         Some(b) => {
@@ -429,9 +435,10 @@ impl Visitor for Walk<'_, '_> {
 
     fn found(&mut self, mut found: Found) -> Result<(), Stop> {
         if let Some(kept) = self.kept(&found) {
-            self.shared
-                .progress
-                .event(Event::Done { items: 1, bytes: 0 });
+            self.shared.progress.event(Event::Done {
+                items: 1,
+                bytes: found.entry.len(),
+            });
             return self.push(Item::Ready(kept));
         }
         let before = self

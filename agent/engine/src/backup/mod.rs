@@ -17,7 +17,7 @@ pub mod cache;
 mod collect;
 mod feed;
 mod read;
-mod sink;
+pub(crate) mod sink;
 mod walk;
 
 use std::collections::HashSet;
@@ -41,7 +41,7 @@ use crate::store::{Area, Name};
 use cache::{CacheReader, CacheWriter};
 use collect::{CollectError, Collected};
 use feed::Shared;
-use sink::{Sink, SinkError};
+use sink::{Mode, Sink, SinkError};
 
 /// Times the walk is repeated because `prune` marked packs meanwhile.
 const PASSES: usize = 3;
@@ -346,7 +346,11 @@ pub fn run(
             lookup,
             options.level,
             threads,
-            options.dry_run,
+            if options.dry_run {
+                Mode::Dry
+            } else {
+                Mode::Store
+            },
             cancel,
             |sink| match stream.take() {
                 None => shared.files(sink, cache, parent.take(), trusted, &missing),
@@ -439,6 +443,7 @@ pub fn run(
         refs: collected.refs,
         program: concat!("keepwatch ", env!("CARGO_PKG_VERSION")).into(),
         source: if sources.is_empty() { 1 } else { 0 },
+        original: None,
     };
     let (bytes, id) = repository.make_record(Area::Snapshots, &snapshot)?;
     let name = Name::Snapshot(id);
@@ -460,10 +465,7 @@ pub fn run(
         let kept = collected
             .cache
             .commit(&cache_file, id, sequence, &index_ids)
-            .and_then(|()| {
-                let text = format!("{id} {sequence}\n");
-                std::fs::write(lookup.dir().join(format!("last-{writer}")), text)
-            });
+            .and_then(|()| remember_last(lookup.dir(), writer, id, sequence));
         if let Err(e) = kept {
             report.warnings.push(format!(
                 "the local cache cannot be written, the next run will read every file: {e}"
@@ -518,6 +520,19 @@ fn all_usable(lookup: &Lookup, collected: &Collected) -> Result<bool, BackupErro
     Ok(true)
 }
 
+/// Remembers this writer's last snapshot in the cache directory.
+pub(crate) fn remember_last(
+    dir: &Path,
+    writer: crate::ids::WriterId,
+    id: ObjectId,
+    sequence: u64,
+) -> std::io::Result<()> {
+    std::fs::write(
+        dir.join(format!("last-{writer}")),
+        format!("{id} {sequence}\n"),
+    )
+}
+
 /// This writer's last snapshot, and the number of the next. Normally known from last time; else all snapshots are read.
 fn predecessor(
     repository: &Repository,
@@ -534,20 +549,7 @@ fn predecessor(
     if let Some((id, n)) = remembered.filter(|(id, _)| present.contains(id)) {
         return Ok((Some(id), n.saturating_add(1)));
     }
-    let set = repository.snapshots()?;
-    let newest = set.newest_of(writer).map(|s| (s.id, s.body.sequence));
-    let forgotten = set
-        .tombstones
-        .iter()
-        .flat_map(|t| &t.snapshots)
-        .filter(|f| f.writer == writer)
-        .map(|f| (f.id, f.sequence));
-    Ok(
-        match newest.into_iter().chain(forgotten).max_by_key(|(_, n)| *n) {
-            Some((id, n)) => (Some(id), n.saturating_add(1)),
-            None => (None, 1),
-        },
-    )
+    Ok(repository.snapshots()?.next_of(writer))
 }
 
 /// Where the copy of the last manifest lies: one for each host, job and set of source paths.

@@ -31,6 +31,8 @@ pub struct Reader<'a> {
     atime: bool,
     /// Bytes read so far.
     pub bytes_read: u64,
+    /// Of these, those that the progress was told of.
+    pub bytes_told: u64,
 }
 
 /// A file that was read.
@@ -76,6 +78,7 @@ impl<'a> Reader<'a> {
             window: Window::default(),
             atime,
             bytes_read: 0,
+            bytes_told: 0,
         }
     }
 
@@ -255,6 +258,7 @@ impl<'a> Reader<'a> {
                 total += n as u64;
                 self.bytes_read += n as u64;
                 if n >= 1 << 16 {
+                    self.bytes_told += n as u64;
                     self.progress.event(Event::Done {
                         items: 0,
                         bytes: n as u64,

@@ -5,9 +5,9 @@
 //! (claim ids)         zstd, age           ~16 MiB            put, fsync
 //! ```
 //!
-//! Every arrow is a bounded channel, so reading waits for storing. Memory on c cores, with chunks of at most 4 MiB: drafts (c queued, c in work, 4 MiB each), the
-//! sealers' output (c in work, c queued, 4 MiB each at worst, 1 MiB as a rule) and zstd's tables (3 MiB each), packs of 17 MiB: one being filled for each
-//! class (lists hardly fill one), [`UPLOADS`] in flight. On two cores about 100 MiB at worst.
+//! Every arrow is a bounded channel, so reading waits for storing. Memory on c cores: drafts (each reader gathers one, c queued, c in work) and the
+//! sealers' output (c in work, c queued), each of at most [`GATHERED`] and a chunk, 2.75 MiB; zstd's tables (3 MiB each); packs of 17 MiB: one being filled for each
+//! class (lists hardly fill one), [`UPLOADS`] in flight. On two cores about 100 MiB; measured with the program and its file lists: BENCHMARKS.md.
 //!
 //! A chunk is *claimed* before it is read into a draft: the first to claim an id stores it, all others take it as stored. Claims of chunks whose index is not
 //! yet written live in memory (at most [`INDEX_CHUNKS`] and what is in flight); as soon as an index object is stored they are found in a local part.
@@ -16,11 +16,12 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::envelope::{Draft, Sealed, Sealer};
-use crate::ids::{ChunkId, ChunkKind, PackClass};
+use crate::ids::{ChunkId, ChunkKind, ObjectId, PackClass};
 use crate::lookup::{Gather, Lookup, Window};
 use crate::object::{ContentError, ObjectError};
 use crate::pack::{Finished, Packer};
@@ -29,14 +30,19 @@ use crate::records::{Index, IndexedPack};
 use crate::repository::{PutError, Repository};
 use crate::store::{Area, Name};
 
-/// Packs in flight to the store, 17 MiB each.
+/// Packs in flight to a store that is near, 17 MiB each. To one behind a network: an eighth of the calls that it takes at once.
 const UPLOADS: usize = 2;
+/// An index object is also written when the last one is so old and [`INDEX_PACKS`] packs are stored, so that a slow first backup that is interrupted goes on where it was.
+const INDEX_AGE: Duration = Duration::from_secs(60);
+/// See [`INDEX_AGE`].
+const INDEX_PACKS: usize = 4;
 /// An index object is written when so many chunks are stored and not yet indexed: 64 bytes each in memory.
 const INDEX_CHUNKS: usize = 60_000;
-/// A chunk of at least this length makes an envelope by itself; smaller ones are gathered.
-pub const ALONE: usize = 512 << 10;
+/// A chunk of at least this length makes an envelope by itself; smaller ones are gathered. Together they compress better; but `prune` copies whole envelopes, and
+/// the more chunks share one, the longer it takes until none of them is needed (measured: BENCHMARKS.md, "Envelopes").
+pub const ALONE: usize = 768 << 10;
 /// Gathered content that makes an envelope.
-pub const GATHERED: usize = 2 << 20;
+pub const GATHERED: usize = 768 << 10;
 /// The same for lists. Ids do not compress, so long envelopes would save nothing; and `prune` reads single lists out of the envelopes of many days, each
 /// of which it must open whole.
 pub const GATHERED_LISTS: usize = 128 << 10;
@@ -53,9 +59,25 @@ pub enum SinkError {
     /// zstd refused its parameters.
     #[error("compression failed: {0}")]
     Compress(std::io::Error),
+    /// What was stored reads differently.
+    #[error(
+        "{0} was stored but reads back differently; nothing relies on it, but the storage is not to be trusted"
+    )]
+    ReadBack(Name),
     /// Another thread failed, and says why.
     #[error("the run was stopped")]
     Stopped,
+}
+
+/// What is done with finished packs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Stored and indexed.
+    Store,
+    /// Read back whole after they were stored; only those that read as they were written are indexed. The same with the index.
+    ReadBack,
+    /// Counted.
+    Dry,
 }
 
 /// Shared by all threads of a run.
@@ -65,17 +87,22 @@ pub struct Sink<'a> {
     /// Claimed in this run, index not yet written.
     pending: Mutex<HashSet<ChunkId>>,
     stored: Mutex<Vec<IndexedPack>>,
+    reading_back: Mutex<()>,
+    /// When the last index object was written. It decides only how much an interruption costs.
+    indexed_at: Mutex<Instant>,
     drafts: Sender<Draft>,
     stop: AtomicBool,
     error: Mutex<Option<SinkError>>,
     cancel: &'a Cancel,
-    dry: bool,
+    mode: Mode,
     /// Bytes of packs and index objects stored (or, in a dry run, that would be).
     pub bytes_added: AtomicU64,
+    /// Packs stored.
+    pub packs: AtomicU64,
     /// New chunks of all kinds.
     pub chunks_new: AtomicU64,
     /// Index objects written in this run.
-    pub indexes: Mutex<Vec<crate::ids::ObjectId>>,
+    pub indexes: Mutex<Vec<ObjectId>>,
 }
 
 impl<'a> Sink<'a> {
@@ -85,7 +112,7 @@ impl<'a> Sink<'a> {
         lookup: Lookup,
         level: i32,
         threads: usize,
-        dry: bool,
+        mode: Mode,
         cancel: &'a Cancel,
         feed: impl FnOnce(&Sink<'a>) -> T,
     ) -> (T, Result<(Lookup, Stored), SinkError>) {
@@ -97,12 +124,15 @@ impl<'a> Sink<'a> {
             lookup: RwLock::new(lookup),
             pending: Mutex::default(),
             stored: Mutex::default(),
+            reading_back: Mutex::default(),
+            indexed_at: Mutex::new(Instant::now()),
             drafts,
             stop: AtomicBool::new(false),
             error: Mutex::new(None),
             cancel,
-            dry,
+            mode,
             bytes_added: AtomicU64::new(0),
+            packs: AtomicU64::new(0),
             chunks_new: AtomicU64::new(0),
             indexes: Mutex::default(),
         };
@@ -115,7 +145,12 @@ impl<'a> Sink<'a> {
             }
             drop((drafts_out, sealed_in));
             scope.spawn(move || s.guard(|| s.fill(&sealed_out, &packs_in)));
-            for _ in 0..UPLOADS {
+            let uploads = match mode {
+                // What is read back takes as much again.
+                Mode::ReadBack => 1,
+                Mode::Store | Mode::Dry => UPLOADS.max(repository.store().connections() / 8),
+            };
+            for _ in 0..uploads {
                 let input = packs_out.clone();
                 scope.spawn(move || s.guard(|| s.upload(&input)));
             }
@@ -127,15 +162,18 @@ impl<'a> Sink<'a> {
             out
         });
         let end = || -> Result<(Lookup, Stored), SinkError> {
-            if let Some(e) = lock(&sink.error).take() {
-                return Err(e);
-            }
-            if sink.is_stopped() {
-                return Err(SinkError::Stopped);
+            let failed = lock(&sink.error).take();
+            if failed.is_some() || sink.is_stopped() {
+                // What is stored already is indexed, so that the next run need not store it again. If that fails, it must.
+                if let Err(e) = sink.write_index(true) {
+                    tracing::debug!("what was stored before the end is not indexed: {e}");
+                }
+                return Err(failed.unwrap_or(SinkError::Stopped));
             }
             sink.write_index(true)?;
             let stored = Stored {
                 bytes_added: sink.bytes_added.into_inner(),
+                packs: sink.packs.into_inner(),
                 chunks_new: sink.chunks_new.into_inner(),
                 indexes: sink.indexes.into_inner().unwrap_or_else(|e| e.into_inner()),
             };
@@ -257,20 +295,39 @@ impl<'a> Sink<'a> {
             if self.is_stopped() {
                 continue;
             }
+            let length = pack.bytes.len() as u64;
             let put = || -> Result<(), SinkError> {
-                if !self.dry {
+                if self.mode != Mode::Dry {
                     self.repository
                         .store()
-                        .put(&Name::Pack(pack.id), &pack.bytes)
+                        .put_owned(&Name::Pack(pack.id), pack.bytes)
                         .map_err(PutError::from)?;
                 }
-                self.bytes_added
-                    .fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
+                self.check(Name::Pack(pack.id), pack.id, length)?;
+                self.bytes_added.fetch_add(length, Ordering::Relaxed);
+                self.packs.fetch_add(1, Ordering::Relaxed);
                 lock(&self.stored).push(pack.indexed);
                 self.write_index(false)
             };
             if let Err(e) = put() {
                 self.fail(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads back what was stored a moment ago, when that is asked for.
+    fn check(&self, name: Name, id: ObjectId, length: u64) -> Result<(), SinkError> {
+        if self.mode == Mode::ReadBack {
+            // One at a time: a pack of 17 MiB.
+            let _one = lock(&self.reading_back);
+            let there = self
+                .repository
+                .store()
+                .get(&name, length)
+                .map_err(PutError::from)?;
+            if ObjectId::of(&there) != id {
+                return Err(SinkError::ReadBack(name));
             }
         }
         Ok(())
@@ -285,12 +342,15 @@ impl<'a> Sink<'a> {
                 .flat_map(|p| &p.envelopes)
                 .map(|e| e.lengths.len())
                 .sum();
-            if stored.is_empty() || (!last && chunks < INDEX_CHUNKS) {
+            let mut since = lock(&self.indexed_at);
+            let old = stored.len() >= INDEX_PACKS && since.elapsed() >= INDEX_AGE;
+            if stored.is_empty() || (!last && chunks < INDEX_CHUNKS && !old) {
                 return Ok(());
             }
+            *since = Instant::now();
             std::mem::take(&mut *stored)
         };
-        if self.dry {
+        if self.mode == Mode::Dry {
             return Ok(());
         }
         let index = Index { packs };
@@ -299,6 +359,7 @@ impl<'a> Sink<'a> {
             .store()
             .put(&Name::Index(id), &bytes)
             .map_err(PutError::from)?;
+        self.check(Name::Index(id), id, bytes.len() as u64)?;
         self.bytes_added
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         lock(&self.indexes).push(id);
@@ -332,10 +393,12 @@ impl<'a> Sink<'a> {
 pub struct Stored {
     /// Bytes of packs and index objects.
     pub bytes_added: u64,
+    /// Packs.
+    pub packs: u64,
     /// New chunks.
     pub chunks_new: u64,
     /// Index objects.
-    pub indexes: Vec<crate::ids::ObjectId>,
+    pub indexes: Vec<ObjectId>,
 }
 
 fn cache_error(e: std::io::Error) -> SinkError {

@@ -3,7 +3,7 @@
 //! A stream is written in order, so nothing can be taken back: each chunk is checked before its bytes go out, and the first one that cannot be had ends the dump with an
 //! error. A tar archive that ended so lacks its end marker.
 //!
-//! Envelopes are fetched and opened ahead by a few threads. Memory: eight envelopes, about 2 MiB each as plaintext, 16 at most.
+//! Envelopes are fetched and opened ahead by a few threads. Memory: six envelopes, about 2 MiB each as plaintext, 16 at most.
 
 use std::io::{self, Write};
 
@@ -20,7 +20,7 @@ use crate::snapshots::SnapshotRecord;
 
 mod archive;
 mod content;
-mod pipe;
+pub(crate) mod pipe;
 
 pub use archive::dump_tar;
 use content::Content;

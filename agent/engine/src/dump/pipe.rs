@@ -17,9 +17,9 @@ use crate::repository::Repository;
 use crate::restore::window::Resolver;
 
 /// Envelopes fetched or open at once: about 4 MiB each, sealed and opened.
-const AHEAD: usize = 8;
+const AHEAD: usize = 6;
 /// Refs taken from the list at once, 32 bytes each; as many chunks are looked up ahead.
-pub(super) const RUN: usize = 4096;
+pub(crate) const RUN: usize = 4096;
 
 type Fetched = Result<Opened, ObjectError>;
 /// Which envelope: pack, offset, length.
@@ -43,8 +43,9 @@ struct Item {
 }
 
 /// Chunks in the order in which they are asked for, fetched ahead.
-pub(super) struct Pipe<'a> {
+pub(crate) struct Pipe<'a> {
     repository: &'a Repository,
+    kind: ChunkKind,
     resolver: Resolver<'a>,
     reader: ChunkReader<'a>,
     jobs: Sender<(Location, Sender<Fetched>)>,
@@ -54,13 +55,13 @@ pub(super) struct Pipe<'a> {
 }
 
 /// Checked content.
-pub(super) enum Plain {
+pub(crate) enum Plain {
     Part(Rc<Opened>, Range<usize>),
     Own(Vec<u8>),
 }
 
 impl Plain {
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Plain::Part(opened, range) => &opened.content[range.clone()],
             Plain::Own(v) => v,
@@ -69,7 +70,7 @@ impl Plain {
 }
 
 impl Pipe<'_> {
-    pub(super) fn ask(&mut self, ids: &[ChunkId]) {
+    pub(crate) fn ask(&mut self, ids: &[ChunkId]) {
         self.asked.extend(ids);
     }
 
@@ -92,7 +93,7 @@ impl Pipe<'_> {
                 envelope_length,
                 offset,
                 length,
-                kind: ChunkKind::Data,
+                kind: self.kind,
             };
             let key = (pack.0, envelope_offset, envelope_length);
             let known = self
@@ -123,7 +124,7 @@ impl Pipe<'_> {
     }
 
     /// The next chunk that was asked for.
-    pub(super) fn next(&mut self) -> Result<Option<Plain>, NextError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Plain>, NextError> {
         self.fill().map_err(NextError::Io)?;
         let Some(item) = self.queue.pop_front() else {
             return Ok(None);
@@ -145,25 +146,36 @@ impl Pipe<'_> {
         }
         // Every copy is tried before it is given up.
         self.reader
-            .read(ChunkKind::Data, &item.id)
+            .read(self.kind, &item.id)
             .map(|v| Some(Plain::Own(v)))
             .map_err(NextError::Object)
     }
 }
 
-pub(super) enum NextError {
+pub(crate) enum NextError {
     Io(io::Error),
     Object(ObjectError),
 }
 
-/// Runs `body` with a pipe and the threads that feed it.
+/// Runs `body` with a pipe of content and the threads that feed it.
 pub(super) fn with_pipe<'a, T>(
+    repository: &'a Repository,
+    lookup: &'a Lookup,
+    body: impl FnOnce(&mut Pipe<'a>) -> T,
+) -> T {
+    with_pipe_of(ChunkKind::Data, repository, lookup, body)
+}
+
+/// The same for chunks of any kind.
+pub(crate) fn with_pipe_of<'a, T>(
+    kind: ChunkKind,
     repository: &'a Repository,
     lookup: &'a Lookup,
     body: impl FnOnce(&mut Pipe<'a>) -> T,
 ) -> T {
     let threads = std::thread::available_parallelism()
         .map_or(2, |n| n.get())
+        .max(repository.store().connections())
         .min(AHEAD / 2);
     std::thread::scope(|scope| {
         let (jobs, take) = bounded::<(Location, Sender<Fetched>)>(AHEAD);
@@ -179,7 +191,8 @@ pub(super) fn with_pipe<'a, T>(
         drop(take);
         let mut pipe = Pipe {
             repository,
-            resolver: Resolver::new(lookup),
+            kind,
+            resolver: Resolver::of_kind(lookup, kind),
             reader: ChunkReader::new(repository, lookup),
             jobs,
             asked: VecDeque::new(),

@@ -15,18 +15,25 @@
 //! when it was marked a grace period ago. A prune that ends at any point leaves repetitions, which the next one collects.
 //!
 //! Ages are judged by the later of the signed time and the storage time, against the *earlier* of the store's clock and ours: a clock that jumps ahead deletes nothing early
-//! unless both do. What comes from the future is young.
+//! unless both do. What comes from the future is young. A clock that is more than [`LEAP`] ahead of everything in the repository is not believed in the first run that sees it (`ages`).
+//!
+//! When more than half of the bytes are needed by nothing, and no forgotten snapshot accounts for them, prune stops too (`volume`): rather than that half of a
+//! repository became superfluous, snapshots were lost or removed, or an area was not copied with the rest.
 //!
 //! Memory for ten terabytes (655,360 packs, ten million chunks): packs 60 MB, bits 4 MB, what index objects say 10 MB, batches 17 MB while lists are walked and 16 MB after that, packs being read and filled then at most 64 + 36 MB
 //! (16 + 36 MB with packs of our own): below 150 MB with packs of our own.
 
+mod ages;
 mod mark;
+mod newcomers;
+mod removal;
 mod repack;
 mod sweep;
+mod volume;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use keepwatch_model::time::Moment;
 
@@ -36,12 +43,17 @@ use crate::lookup::Lookup;
 use crate::marks::{self, MarksRecord};
 use crate::object::ObjectError;
 use crate::progress::{Cancel, Event, Progress};
-use crate::records::Tombstone;
+use crate::records::{Marks, Tombstone};
 use crate::repository::{PutError, Repository};
 use crate::snapshots::SnapshotRecord;
 use crate::store::{Area, Name, StoreError};
 
+use ages::Ages;
 use mark::Needs;
+use removal::Removal;
+
+pub use ages::LEAP;
+pub use volume::MANY_BYTES;
 
 /// What `keepwatch prune` uses: longer than the longest backup.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -57,8 +69,6 @@ const SMALL_PACKS: usize = 8;
 const ATTEMPTS: usize = 3;
 /// Unfinished objects younger than this are never swept, whatever the grace period.
 const SWEEP_MIN: Duration = Duration::from_secs(3600);
-/// What is signed further ahead than this was signed by a wrong clock, and is dated anew.
-const FUTURE: Duration = Duration::from_secs(24 * 3600);
 
 /// How much may stay that nothing needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,6 +94,10 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// Go on although snapshots were removed behind our back: what only they needed is lost then. Only after a person has looked into it.
     pub accept_missing: bool,
+    /// Go on although more than half of the repository would be given up and nothing accounts for it. Only after a person has looked into it.
+    pub allow_many: bool,
+    /// Repositories of up to so many bytes are not asked about, see [`MANY_BYTES`].
+    pub many_bytes: u64,
 }
 
 impl Default for Options {
@@ -94,6 +108,8 @@ impl Default for Options {
             dry_run: false,
             cache: None,
             accept_missing: false,
+            allow_many: false,
+            many_bytes: MANY_BYTES,
         }
     }
 }
@@ -135,6 +151,12 @@ pub struct Report {
     pub bytes_freed: u64,
     /// Marked, to be freed by a later prune.
     pub bytes_waiting: u64,
+    /// Objects that would have been deleted and are locked; a later prune deletes them.
+    pub objects_locked: u64,
+    /// Objects whose locks were prolonged.
+    pub locks_renewed: u64,
+    /// The clock was not believed, see [`LEAP`]: nothing was deleted.
+    pub clock_ahead: bool,
     /// What a person should know although nothing failed.
     pub notes: Vec<String>,
 }
@@ -176,11 +198,29 @@ pub enum PruneError {
         /// Its successor.
         named_by: ObjectId,
     },
+    /// Most of the repository would go, and it is not known why.
+    #[error(
+        "prune stopped: nothing needs {bytes} of the {of} bytes of packs, which is more than half, and no forgotten snapshot accounts for {unexplained} of them. \
+         Snapshots may have been lost or removed, or the repository was not copied whole; or backups broke off again and again. Nothing was changed"
+    )]
+    Unusual {
+        /// Bytes that nothing needs and that are not marked yet.
+        bytes: u64,
+        /// Of these, those that no forgotten snapshot needed.
+        unexplained: u64,
+        /// All packs.
+        of: u64,
+    },
     /// The store failed in the middle.
     #[error(
         "prune was interrupted: {0}. Every snapshot is as it was, and the next prune goes on from here"
     )]
     Store(#[from] StoreError),
+    /// The credentials do not suffice.
+    #[error(
+        "prune may not delete: {0}. Every snapshot is as it was. Run prune with credentials that may delete (in S3: s3:DeleteObject); backups do not need that right, and a host is safer without it"
+    )]
+    MayNotDelete(StoreError),
     /// A record could not be stored.
     #[error(
         "prune was interrupted: {0}. Every snapshot is as it was, and the next prune goes on from here"
@@ -238,45 +278,6 @@ impl From<InventoryError> for PruneError {
             InventoryError::Store(e) => PruneError::read(e),
             InventoryError::Cache(e) => PruneError::Cache(e),
         }
-    }
-}
-
-/// Judges ages.
-#[derive(Clone, Copy)]
-struct Ages {
-    now: SystemTime,
-    grace: Duration,
-}
-
-fn instant(seconds: i64) -> Option<SystemTime> {
-    match u64::try_from(seconds) {
-        Ok(s) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(s)),
-        Err(_) => Some(SystemTime::UNIX_EPOCH),
-    }
-}
-
-impl Ages {
-    fn new(repository: &Repository, ours: Moment, grace: Duration) -> Self {
-        let store = repository.store().now();
-        let now = instant(ours.unix_seconds()).map_or(store, |ours| {
-            // Our clock is read in whole seconds.
-            store.min(ours + Duration::from_secs(1))
-        });
-        Ages { now, grace }
-    }
-    fn is_old(&self, stored: SystemTime, signed: Option<i64>) -> bool {
-        if self.grace.is_zero() {
-            return true;
-        }
-        let Some(signed) = signed.map_or(Some(stored), instant) else {
-            return false;
-        };
-        self.now
-            .duration_since(stored.max(signed))
-            .is_ok_and(|age| age > self.grace)
-    }
-    fn is_future(&self, signed: i64) -> bool {
-        instant(signed).is_none_or(|s| s.duration_since(self.now).is_ok_and(|d| d > FUTURE))
     }
 }
 
@@ -338,6 +339,7 @@ pub fn run(
             report.packs_deleted += second.packs_deleted;
             report.bytes_freed += second.bytes_freed;
             report.bytes_waiting = second.bytes_waiting;
+            report.objects_locked += second.objects_locked;
             report.notes.extend(second.notes);
         }
         if options.dry_run {
@@ -346,7 +348,8 @@ pub fn run(
         report.bytes_after =
             (report.bytes_before + report.bytes_copied).saturating_sub(report.bytes_freed);
     }
-    if !options.dry_run {
+    // By a clock that is not believed, what another run is writing at this moment would be old.
+    if !options.dry_run && !report.clock_ahead {
         let before = repository
             .store()
             .now()
@@ -383,9 +386,9 @@ impl Run<'_> {
             };
             let last = attempt >= ATTEMPTS;
             attempt += 1;
-            let Some(plan) = plan else { continue };
-            // A backup that ended while we read may need what we would delete.
-            if last || plan.delete.is_empty() || !self.has_new_snapshots(&plan)? {
+            let Some(mut plan) = plan else { continue };
+            // A backup that ended while we read may need what we would delete. Seen with the others, it saves it.
+            if last || newcomers::look(self, &mut plan)?.is_none() {
                 break plan;
             }
         };
@@ -394,20 +397,6 @@ impl Run<'_> {
         }
         self.apply(&mut plan)?;
         Ok(plan.report)
-    }
-
-    fn has_new_snapshots(&self, plan: &Plan) -> Result<bool, PruneError> {
-        let mut new = false;
-        self.repository
-            .store()
-            .list(Area::Snapshots, &mut |l| {
-                new |= l
-                    .name
-                    .object_id()
-                    .is_some_and(|id| !plan.seen.contains(&id))
-            })
-            .map_err(PruneError::read)?;
-        Ok(new)
     }
 
     /// Reads everything. Writes nothing.
@@ -439,7 +428,8 @@ impl Run<'_> {
         }
         let inventory = Inventory::load(&**repository.store(), &lookup)?;
         // After everything was read: what came meanwhile is young.
-        let ages = Ages::new(repository, (self.clock)(), self.options.grace);
+        let newest = ages::Newest::of(&inventory, &set, &marks);
+        let ages = Ages::new(repository, (self.clock)(), &newest, self.options.grace);
 
         let marked = marks.set();
         let mut unusable = inventory.unsound();
@@ -458,10 +448,7 @@ impl Run<'_> {
             let Some(id) = t.listed.name.object_id() else {
                 continue;
             };
-            let body = Tombstone {
-                time: t.time,
-                snapshots: t.snapshots.clone(),
-            };
+            let body = Tombstone::new(t.time, t.snapshots.clone(), t.origins.clone());
             if ages.is_old(t.listed.modified, Some(t.time)) {
                 dead.extend(t.snapshots.iter().map(|f| (f.id, f.writer)));
                 tombstones.push((id, body));
@@ -509,36 +496,62 @@ impl Run<'_> {
             ages,
             report,
         };
+        if let Some(note) = plan.ages.note() {
+            plan.report.clock_ahead = true;
+            plan.report.notes.push(note);
+        }
         plan.decide(self.options.max_unused, only_delete);
+        let dropped: Vec<&SnapshotRecord> = set.forgotten.iter().filter(gone).collect();
+        let kept: Vec<&SnapshotRecord> = set.live.iter().chain(waiting.iter().copied()).collect();
+        match volume::unusual(self, &plan, &kept, &dropped, &marked)? {
+            Some(e) if self.options.dry_run => plan.report.notes.push(e.to_string()),
+            Some(e) => return Err(e),
+            None => {}
+        }
         Ok(plan)
     }
 
     /// Does it. Each step leaves a repository in which every snapshot is whole.
     fn apply(&self, plan: &mut Plan) -> Result<(), PruneError> {
-        let store = self.repository.store();
+        let removal = Removal::new(self.repository);
         let now = (self.clock)().unix_seconds();
         self.check()?;
+        let id = |n: &u32| plan.inventory.packs[*n as usize].id;
+        if plan.ages.is_held() {
+            // Evidence for the next run that it is this late.
+            let body = Marks {
+                time: now,
+                packs: Vec::new(),
+            };
+            self.repository
+                .put_record(Area::Marks, &body)
+                .map_err(PruneError::put)?;
+        }
+        // Marked before the snapshots go that account for them: a prune that is killed in between leaves marks, not packs that nobody can explain.
+        let early: Vec<ObjectId> = match plan.drop_snapshots.is_empty() {
+            true => Vec::new(),
+            false => plan.mark.iter().map(id).collect(),
+        };
+        sweep::write_marks(self.repository, now, &early)?;
         self.progress.event(Event::Phase("deleting"));
         for id in &plan.drop_snapshots {
-            store
-                .delete(&Name::Snapshot(*id))
-                .map_err(PruneError::write)?;
+            removal.remove(&Name::Snapshot(*id))?;
         }
-        let mut kept_back = !plan.delete.is_empty() && self.has_new_snapshots(plan)?;
-        if !kept_back {
+        let mut obstacle = newcomers::look(self, plan)?;
+        if obstacle.is_none() {
             sweep::index(
                 self.repository,
+                &removal,
                 &plan.lookup,
                 &plan.inventory,
                 &plan.drop,
                 plan.dropping,
             )?;
-            kept_back = !plan.delete.is_empty() && self.has_new_snapshots(plan)?;
+            obstacle = newcomers::look(self, plan)?;
         }
-        if kept_back {
-            plan.report.notes.push(
-                "backups ended while prune was at work; it deletes no packs this time".into(),
-            );
+        let kept_back = obstacle.is_some();
+        if let Some(obstacle) = obstacle {
+            plan.report.notes.push(obstacle.to_string());
             plan.report.packs_waiting += plan.delete.len() as u64;
             plan.report.packs_deleted = 0;
             plan.report.bytes_waiting += plan.report.bytes_freed;
@@ -548,9 +561,14 @@ impl Run<'_> {
             for n in &plan.delete {
                 self.check()?;
                 let pack = &plan.inventory.packs[*n as usize];
-                store
-                    .delete(&Name::Pack(pack.id))
-                    .map_err(PruneError::write)?;
+                if !removal.remove(&Name::Pack(pack.id))? {
+                    let stored = pack.stored.unwrap_or(0);
+                    plan.report.packs_deleted -= 1;
+                    plan.report.packs_waiting += 1;
+                    plan.report.bytes_freed -= stored;
+                    plan.report.bytes_waiting += stored;
+                    plan.report.bytes_after += stored;
+                }
                 self.progress.event(Event::Done {
                     items: 1,
                     bytes: pack.stored.unwrap_or(0),
@@ -591,8 +609,12 @@ impl Run<'_> {
 
         self.progress.event(Event::Phase("marking"));
         let id = |n: &u32| plan.inventory.packs[*n as usize].id;
-        let mut new: Vec<ObjectId> = plan
-            .mark
+        let late = if early.is_empty() {
+            &plan.mark[..]
+        } else {
+            &[]
+        };
+        let mut new: Vec<ObjectId> = late
             .iter()
             .chain(&repacked.done)
             .map(id)
@@ -622,21 +644,24 @@ impl Run<'_> {
         new.dedup();
         sweep::write_marks(self.repository, now, &new)?;
         for id in replaced {
-            store.delete(&Name::Marks(id)).map_err(PruneError::write)?;
+            removal.remove(&Name::Marks(id))?;
         }
-        sweep::tombstones(self.repository, now, &plan.tombstones)?;
+        sweep::tombstones(self.repository, &removal, now, &plan.tombstones)?;
         for (id, body) in &plan.tombstones_future {
             let body = Tombstone {
                 time: now,
-                snapshots: body.snapshots.clone(),
+                ..body.clone()
             };
             self.repository
                 .put_record(Area::Tombstones, &body)
                 .map_err(PruneError::put)?;
-            store
-                .delete(&Name::Tombstone(*id))
-                .map_err(PruneError::write)?;
+            removal.remove(&Name::Tombstone(*id))?;
         }
+        let (renewed, problem) =
+            removal::renew(self.repository, &plan.inventory, &plan.needs, self.cancel)?;
+        plan.report.locks_renewed = renewed;
+        plan.report.notes.extend(problem);
+        plan.report.objects_locked = removal.locked();
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Deleting and tidying: index objects, packs, marks, tombstones. Always the new first, then the deletion of the old.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::forget::TOMBSTONE_SNAPSHOTS;
 use crate::ids::ObjectId;
@@ -10,6 +10,7 @@ use crate::records::{Index, IndexedPack, Marks, Tombstone};
 use crate::repository::Repository;
 use crate::store::{Area, Name};
 
+use super::removal::Removal;
 use super::{INDEX_CHUNKS, MANY, PruneError};
 
 /// Packs that one marks record names: 34 bytes each, 3.4 MB of the 8 MiB that a record may hold.
@@ -47,6 +48,7 @@ impl IndexWriter<'_> {
 /// after the lookup was loaded are left alone. Nothing is written when there is nothing to gain.
 pub(super) fn index(
     repository: &Repository,
+    removal: &Removal<'_>,
     lookup: &Lookup,
     inventory: &Inventory,
     drop: &Bits,
@@ -115,10 +117,7 @@ pub(super) fn index(
     }
     writer.finish()?;
     for id in &replaced {
-        repository
-            .store()
-            .delete(&Name::Index(*id))
-            .map_err(PruneError::write)?;
+        removal.remove(&Name::Index(*id))?;
     }
     Ok(replaced.len() as u64)
 }
@@ -162,6 +161,7 @@ pub(super) fn write_marks(
 /// Makes one tombstone of many. Only of those whose snapshots are gone: a new record is young again.
 pub(super) fn tombstones(
     repository: &Repository,
+    removal: &Removal<'_>,
     time: i64,
     old: &[(ObjectId, Tombstone)],
 ) -> Result<(), PruneError> {
@@ -174,20 +174,27 @@ pub(super) fn tombstones(
         .flat_map(|(_, t)| t.snapshots.iter().map(|f| ((f.id, f.writer), *f)))
         .collect();
     let all: Vec<_> = all.into_values().collect();
-    for some in all.chunks(TOMBSTONE_SNAPSHOTS) {
-        let body = Tombstone {
-            time,
-            snapshots: some.to_vec(),
-        };
+    let origins: BTreeSet<_> = old
+        .iter()
+        .flat_map(|(_, t)| t.origins.iter().flatten())
+        .copied()
+        .collect();
+    let origins: Vec<_> = origins.into_iter().collect();
+    let mut some_origins = origins.chunks(TOMBSTONE_SNAPSHOTS);
+    let mut some_snapshots = all.chunks(TOMBSTONE_SNAPSHOTS);
+    loop {
+        let (snapshots, origins) = (some_snapshots.next(), some_origins.next());
+        if snapshots.is_none() && origins.is_none() {
+            break;
+        }
+        let own = (snapshots.unwrap_or_default(), origins.unwrap_or_default());
+        let body = Tombstone::new(time, own.0.to_vec(), own.1.to_vec());
         repository
             .put_record(Area::Tombstones, &body)
             .map_err(PruneError::put)?;
     }
     for (id, _) in old {
-        repository
-            .store()
-            .delete(&Name::Tombstone(*id))
-            .map_err(PruneError::write)?;
+        removal.remove(&Name::Tombstone(*id))?;
     }
     Ok(())
 }

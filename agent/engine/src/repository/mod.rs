@@ -243,6 +243,37 @@ impl Repository {
         self.open_signed(area, &name, &bytes)
     }
 
+    /// Reads many records, in their order, as many at once as the store takes calls. Memory: one record for each.
+    pub fn each_record<T: for<'b> minicbor::Decode<'b, ()> + Send>(
+        &self,
+        area: Area,
+        ids: &[ObjectId],
+        each: &mut dyn FnMut(ObjectId, Result<(WriterId, T), ObjectError>),
+    ) {
+        let at_once = self.store.connections();
+        if at_once <= 1 {
+            for id in ids {
+                each(*id, self.get_record(area, *id));
+            }
+            return;
+        }
+        for some in ids.chunks(at_once) {
+            let read: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = some
+                    .iter()
+                    .map(|id| scope.spawn(|| self.get_record::<T>(area, *id)))
+                    .collect();
+                threads
+                    .into_iter()
+                    .map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
+                    .collect()
+            });
+            for (id, record) in some.iter().zip(read) {
+                each(*id, record);
+            }
+        }
+    }
+
     fn open_signed<T: for<'b> minicbor::Decode<'b, ()>>(
         &self,
         area: Area,
@@ -331,12 +362,16 @@ impl Repository {
         let mut gather = Gather::default();
         let mut wanted: Vec<_> = present.difference(&covered).copied().collect();
         wanted.sort_unstable();
-        for id in wanted {
-            match self.get_record::<Index>(Area::Index, id) {
+        let mut written = Ok(());
+        self.each_record::<Index>(Area::Index, &wanted, &mut |id, record| {
+            match record {
                 Ok((_, index)) => {
                     // A refused object leaves no rows behind: it is gathered by itself first.
                     let mut one = Gather::default();
-                    match one.add(id, &index) {
+                    let added = one.add(id, &index);
+                    drop(index);
+                    match added {
+                        Ok(()) if gather.is_empty() => gather = one,
                         Ok(()) => gather.append(one),
                         Err(e) => problems.push(ObjectError::content(
                             Name::Index(id),
@@ -348,13 +383,13 @@ impl Repository {
                 Err(e) if e.is_missing() => problems.push(e),
                 Err(e) => problems.push(e),
             }
-            if gather.is_full() {
-                let part = std::mem::take(&mut gather)
+            if gather.is_full() && written.is_ok() {
+                written = std::mem::take(&mut gather)
                     .write(&dir)
-                    .map_err(cache_error)?;
-                lookup.add(part).map_err(cache_error)?;
+                    .and_then(|part| lookup.add(part));
             }
-        }
+        });
+        written.map_err(cache_error)?;
         if !gather.is_empty() {
             let part = gather.write(&dir).map_err(cache_error)?;
             lookup.add(part).map_err(cache_error)?;

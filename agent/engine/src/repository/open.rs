@@ -162,6 +162,43 @@ impl Repository {
         Ok(repository)
     }
 
+    /// Opens a twin of a repository, whose keys are the same (see [`Self::init_with`]), with what that repository's opener knows: it reads what a writer can read, and does not write.
+    /// That it is a twin is proved by the owner's signature over its `config`, and by its records, which open with the same host identity.
+    pub fn open_as_twin(store: Arc<dyn Store>, of: &Repository) -> Result<Repository, AccessError> {
+        let location = store.location();
+        let bytes = read_config(&*store)?;
+        let record = parse_config(&location, &bytes)?;
+        let config = verify_config(&location, &record, of.owner)?;
+        let mut repository = Repository {
+            store,
+            id: record.repository,
+            owner: of.owner,
+            recipient: of.recipient.clone(),
+            hash: HashKeys::new(Secret32::new(*of.hash.secret().expose())),
+            host: of.host.clone(),
+            host_recipient: of.host.recipient(),
+            config,
+            reader: of.reader.clone(),
+            writer: None,
+            writers: BTreeMap::new(),
+        };
+        if repository.config.recipient != of.recipient.to_string() {
+            return Err(repository.untrusted(
+                "config",
+                ContentError::Decode("its recipient is not that of its twin".into()),
+            ));
+        }
+        repository.load_writers()?;
+        Ok(repository)
+    }
+
+    /// True when the two have the same keys, so that ciphertext of one can be read, found and named in the other.
+    pub fn is_twin_of(&self, other: &Repository) -> bool {
+        self.recipient.to_string() == other.recipient.to_string()
+            && self.host_recipient.to_string() == other.host_recipient.to_string()
+            && self.hash.secret().expose() == other.hash.secret().expose()
+    }
+
     /// Opens with an identity. `pinned`: the owner key, where it is known.
     pub fn open_as_reader(
         store: Arc<dyn Store>,

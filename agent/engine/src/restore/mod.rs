@@ -4,6 +4,8 @@
 //! - Nothing is written outside the target, whatever the snapshot says and whatever is exchanged in the target meanwhile (`target`).
 //! - A name gets a file when all of its content was checked against its keyed ids, never before (`write`). What cannot be read costs only the files that need it.
 //! - Running again does what is left to do.
+//! - A restore that succeeded is on the disk: at its end every file system that it wrote to is synced once (`syncfs`), unless `no_sync` says that nobody waits for
+//!   it. A power loss before that leaves what the file system happens to leave, names without content among it; then restore again with [`Overwrite::Always`].
 //!
 //! How: the manifest is read as a stream (`plan`), chunks are looked up a window at a time (`window`), and workers fetch the packs in order, opening each
 //! envelope once per window (`write`). Hard links, removal and the metadata of directories follow in passes of their own (`finish`, `delete`), then the proof (`check`).
@@ -42,11 +44,11 @@ mod write;
 pub(crate) use select::{Selection, normal};
 
 /// All fetches in flight together; each is at most [`FETCH_ONE`]. An envelope is opened beside it, about 6 MiB a thread.
-const FETCH_ALL: usize = 32 << 20;
+const FETCH_ALL: usize = 64 << 20;
 /// One fetch.
 const FETCH_ONE: usize = 4 << 20;
-/// More threads than this only wait for each other in the file system.
-const THREADS_MAX: usize = 8;
+/// More threads than this only wait for each other: in the file system, or on the line.
+const THREADS_MAX: usize = 16;
 
 /// What is done where something stands already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -88,6 +90,8 @@ pub struct Options {
     pub numeric_ids: bool,
     /// Workers; 0: as many as there are processors.
     pub threads: usize,
+    /// Does not wait until what was restored is on the disk.
+    pub no_sync: bool,
 }
 
 /// What was done.
@@ -163,6 +167,16 @@ pub enum RestoreError {
         /// What the system said.
         cause: String,
     },
+    /// The target's file system did not confirm what was written.
+    #[error(
+        "what was restored into {path} may not have reached the disk: {cause}; look after the disk, then restore again with all files overwritten"
+    )]
+    Sync {
+        /// Where.
+        path: String,
+        /// What the system said.
+        cause: io::Error,
+    },
     /// A selected path that cannot be one.
     #[error("'{path}' cannot be a path in a snapshot: {cause}")]
     Path {
@@ -231,7 +245,10 @@ pub fn run(
 
     progress.event(Event::Phase("restoring"));
     let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(2, |n| n.get()),
+        // Behind a network most of a fetch is waiting.
+        0 => std::thread::available_parallelism()
+            .map_or(2, |n| n.get())
+            .max(repository.store().connections()),
         n => n,
     };
     let threads = threads.clamp(1, THREADS_MAX);
@@ -318,6 +335,16 @@ pub fn run(
             finish::directories(&shared, target, &manifest, &ranges, &again)?;
         }
         stopped(&shared)?;
+        if !options.dry_run && !options.no_sync {
+            progress.event(Event::Phase("waiting for the disk"));
+            let asked = target.sync().map_err(|cause| RestoreError::Sync {
+                path: options.target.display().to_string(),
+                cause,
+            })?;
+            if !asked {
+                shared.note("not every file system could be asked to put what was restored on its disk; it gets there by itself within a minute or so".into());
+            }
+        }
     }
     if rules.owner_kept.load(Ordering::Relaxed) {
         shared.note("owners were not restored: that needs root".into());

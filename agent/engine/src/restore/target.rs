@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -21,6 +21,8 @@ use crate::ids::hex;
 const OPEN_DIRS: usize = 24;
 /// The kernel gives up with EAGAIN when directories are renamed while it walks.
 const TRIES: usize = 16;
+/// File systems beneath the target that are synced at the end; a descriptor each.
+const FILE_SYSTEMS: usize = 256;
 const TEMP_PREFIX: &[u8] = b".keepwatch-";
 const TEMP_SUFFIX: &[u8] = b".tmp";
 
@@ -31,6 +33,12 @@ pub(crate) struct Target {
     /// Part of the names of this run's unfinished files.
     run: [u8; 8],
     counter: AtomicU64,
+    /// The file system of the directory that was opened last.
+    device: AtomicU64,
+    /// Those that directories were opened in, each with a descriptor from before anything was written there: `syncfs` tells errors since its descriptor was opened.
+    file_systems: Mutex<Vec<(u64, OwnedFd)>>,
+    /// There is one that cannot be synced.
+    unasked: AtomicBool,
 }
 
 impl Target {
@@ -54,11 +62,59 @@ impl Target {
             without_openat2: AtomicBool::new(false),
             run,
             counter: AtomicU64::new(0),
+            device: AtomicU64::new(0),
+            file_systems: Mutex::default(),
+            unasked: AtomicBool::new(false),
         })
+    }
+
+    /// Waits until all that was written is on the disk: every file system that a directory was opened in is synced once. A sync of each file by itself would cost a
+    /// seek or more for each of them, and a target that was lost in between is restored again anyway. `false`: a file system could not be asked.
+    pub(crate) fn sync(&self) -> io::Result<bool> {
+        let seen = self.file_systems.lock().unwrap_or_else(|e| e.into_inner());
+        let mut asked = !self.unasked.load(Ordering::Relaxed);
+        for (_, fd) in seen.iter() {
+            match fs::syncfs(fd) {
+                // Some sandboxes answer EPERM to system calls that they do not know.
+                Err(Errno::NOSYS | Errno::PERM) => asked = false,
+                other => other?,
+            }
+        }
+        Ok(asked)
+    }
+
+    /// Remembers the file system that a directory lies in.
+    fn note_file_system(&self, dir: &OwnedFd) {
+        let Ok(device) = fs::fstat(dir).map(|s| s.st_dev) else {
+            return;
+        };
+        if self.device.swap(device, Ordering::Relaxed) == device {
+            return;
+        }
+        let mut seen = self.file_systems.lock().unwrap_or_else(|e| e.into_inner());
+        if seen.iter().any(|(d, _)| *d == device) {
+            return;
+        }
+        if seen.len() >= FILE_SYSTEMS {
+            self.unasked.store(true, Ordering::Relaxed);
+            return;
+        }
+        // The descriptor at hand is only a path.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match fs::openat(dir, c".", flags, Mode::empty()) {
+            Ok(fd) => seen.push((device, fd)),
+            Err(_) => self.unasked.store(true, Ordering::Relaxed),
+        }
     }
 
     /// Opens a directory by its stored path; the empty path is the target.
     pub(crate) fn dir(&self, path: &[u8]) -> io::Result<OwnedFd> {
+        let dir = self.open_dir(path)?;
+        self.note_file_system(&dir);
+        Ok(dir)
+    }
+
+    fn open_dir(&self, path: &[u8]) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         if path.is_empty() {
             return Ok(fs::openat(&self.root, c".", flags, Mode::empty())?);

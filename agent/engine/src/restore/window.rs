@@ -226,6 +226,7 @@ pub(crate) struct Task {
 /// Looks up chunks in ascending order of their ids; keeps a block per part of the index, and the names of packs.
 pub(crate) struct Resolver<'a> {
     lookup: &'a Lookup,
+    kind: ChunkKind,
     windows: Vec<LookupWindow>,
     packs: HashMap<(u32, u32), ObjectId>,
 }
@@ -237,7 +238,12 @@ pub(crate) type Copied = (ObjectId, u32, u32, u32, u32);
 const PACK_NAMES: usize = 64 << 10;
 
 impl<'a> Resolver<'a> {
+    /// For chunks of content.
     pub(crate) fn new(lookup: &'a Lookup) -> Self {
+        Self::of_kind(lookup, ChunkKind::Data)
+    }
+
+    pub(crate) fn of_kind(lookup: &'a Lookup, kind: ChunkKind) -> Self {
         let windows = lookup
             .parts()
             .iter()
@@ -245,6 +251,7 @@ impl<'a> Resolver<'a> {
             .collect();
         Resolver {
             lookup,
+            kind,
             windows,
             packs: HashMap::new(),
         }
@@ -256,7 +263,7 @@ impl<'a> Resolver<'a> {
         let mut disagree = false;
         for (n, part) in self.lookup.parts().iter().enumerate() {
             for (_, row) in part.find(id, &mut self.windows[n])? {
-                if row.kind != ChunkKind::Data {
+                if row.kind != self.kind {
                     continue;
                 }
                 let key = (n as u32, row.pack);

@@ -233,6 +233,8 @@ pub(crate) struct Worker<'s, 'a> {
 struct View<'e> {
     pack: ObjectId,
     opened: Result<&'e Opened, String>,
+    /// Read once more, when a chunk in it was wrong; at most another envelope's content.
+    again: Option<Option<Opened>>,
     /// Content of chunks that came from elsewhere, or why it could not be had. At most the content of an envelope.
     rescued: HashMap<u32, Result<Vec<u8>, String>>,
 }
@@ -279,24 +281,34 @@ impl<'s, 'a> Worker<'s, 'a> {
             }
             let open = |sealed: &[u8]| {
                 chunks::open_sealed(self.shared.repository, task.pack, ChunkKind::Data, sealed)
-                    .map_err(|e| e.to_string())
+            };
+            let alone = || -> Result<Opened, String> {
+                let bytes = store
+                    .get_range(&name, e.offset as u64, e.length as u64)
+                    .map_err(|e| e.to_string())?;
+                open(&bytes).map_err(|e| e.to_string())
             };
             let opened = match &range {
                 Ok(bytes) => {
-                    open(&bytes[(e.offset - from) as usize..(e.offset - from + e.length) as usize])
+                    let at = (e.offset - from) as usize;
+                    match open(&bytes[at..at + e.length as usize]) {
+                        // Read once more before it is called damaged, see `chunks`.
+                        Err(why) if why.may_be_transient() => {
+                            alone().inspect(|_| chunks::tell_transient(&why))
+                        }
+                        other => other.map_err(|e| e.to_string()),
+                    }
                 }
                 Err(error) if task.envelopes.len() == 1 || error.is_missing() => {
                     Err(error.to_string())
                 }
                 // A pack that was cut short still has the envelopes before the cut.
-                Err(_) => store
-                    .get_range(&name, e.offset as u64, e.length as u64)
-                    .map_err(|e| e.to_string())
-                    .and_then(|bytes| open(&bytes)),
+                Err(_) => alone(),
             };
             let view = View {
                 pack: task.pack,
                 opened: opened.as_ref().map_err(|e| e.clone()),
+                again: None,
                 rescued: HashMap::new(),
             };
             self.envelope(&task.window, e, view);
@@ -329,7 +341,10 @@ impl<'s, 'a> Worker<'s, 'a> {
             let state = match tried {
                 Ok(()) => GOOD,
                 Err(why) => {
-                    let other = self.rescue(chunk, &here).ok_or(why);
+                    let other = self
+                        .again(chunk, &here, view)
+                        .or_else(|| self.rescue(chunk, &here))
+                        .ok_or(why);
                     view.rescued.insert(row, other);
                     BAD
                 }
@@ -340,6 +355,20 @@ impl<'s, 'a> Worker<'s, 'a> {
             Some(Err(why)) => Err(why.clone()),
             _ => Ok(()),
         }
+    }
+
+    /// The same copy from a second reading, for an envelope that opened and holds something wrong: its bytes may have changed in memory.
+    fn again(&self, chunk: &Chunk, here: &Location, view: &mut View<'_>) -> Option<Vec<u8>> {
+        if view.opened.is_err() {
+            return None; // It was read twice before.
+        }
+        let repository = self.shared.repository;
+        let opened = view
+            .again
+            .get_or_insert_with(|| chunks::open_envelope(repository, here).ok());
+        let plain = chunks::chunk_of(repository, opened.as_ref()?, here, &chunk.id).ok()?;
+        chunks::tell_transient(&Name::Pack(here.pack));
+        Some(plain.to_vec())
     }
 
     /// Another copy of a chunk.

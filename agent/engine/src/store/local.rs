@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Area, Fault, Listed, Name, Store, StoreError};
+use super::{Area, Fault, Finding, Listed, Name, Store, StoreError, Verdict};
 use crate::ids::hex;
 
 /// See the module.
@@ -278,5 +278,53 @@ impl Store for LocalStore {
             Ok(swept)
         };
         run().map_err(|e| self.error("sweep", "tmp/", e))
+    }
+
+    fn examine(&self) -> Vec<Finding> {
+        use rustix::fs::{Access, access, statfs};
+        let mut out = Vec::new();
+        let mut say = |what, verdict, text: &str| {
+            out.push(Finding {
+                what,
+                verdict,
+                text: text.to_owned(),
+            })
+        };
+        let writable = access(&self.root, Access::WRITE_OK | Access::EXEC_OK);
+        match (access(&self.root, Access::READ_OK), writable) {
+            (Err(_), _) => say("directory", Verdict::Bad, "it may not be read by this user"),
+            (_, Err(_)) => say(
+                "directory",
+                Verdict::Note,
+                "it may be read, not written: good for restores, not for backups",
+            ),
+            _ => say("directory", Verdict::Good, "it may be read and written"),
+        }
+        // Magic numbers of statfs(2).
+        match statfs(&self.root).map(|s| s.f_type as u64 & 0xffff_ffff) {
+            Ok(0x0102_1994 | 0x8584_58f6) => say(
+                "file system",
+                Verdict::Bad,
+                "it lies in memory: everything is lost at the next start",
+            ),
+            Ok(0x6969) => say(
+                "file system",
+                Verdict::Note,
+                "NFS: durable as far as the server is (mount option 'sync', no 'async' export)",
+            ),
+            Ok(0x6573_5546) => say(
+                "file system",
+                Verdict::Note,
+                "FUSE: whether it keeps what it says it wrote is up to its program",
+            ),
+            Ok(0xfe53_4d42 | 0xff53_4d42) => say(
+                "file system",
+                Verdict::Note,
+                "SMB: durable as far as the server is",
+            ),
+            Ok(_) => say("file system", Verdict::Good, "a local one"),
+            Err(e) => say("file system", Verdict::Note, &format!("not known: {e}")),
+        }
+        out
     }
 }

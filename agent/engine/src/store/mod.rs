@@ -10,7 +10,7 @@
 //! and large (about 16 MiB), so a thread for each transfer in flight costs less than an asynchronous engine would.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::ids::{ObjectId, WriterId, unhex};
 
@@ -194,6 +194,8 @@ pub enum Fault {
     ReadOnly,
     /// Not allowed.
     Denied,
+    /// It may not be removed before a time that is still to come.
+    Locked,
     /// Anything else.
     Other,
 }
@@ -221,12 +223,62 @@ impl StoreError {
     }
 }
 
+/// What was moved between us and a store over a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Traffic {
+    /// Requests sent, of any kind, repeated ones included.
+    pub requests: u64,
+    /// Attempts after the first.
+    pub retries: u64,
+    /// Objects written.
+    pub puts: u64,
+    /// Objects or ranges read.
+    pub gets: u64,
+    /// Questions about objects.
+    pub heads: u64,
+    /// Pages of listings.
+    pub lists: u64,
+    /// Deletions.
+    pub deletes: u64,
+    /// Bytes of objects sent, repeated ones included.
+    pub sent_bytes: u64,
+    /// Bytes of objects received.
+    pub received_bytes: u64,
+}
+
+/// How a finding is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// To know.
+    Note,
+    /// Something will not work.
+    Bad,
+}
+
+/// What was found out about a store by trying.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Finding {
+    /// What was tried.
+    pub what: &'static str,
+    /// How it is meant.
+    pub verdict: Verdict,
+    /// What was found, for people.
+    pub text: String,
+}
+
 /// See the module's documentation for the contract.
 pub trait Store: Send + Sync {
     /// Where it is, for messages: a path or a URL without credentials.
     fn location(&self) -> String;
     /// Creates an object, durable on return.
     fn put(&self, name: &Name, bytes: &[u8]) -> Result<(), StoreError>;
+    /// As [`Store::put`], for a caller that has no more use for the bytes: a store that needs them for longer than the call is spared a copy.
+    fn put_owned(&self, name: &Name, bytes: Vec<u8>) -> Result<(), StoreError> {
+        self.put(name, &bytes)
+    }
     /// The whole object; refuses one longer than `limit` bytes.
     fn get(&self, name: &Name, limit: u64) -> Result<Vec<u8>, StoreError>;
     /// `length` bytes from `offset`; a shorter object is an error.
@@ -242,6 +294,26 @@ pub trait Store: Send + Sync {
     /// The store's idea of now, against which `modified` is judged.
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+    /// How many calls at once are worth while: more than one where most of a call is waiting.
+    fn connections(&self) -> usize {
+        1
+    }
+    /// Makes sure that an object cannot be removed for at least `least` from now, where the store locks what is put; true when its lock was prolonged.
+    fn renew(&self, _name: &Name, _least: Duration) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+    /// For how long objects are locked when they are put.
+    fn lock_time(&self) -> Option<Duration> {
+        None
+    }
+    /// What was moved so far, for a store over a network.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
+    /// Tries what the store can do, for people. May write and remove small objects beside the repository's.
+    fn examine(&self) -> Vec<Finding> {
+        Vec::new()
     }
 }
 
@@ -272,6 +344,24 @@ impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
     }
     fn now(&self) -> SystemTime {
         (**self).now()
+    }
+    fn put_owned(&self, name: &Name, bytes: Vec<u8>) -> Result<(), StoreError> {
+        (**self).put_owned(name, bytes)
+    }
+    fn connections(&self) -> usize {
+        (**self).connections()
+    }
+    fn renew(&self, name: &Name, least: Duration) -> Result<bool, StoreError> {
+        (**self).renew(name, least)
+    }
+    fn lock_time(&self) -> Option<Duration> {
+        (**self).lock_time()
+    }
+    fn traffic(&self) -> Option<Traffic> {
+        (**self).traffic()
+    }
+    fn examine(&self) -> Vec<Finding> {
+        (**self).examine()
     }
 }
 

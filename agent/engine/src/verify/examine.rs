@@ -119,6 +119,7 @@ impl<'a> Examiner<'a> {
         });
         let threads = std::thread::available_parallelism()
             .map_or(2, |n| n.get())
+            .max(self.repository.store().connections() / 4)
             .min(THREADS);
         let large = Mutex::new(());
         let (repository, inventory, cancel) = (self.repository, self.inventory, self.cancel);
@@ -560,9 +561,18 @@ impl<'a> Examiner<'a> {
                 continue;
             }
             let (below, _) = counts(item);
-            if !self.dirty.contains_key(&id) {
+            let Some(known) = self.dirty.get(&id) else {
                 lost.add(below, &[]);
                 continue;
+            };
+            if !lost.seen.insert(id) {
+                lost.again += 1;
+                if lost.again > AGAIN {
+                    let known = known.clone();
+                    lost.add(below, &known);
+                    lost.cut = true;
+                    continue;
+                }
             }
             let copies = self.copies(ChunkKind::List, &id)?;
             let before = lost.at;
@@ -588,6 +598,9 @@ pub(super) struct Lost {
     /// From, to, damage; ascending.
     pub(super) runs: Vec<(u64, u64, u32)>,
     pub(super) cut: bool,
+    /// List chunks that were gone through, and how often one of them once more.
+    seen: HashSet<ChunkId>,
+    again: u64,
 }
 
 impl Lost {
@@ -597,7 +610,7 @@ impl Lost {
         if blamed.is_empty() {
             return;
         }
-        self.count += n;
+        self.count = self.count.saturating_add(n);
         for &d in blamed {
             let room = self.runs.len() < LOST_KEPT;
             match self.runs.last_mut() {

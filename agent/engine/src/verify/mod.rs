@@ -49,6 +49,9 @@ const DAMAGES_KEPT: usize = 20_000;
 const BAD_KEPT: usize = 2 << 20;
 /// Runs of lost refs kept for a snapshot: 24 bytes each.
 const LOST_KEPT: usize = 1 << 20;
+/// List chunks that are gone through once more, because a list names them again, to find out exactly what is lost; beyond that all beneath them counts as lost. A tree of
+/// eight levels that repeats itself would be endless.
+const AGAIN: u64 = 1024;
 /// Ids looked up together: 32 bytes each, 4 MiB.
 const BATCH: usize = 128 << 10;
 /// Larger packs are read one at a time.

@@ -337,6 +337,7 @@ impl<'a> Draftsman<'a> {
             refs,
             program: "test".into(),
             source: 0,
+            original: None,
         }
     }
 

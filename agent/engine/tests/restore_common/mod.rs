@@ -228,7 +228,9 @@ impl Builder {
     ) -> ObjectId {
         self.flush();
         self.sequence += 1;
-        let stamp = Stamp::from(now());
+        // Each a second after the one before, so that the last one is the latest.
+        let mut stamp = Stamp::from(now());
+        stamp.seconds += self.sequence as i64;
         let snapshot = Snapshot {
             sequence: self.sequence,
             previous: None,
@@ -245,6 +247,7 @@ impl Builder {
             refs,
             program: "test".into(),
             source: 0,
+            original: None,
         };
         self.repository
             .put_record(Area::Snapshots, &snapshot)
@@ -309,6 +312,8 @@ pub fn into(target: &Path) -> Options {
     Options {
         target: target.to_owned(),
         threads: 2,
+        // Thousands of restores, onto a disk that others use.
+        no_sync: true,
         ..Options::default()
     }
 }

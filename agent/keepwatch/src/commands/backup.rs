@@ -171,6 +171,9 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
     warnings.append(&mut report.warnings);
     if context.json() {
         let mut document = json(&report, &warnings, args.dry_run);
+        if let Some(traffic) = repository.store().traffic() {
+            document["traffic"] = serde_json::json!(traffic);
+        }
         if let Some(made) = &made {
             document["made"] = made.json();
         }
@@ -194,8 +197,9 @@ fn open_or_make(
     context: &Context,
     dry_run: bool,
 ) -> Result<(Repository, Option<init::Made>), Failure> {
-    let (path, is_default) = context.repository_path()?;
-    if is_default && !path.join("config").exists() {
+    let target = context.target()?;
+    let default = target.path().filter(|_| context.is_default());
+    if let Some(path) = default.filter(|p| !p.join("config").exists()) {
         if dry_run {
             return Err(Failure::failed(format!(
                 "there is no repository yet at the default place {}, and a dry run makes none",
@@ -210,6 +214,8 @@ fn open_or_make(
                 label: None,
                 writer_key_out: None,
                 identity_out: None,
+                from: None,
+                source: Default::default(),
             },
         )?;
         init::announce(context, &made);
@@ -221,7 +227,12 @@ fn open_or_make(
 /// Patterns for the repository itself and our caches, so that a backup of a home directory does not feed on itself.
 fn own_places(context: &Context) -> Vec<String> {
     let mut places = Vec::new();
-    places.extend(context.repository_path().map(|(p, _)| p));
+    places.extend(
+        context
+            .target()
+            .ok()
+            .and_then(|t| t.path().map(Path::to_owned)),
+    );
     places.extend(context.places.caches().map(Path::to_owned));
     places.extend(context.globals.cache_dir.clone());
     places

@@ -1,7 +1,7 @@
 //! `forget`: drops snapshots, by a policy or by name.
 
 use clap::Args;
-use keepwatch_engine::forget::{self, ForgetError, Group, Plan};
+use keepwatch_engine::forget::{self, ForgetError, Group, MANY, Plan, Unusual};
 use keepwatch_engine::ids::ObjectId;
 use keepwatch_engine::snapshots::SnapshotRecord;
 use keepwatch_model::duration::CalendarSpan;
@@ -13,16 +13,17 @@ use super::snapshots::record_json;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
-use crate::output::{Align, Out, Table, count, escape, print_json_after};
+use crate::output::{Align, Out, Table, again_with, count, escape, print_json_after};
 use crate::select::{FilterArgs, pick};
 
 /// Drop snapshots by a policy, or by name
 #[derive(Args)]
 #[command(
-    long_about = "Drop snapshots by a policy, or by name.\n\nA snapshot is kept when any of the rules wants it. The rules are applied to each group by itself, by default to each host and job. The newest complete snapshot of a group is never dropped by a policy. Forgotten snapshots can be brought back until 'prune' has deleted them; the space is freed by 'prune'.",
+    long_about = "Drop snapshots by a policy, or by name.\n\nA snapshot is kept when any of the rules wants it. The rules are applied to each group by itself, by default to each host and job. The newest complete snapshot of a group is never dropped by a policy. Forgotten snapshots can be brought back until 'prune' has deleted them; the space is freed by 'prune'.\n\nA policy that would drop more than half of the snapshots at once stops (exit status 5) unless --allow-many is given: once when a policy is applied to an old repository for the first time, and when it has a slip. It does not count what was made since the last 'forget', nor up to 20 snapshots.",
     after_help = "Examples:
   keepwatch forget --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run
   keepwatch forget --keep-within 30d --keep-tag archive --prune
+  keepwatch forget --keep-daily 7 --keep-weekly 4 --allow-many      the first time in an old repository
   keepwatch forget 3f2a91c0"
 )]
 pub struct ForgetArgs {
@@ -79,6 +80,9 @@ pub struct ForgetArgs {
     /// Run 'prune' afterwards
     #[arg(long)]
     pub prune: bool,
+    /// Go on although a policy would drop more than half of the snapshots, or the last one of a group
+    #[arg(long)]
+    pub allow_many: bool,
 }
 
 impl ForgetArgs {
@@ -139,6 +143,23 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Outcome {
             }
         }
     }
+    let unusual = forget::unusual(&set, &plan, now).map(|u| describe(&u, &plan, &args.group_by));
+    match &unusual {
+        Some(what) if !args.allow_many && !args.dry_run => {
+            return Err(
+                Failure::new(Exit::Refused, format!("{what}; nothing was forgotten")).advice(
+                    format!(
+                        "look at what it would drop with --dry-run; if that is what you want: {}",
+                        again_with("--allow-many")
+                    ),
+                ),
+            );
+        }
+        Some(what) if args.dry_run && !args.allow_many => context.note(&format!(
+            "keepwatch: {what}; without --dry-run it stops, unless --allow-many is given"
+        )),
+        _ => {}
+    }
     let tombstone = if args.dry_run || dropped.is_empty() {
         None
     } else {
@@ -149,7 +170,13 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Outcome {
             context.note("keepwatch: with --dry-run the snapshots are still there, so prune is not shown; run 'keepwatch prune --dry-run' afterwards");
             None
         }
-        true => Some(prune::prune(context, &repository, &PruneArgs::default())?),
+        true => {
+            let args = PruneArgs {
+                allow_many: args.allow_many,
+                ..PruneArgs::default()
+            };
+            Some(prune::prune(context, &repository, &args)?)
+        }
         false => None,
     };
     if context.json() {
@@ -158,6 +185,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Outcome {
             "groups": plan.groups.iter().map(group_json).collect::<Vec<_>>(),
             "forgotten": dropped.iter().map(|s| s.id).collect::<Vec<ObjectId>>(),
             "tombstone": tombstone,
+            "unusual": unusual,
             "prune": pruned,
         }))?;
         return Ok(Exit::Done);
@@ -191,6 +219,26 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Outcome {
     }
     out.flush()?;
     Ok(Exit::Done)
+}
+
+/// One sentence without its end.
+fn describe(unusual: &Unusual, plan: &Plan, by: &GroupBy) -> String {
+    match unusual {
+        Unusual::Many {
+            dropped,
+            of,
+            recent,
+        } => format!(
+            "the policy drops {dropped} of {of} snapshots at once: more than half of them, and more than the {recent} made since the last 'forget' and {MANY} others"
+        ),
+        Unusual::Last { group, snapshots } => format!(
+            "the policy leaves nothing of {}: {}, none of them complete",
+            plan.groups
+                .get(*group)
+                .map_or_else(String::new, |g| group_title(g, by)),
+            count(*snapshots as u64, "snapshot", "snapshots"),
+        ),
+    }
 }
 
 fn group_title(g: &Group, by: &GroupBy) -> String {

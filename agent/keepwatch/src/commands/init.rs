@@ -1,23 +1,23 @@
 //! `init`: makes a repository, and what its first host needs.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use keepwatch_engine::ids::{OwnerKey, RepositoryId, WriterId};
 use keepwatch_engine::repository::{AccessError, CHUNKER, Repository};
 use keepwatch_engine::seal::{Identity, ReaderRecipient, recipients_of_identity_file};
-use keepwatch_engine::store::local::LocalStore;
-use keepwatch_engine::store::{Area, KeyName, Store};
+use keepwatch_engine::store::{Area, KeyName};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::copy::SourceKeys;
 use crate::clock;
 use crate::context::{Context, host_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::keys::{self, SCRYPT_LOG_N, Terminal};
 use crate::output::{print_json_after, tell};
 use crate::places::{make_private_dir, write_secret};
+use crate::stores::{self, Leftover};
 
 /// Make a repository
 #[derive(Args)]
@@ -26,7 +26,8 @@ use crate::places::{make_private_dir, write_secret};
     after_help = "Examples:
   keepwatch init --repo /mnt/disk/backup
   keepwatch init --repo /mnt/disk/backup --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
-  keepwatch init --repo /mnt/disk/backup --recipient ~/.ssh/id_ed25519.pub --passphrase-file phrase.txt"
+  keepwatch init --repo /mnt/disk/backup --recipient ~/.ssh/id_ed25519.pub --passphrase-file phrase.txt
+  keepwatch init --repo /mnt/far/backup --from /mnt/disk/backup --from-identity me.txt"
 )]
 pub struct InitArgs {
     /// Who may restore: age1…, 'ssh-ed25519 …', or a file with such lines (repeatable)
@@ -41,6 +42,11 @@ pub struct InitArgs {
     /// Make a new identity in this file
     #[arg(long, value_name = "FILE", conflicts_with = "recipients")]
     pub identity_out: Option<PathBuf>,
+    /// Make a twin of this repository, with its keys: snapshots are then copied between the two in their encrypted form, and 'copy' needs no identity. Needs the identity of that repository
+    #[arg(long, value_name = "REPOSITORY", conflicts_with = "identity_out")]
+    pub from: Option<PathBuf>,
+    #[command(flatten)]
+    pub source: SourceKeys,
 }
 
 /// What was made.
@@ -48,7 +54,7 @@ pub struct Made {
     /// The repository, opened as writer.
     pub repository: Repository,
     /// Its place.
-    pub path: PathBuf,
+    pub place: String,
     /// The identity's file, with whether it is new, when one of ours is used.
     pub identity: Option<(PathBuf, bool)>,
     /// The writer key's file.
@@ -71,7 +77,7 @@ impl Made {
     /// For `--json`.
     pub fn json(&self) -> serde_json::Value {
         json!({
-            "repository": self.path,
+            "repository": self.place,
             "repository_id": self.repository.id(),
             "owner_key": self.repository.owner(),
             "recipient": self.repository.recipient().to_string(),
@@ -88,7 +94,7 @@ impl Made {
 pub fn announce(context: &Context, made: &Made) {
     context.note(&format!(
         "A new repository was made at {}\n  id         {}\n  owner key  {}\n  writer key {}",
-        made.path.display(),
+        made.place,
         made.repository.id(),
         made.repository.owner(),
         made.writer_key.display()
@@ -109,7 +115,7 @@ pub fn announce(context: &Context, made: &Made) {
 
 /// Makes the repository that the options name.
 pub fn make(context: &Context, args: &InitArgs) -> Result<Made, Failure> {
-    let (path, _) = context.repository_path()?;
+    let target = context.target()?;
     let now = clock::now();
     let label = args.label.clone().unwrap_or_else(host_name);
     let mut readers = keys::read_recipients(&args.recipients)?;
@@ -120,7 +126,16 @@ pub fn make(context: &Context, args: &InitArgs) -> Result<Made, Failure> {
             ReaderRecipient::passphrase(&phrase, SCRYPT_LOG_N),
         ));
     }
-    refuse_foreign_directory(&path)?;
+    let place = target.location();
+    match target.path() {
+        Some(path) => refuse_foreign_directory(path)?,
+        None => {
+            let store = target.open(&context.cancel)?;
+            if let Some(left) = stores::leftover(&*store)? {
+                return Err(refusal(left, &place));
+            }
+        }
+    }
     // Where the writer key goes is seen to before anything is made: a repository without one could not be written to.
     let key_dir = match &args.writer_key_out {
         Some(file) if file.exists() => {
@@ -143,16 +158,33 @@ pub fn make(context: &Context, args: &InitArgs) -> Result<Made, Failure> {
         make_private_dir(&key_dir)?;
     }
     let mut identity = None;
+    let twin = match &args.from {
+        None => None,
+        Some(from) => {
+            let source = args.source.context(context, from);
+            let opened = source.open_reader()?;
+            if readers.is_empty() {
+                let (reader, file) = reader_of(&source)?;
+                readers.push((KeyName::new("me").expect("a valid name"), reader));
+                identity = Some((file, false));
+            }
+            Some(opened)
+        }
+    };
     if readers.is_empty() || args.identity_out.is_some() {
         let (reader, file, new) = own_identity(context, args)?;
         readers.push((KeyName::new("me").expect("a valid name"), reader));
         identity = Some((file, new));
     }
-    let made = LocalStore::create(&path)
+    let made = target
+        .create(&context.cancel)
         .map_err(Failure::from)
         .and_then(|store| {
-            let store: Arc<dyn Store> = Arc::new(store);
-            Ok(Repository::init(store, &readers, &label, CHUNKER, now)?)
+            let chunker = twin.as_ref().map_or(CHUNKER, |t| t.config().chunker);
+            let twin = twin.as_ref();
+            Ok(Repository::init_with(
+                store, &readers, &label, chunker, now, twin,
+            )?)
         });
     let (repository, key) = match made {
         Ok(made) => made,
@@ -167,12 +199,12 @@ pub fn make(context: &Context, args: &InitArgs) -> Result<Made, Failure> {
     if let Some((file, _)) = &identity {
         pin(file, repository.id(), repository.owner());
     }
-    let place = args
+    let key_file = args
         .writer_key_out
         .clone()
         .or_else(|| context.places.writer_key(repository.id()))
         .expect("seen to above");
-    write_secret(&place, key.to_text().expose()).map_err(|f| {
+    write_secret(&key_file, key.to_text().expose()).map_err(|f| {
         f.safe("the repository was made")
             .advice("issue a writer key: keepwatch key writer --repo R --identity F --out FILE")
     })?;
@@ -184,11 +216,22 @@ pub fn make(context: &Context, args: &InitArgs) -> Result<Made, Failure> {
     let slots = readers.iter().map(|(n, _)| n.as_str().to_owned()).collect();
     Ok(Made {
         repository,
-        path,
+        place,
         identity,
-        writer_key: place,
+        writer_key: key_file,
         slots,
     })
+}
+
+/// Why no repository is made where there is one already, or a part of one.
+fn refusal(left: Leftover, place: &str) -> Failure {
+    match left {
+        Leftover::Whole => AccessError::AlreadyExists(place.to_owned()).into(),
+        Leftover::Robbed => Failure::new(Exit::Refused, format!("{place} holds the data of a repository whose 'config' is gone; nothing was changed"))
+            .advice("put 'config' back from another copy: without it nothing there can be restored; do not make a new repository over it"),
+        Leftover::Begun => Failure::new(Exit::Refused, format!("{place} holds what an interrupted 'init' left behind; nothing was changed"))
+            .advice(format!("there is no backup in it: remove {} and run 'init' again", if place.starts_with("s3://") { "its objects" } else { "the directory" })),
+    }
 }
 
 fn refuse_foreign_directory(path: &Path) -> Result<(), Failure> {
@@ -198,7 +241,7 @@ fn refuse_foreign_directory(path: &Path) -> Result<(), Failure> {
         Err(e) => return Err(Failure::file("make a repository at", path, &e)),
     };
     if path.join("config").exists() {
-        return Err(AccessError::AlreadyExists(path.display().to_string()).into());
+        return Err(refusal(Leftover::Whole, &path.display().to_string()));
     }
     // Bare areas are ours, too: an 'init' that stopped even earlier.
     let is_bare = entries.all(|e| {
@@ -212,18 +255,10 @@ fn refuse_foreign_directory(path: &Path) -> Result<(), Failure> {
         .into_iter()
         .any(holds)
     {
-        return Err(Failure::new(Exit::Refused, format!("{} holds the data of a repository whose 'config' is gone; nothing was changed", path.display()))
-            .advice("put 'config' back from another copy: without it nothing there can be restored; do not make a new repository over it"));
+        return Err(refusal(Leftover::Robbed, &path.display().to_string()));
     }
     if holds("keys") || holds("writers") {
-        return Err(Failure::new(
-            Exit::Refused,
-            format!(
-                "{} holds what an interrupted 'init' left behind; nothing was changed",
-                path.display()
-            ),
-        )
-        .advice("there is no backup in it: remove the directory and run 'init' again"));
+        return Err(refusal(Leftover::Begun, &path.display().to_string()));
     }
     if is_bare {
         return Ok(());
@@ -236,6 +271,19 @@ fn refuse_foreign_directory(path: &Path) -> Result<(), Failure> {
         ),
     )
     .advice("name a directory that is empty or does not exist yet"))
+}
+
+/// To whom a twin is sealed when nobody is named: to the identity that opened the first.
+fn reader_of(source: &Context) -> Result<(ReaderRecipient, PathBuf), Failure> {
+    let nobody = || {
+        Failure::usage("to whom the new repository is to be sealed cannot be told from what opened the first one; nothing was made")
+            .advice("name who may restore with --recipient")
+    };
+    let file = source.identity_file().ok_or_else(nobody)?;
+    let bytes = keys::read_secret_file(&file, "identity")?;
+    let recipient = recipients_of_identity_file(&bytes).into_iter().next();
+    let recipient = recipient.ok_or_else(nobody)?;
+    Ok((ReaderRecipient::parse(&recipient, &Terminal)?, file))
 }
 
 /// The user's own identity: the one at the usual place, made if there is none.

@@ -1,7 +1,9 @@
 //! A file per verb: its options, and what it does with the engine's function of the same name.
 
 pub mod backup;
+pub mod copy;
 pub mod diff;
+pub mod doctor;
 pub mod dump;
 pub mod find;
 pub mod forget;
@@ -38,7 +40,9 @@ pub fn run(context: Context, command: Command) -> Outcome {
         Command::Verify(a) => verify::run(c, &a),
         Command::Forget(a) => forget::run(c, &a),
         Command::Prune(a) => prune::run(c, &a),
+        Command::Copy(a) => copy::run(c, &a),
         Command::Stats(a) => stats::run(c, &a),
+        Command::Doctor(a) => doctor::run(c, &a),
         Command::Repair(a) => repair::run(c, &a),
         Command::Key(a) => key::run(c, &a),
         Command::Completions(a) => meta::completions(&a),

@@ -12,12 +12,12 @@ use serde_json::json;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
-use crate::output::{count, escape, print_after, print_json_after, tell};
+use crate::output::{again_with, count, escape, print_after, print_json_after, tell};
 
 /// Free the space that no snapshot needs
 #[derive(Args)]
 #[command(
-    long_about = "Free the space that no snapshot needs. Needs no identity.\n\nIn two steps, so that backups may run at the same time: what is not needed is marked, and deleted by a later prune when the mark is older than the grace period. Half-empty packs are packed anew by copying what they hold in its encrypted form. When anything that is needed to decide cannot be read, nothing is deleted.\n\nThe grace period must be longer than the longest backup takes. With --grace 0 marking and deleting happen in one run: never do that while a backup is running, its snapshot could be left without its data.",
+    long_about = "Free the space that no snapshot needs. Needs no identity.\n\nIn two steps, so that backups may run at the same time: what is not needed is marked, and deleted by a later prune when the mark is older than the grace period. Half-empty packs are packed anew by copying what they hold in its encrypted form. When anything that is needed to decide cannot be read, nothing is deleted.\n\nThe grace period must be longer than the longest backup takes. With --grace 0 marking and deleting happen in one run: never do that while a backup is running, its snapshot could be left without its data.\n\nWhen more than half of a repository of more than 64 MiB would go and no forgotten snapshot accounts for it, prune stops (exit status 5) unless --allow-many is given. When the clock is more than 30 days ahead of everything in the repository, one run deletes nothing.",
     after_help = "Examples:
   keepwatch prune --dry-run
   keepwatch prune --max-unused 10%
@@ -36,6 +36,9 @@ pub struct PruneArgs {
     /// Go on although snapshots were removed by somebody: what only they needed is lost then
     #[arg(long)]
     pub accept_missing: bool,
+    /// Go on although more than half of the repository would go and no forgotten snapshot accounts for it
+    #[arg(long)]
+    pub allow_many: bool,
 }
 
 impl Default for PruneArgs {
@@ -45,6 +48,7 @@ impl Default for PruneArgs {
             max_unused: MaxUnused::Percent(5.0),
             dry_run: false,
             accept_missing: false,
+            allow_many: false,
         }
     }
 }
@@ -92,6 +96,8 @@ pub fn prune(
         max_unused: args.max_unused,
         dry_run: args.dry_run,
         accept_missing: args.accept_missing,
+        allow_many: args.allow_many,
+        many_bytes: prune::MANY_BYTES,
         cache: context.cache(repository),
     };
     let bar = context.bar();
@@ -141,6 +147,20 @@ pub fn summary(r: &Report, dry_run: bool) -> String {
             human_bytes(r.bytes_waiting)
         );
     }
+    if r.objects_locked > 0 {
+        out += &format!(
+            "{} locked: a prune after their locks have ended deletes them
+",
+            count(r.objects_locked, "object is", "objects are")
+        );
+    }
+    if r.locks_renewed > 0 {
+        out += &format!(
+            "the locks of {} were prolonged
+",
+            count(r.locks_renewed, "object", "objects")
+        );
+    }
     out
 }
 
@@ -155,6 +175,21 @@ impl From<PruneError> for Failure {
                 .advice("'keepwatch verify' says what is damaged; put it back from another copy, or run 'keepwatch repair index'"),
             PruneError::Removed { .. } => Failure::new(Exit::Refused, message)
                 .advice("look into it first; --accept-missing accepts the loss"),
+            PruneError::MayNotDelete(_) => Failure::failed(message)
+                .advice("run prune with credentials that may delete objects, or as the user who owns the repository"),
+            PruneError::Unusual { bytes, unexplained, of } => Failure::new(
+                Exit::Refused,
+                format!(
+                    "prune stopped: nothing needs {} of the {} of packs, which is more than half, and no forgotten snapshot accounts for {} of them; nothing was changed",
+                    human_bytes(bytes),
+                    human_bytes(of),
+                    human_bytes(unexplained)
+                ),
+            )
+            .advice(format!(
+                "snapshots may have been lost or removed, or the repository not copied whole: compare 'keepwatch snapshots' with what you expect, and run 'keepwatch verify'. If nothing is missing (backups broke off again and again, or were started anew): {}",
+                again_with("--allow-many")
+            )),
             PruneError::Busy(_) => {
                 Failure::new(Exit::Refused, message).advice("wait for the other prune, and run it again")
             }

@@ -63,6 +63,9 @@ pub struct RestoreArgs {
     /// Owners by number, not by name
     #[arg(long)]
     pub numeric_ids: bool,
+    /// Do not wait until what was restored is on the disk
+    #[arg(long)]
+    pub no_sync: bool,
     /// Threads at work [default: as many as there are cores]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub threads: u16,
@@ -119,6 +122,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
         trust: args.trust_source,
         numeric_ids: args.numeric_ids,
         threads: args.threads.into(),
+        no_sync: args.no_sync,
     };
     let bar = context.bar();
     let report = restore::run(
@@ -251,6 +255,7 @@ impl From<RestoreError> for Failure {
             ))
             .advice("free some space, restore a part of it by giving paths, or choose another --target"),
             RestoreError::Full { .. } => Failure::failed(message).advice("free some space and run the same command again: what is restored is not done twice"),
+            RestoreError::Sync { .. } => Failure::failed(message).advice("look after the disk, then run the same command with --overwrite always and --verify"),
             RestoreError::Path { .. } => Failure::usage(message),
             RestoreError::Pattern(e) => e.into(),
         }

@@ -102,6 +102,9 @@ pub fn table(shown: &[(&SnapshotRecord, bool)]) -> Table {
         if *forgotten {
             outcome += ", forgotten";
         }
+        if s.body.original.is_some() {
+            outcome += ", copy";
+        }
         if s.revoked {
             outcome += ", writer revoked";
         }
@@ -140,6 +143,7 @@ pub fn record_json(s: &SnapshotRecord, forgotten: bool) -> Value {
         "sequence": s.body.sequence,
         "previous": s.body.previous,
         "program": s.body.program,
+        "original": s.body.original.map(|o| json!({ "repository": o.repository, "snapshot": o.snapshot })),
         "forgotten": forgotten,
         "writer_revoked": s.revoked,
     })

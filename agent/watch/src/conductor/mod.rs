@@ -36,7 +36,7 @@ use crate::outcome::{Outcome, Quantity};
 use crate::probe::heartbeat::Pulse;
 use crate::probe::{self, together};
 use crate::restart::{Done, Executor, Facts, HostState, SavedRestarts};
-use crate::schedule::{Caps, Class, Grid, Ticket};
+use crate::schedule::{Caps, Class, Grid, Ticket, Trust};
 use crate::score;
 use crate::systemd::{SystemdError, UnitName};
 
@@ -79,8 +79,8 @@ struct Slot {
     due: Option<Duration>,
     /// When the run in progress began.
     started: Duration,
-    /// The last run ran into its deadline.
-    slow: bool,
+    /// Whether it is known to answer in time.
+    trust: Trust,
     judge: JudgeState,
     pulse: Pulse,
 }
@@ -159,11 +159,17 @@ impl Conductor {
                 let grid = Grid::new(&plan.host, check.name.as_str(), check.rules.interval);
                 let judge = judges.remove(&check.name).map(|j| j.restored(wall));
                 let pulse = pulses.remove(&check.name).map(|p| p.restored(wall));
+                let hung = judge.as_ref().is_some_and(|j| {
+                    j.failures > 0
+                        && j.last_failure
+                            .as_ref()
+                            .is_some_and(|f| f.reason == Reason::Timeout)
+                });
                 Slot {
                     grid,
                     due: check.enabled.then(|| grid.first(now)),
                     started: now,
-                    slow: false,
+                    trust: if hung { Trust::Slow } else { Trust::New },
                     judge: judge.unwrap_or_else(|| JudgeState::new(wall)),
                     pulse: pulse.unwrap_or_else(|| Pulse::new(wall)),
                     check,
@@ -287,7 +293,7 @@ impl Conductor {
                     let ticket = Ticket {
                         check: at,
                         class: Class::from(probe.kind()),
-                        slow: slot.slow,
+                        trust: slot.trust,
                     };
                     self.caps.enqueue(ticket);
                     if missed > 0 {
@@ -310,7 +316,7 @@ impl Conductor {
                 }
             }
         }
-        while let Some(ticket) = self.caps.next() {
+        while let Some(ticket) = self.caps.start_next() {
             let slot = &mut self.slots[ticket.check];
             let Ask::Probe(probe) = &slot.check.ask else {
                 self.caps.done(ticket.check);
@@ -369,8 +375,10 @@ impl Conductor {
                     .clock
                     .monotonic()
                     .saturating_sub(self.slots[at].started);
-                self.slots[at].slow =
-                    matches!(&outcome.failure, Some(f) if f.reason == Reason::Timeout);
+                self.slots[at].trust = match &outcome.failure {
+                    Some(f) if f.reason == Reason::Timeout => Trust::Slow,
+                    _ => Trust::Answers,
+                };
                 self.ran(at, &outcome, took);
             }
             (Some(Work::Facts(unit)), finish) => self.facts_came(

@@ -61,8 +61,9 @@ async fn twenty_four_hours_with_hung_targets_and_nothing_grows() {
     assert!(late < early + early / 20, "{early} -> {late} bytes");
     for probe in &healthy {
         let times = probe.times();
+        // Due within 10 s, and then it may have to wait for hung ones of which nobody knew yet, until their deadline.
         assert!(
-            times[0] < Duration::from_secs(10),
+            times[0] < Duration::from_secs(10 + 10),
             "first run after {:?}",
             times[0]
         );

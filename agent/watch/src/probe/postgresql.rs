@@ -69,8 +69,8 @@ pub struct Postgresql {
     settings: PostgresqlSettings,
 }
 
-/// In recovery or not, and the lag in seconds: of a standby behind what it received (nothing when it has replayed all of it),
-/// of the slowest standby behind a primary. Then connections and their limit.
+/// In recovery or not, and the lag in seconds: of a standby behind what it received (0 when it has replayed all of it, nothing
+/// when it never replayed a transaction), of the slowest standby behind a primary. Then connections and their limit.
 const FACTS: &str = "SELECT pg_is_in_recovery()::int, \
     CASE WHEN pg_is_in_recovery() THEN \
       CASE WHEN pg_last_wal_receive_lsn() IS NOT DISTINCT FROM pg_last_wal_replay_lsn() THEN 0 \

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keepwatch_model::check::CheckName;
+pub use keepwatch_model::incidents::RestartRefusal as Refusal;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::At;
@@ -118,84 +119,6 @@ impl UnitRules {
             .or(self.escalation.last())
             .cloned()
             .unwrap_or(Step::Unit)
-    }
-}
-
-/// Why a restart was refused: a closed set, because it is a label of metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Refusal {
-    /// The check is in a maintenance window (a backup of the unit's data opens one).
-    Maintenance,
-    /// A check that it depends on is down.
-    ParentUnhealthy,
-    /// The check flaps.
-    Flapping,
-    /// Only deciding, by configuration.
-    DryRun,
-    /// Too soon after the last attempt.
-    Cooldown,
-    /// Given up: too many attempts.
-    GaveUp,
-    /// Too many restarts on this host.
-    HostBudget,
-    /// An attempt is under way.
-    InProgress,
-    /// systemd is already at it.
-    UnitBusy,
-    /// An operator stopped the unit.
-    StoppedByOperator,
-    /// The unit does not exist or is masked.
-    NoSuchUnit,
-    /// The host is going down.
-    SystemStopping,
-    /// A new configuration of NixOS is being activated.
-    Activation,
-    /// The unit is not one that may be restarted.
-    NotAllowed,
-    /// systemd could not be asked.
-    Unreachable,
-}
-
-impl Refusal {
-    /// All of them.
-    pub const ALL: &'static [Self] = &[
-        Self::Maintenance,
-        Self::ParentUnhealthy,
-        Self::Flapping,
-        Self::DryRun,
-        Self::Cooldown,
-        Self::GaveUp,
-        Self::HostBudget,
-        Self::InProgress,
-        Self::UnitBusy,
-        Self::StoppedByOperator,
-        Self::NoSuchUnit,
-        Self::SystemStopping,
-        Self::Activation,
-        Self::NotAllowed,
-        Self::Unreachable,
-    ];
-
-    /// The text form, as a label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Maintenance => "maintenance",
-            Self::ParentUnhealthy => "parent_unhealthy",
-            Self::Flapping => "flapping",
-            Self::DryRun => "dry_run",
-            Self::Cooldown => "cooldown",
-            Self::GaveUp => "gave_up",
-            Self::HostBudget => "host_budget",
-            Self::InProgress => "in_progress",
-            Self::UnitBusy => "unit_busy",
-            Self::StoppedByOperator => "stopped_by_operator",
-            Self::NoSuchUnit => "no_such_unit",
-            Self::SystemStopping => "system_stopping",
-            Self::Activation => "activation",
-            Self::NotAllowed => "not_allowed",
-            Self::Unreachable => "unreachable",
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! How many checks run at once, and who is next.
 //!
 //! Three limits: [`OVERALL`], and less for what is dear to the host or to a database. Within each limit some places are kept
-//! from checks whose last run ran into its deadline: however many targets hang, the healthy ones find a place at once. Who
-//! waits is served in order of arrival; waiting is not part of the measured duration of a run.
+//! from checks whose last run ran into its deadline, and a few from those that were not asked yet: however many targets hang,
+//! those that are known to answer find a place at once. Who waits is served in order of arrival; waiting is not part of the
+//! measured duration of a run. A first run may so have to wait for others, at most until they run into their deadline.
 
 use std::collections::VecDeque;
 
@@ -18,6 +19,19 @@ pub const DATABASES: usize = 4;
 const KEPT_OVERALL: usize = 4;
 /// Of the smaller limits.
 const KEPT: usize = 1;
+/// Of [`OVERALL`], places that neither those nor checks that were not asked yet may take: after a start nobody knows who hangs.
+const KEPT_FROM_NEW: usize = 2;
+
+/// What is known of how long a check takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Not asked yet.
+    New,
+    /// Its last run ended before its deadline.
+    Answers,
+    /// Its last run ran into its deadline.
+    Slow,
+}
 
 /// What a check costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +61,8 @@ pub struct Ticket {
     pub check: usize,
     /// What it costs.
     pub class: Class,
-    /// Its last run timed out.
-    pub slow: bool,
+    /// What to expect of it.
+    pub trust: Trust,
 }
 
 /// Who runs and who waits.
@@ -76,7 +90,7 @@ impl Caps {
     }
 
     /// The first who may run now; it has its place until [`Self::done`].
-    pub fn next(&mut self) -> Option<Ticket> {
+    pub fn start_next(&mut self) -> Option<Ticket> {
         let at = self.waiting.iter().position(|t| self.admits(t))?;
         let ticket = self.waiting.remove(at)?;
         self.running.push(ticket);
@@ -86,9 +100,17 @@ impl Caps {
     fn admits(&self, t: &Ticket) -> bool {
         let room = |limit: usize, kept: usize, class: Option<Class>| {
             let mine = |r: &&Ticket| class.is_none_or(|c| r.class == c);
-            let all = self.running.iter().filter(mine).count();
-            let slow = self.running.iter().filter(mine).filter(|r| r.slow).count();
-            all < limit && (!t.slow || slow < limit - kept)
+            let count = |of: &dyn Fn(&Ticket) -> bool| {
+                self.running.iter().filter(mine).filter(|r| of(r)).count()
+            };
+            // New ones come before slow ones: else those, asked again and again, would keep them waiting.
+            let unproven = || count(&|r| r.trust != Trust::Answers);
+            count(&|_| true) < limit
+                && match t.trust {
+                    Trust::Answers => true,
+                    Trust::New => class.is_some() || unproven() < limit - KEPT_FROM_NEW,
+                    Trust::Slow => unproven() < limit - kept,
+                }
         };
         room(OVERALL, KEPT_OVERALL, None)
             && match t.class {
@@ -121,29 +143,34 @@ impl Caps {
 
 #[cfg(test)]
 mod tests {
+    use super::Trust::{Answers, New, Slow};
     use super::*;
     use proptest::prelude::*;
 
-    fn ticket(check: usize, class: Class, slow: bool) -> Ticket {
-        Ticket { check, class, slow }
+    fn ticket(check: usize, class: Class, trust: Trust) -> Ticket {
+        Ticket {
+            check,
+            class,
+            trust,
+        }
     }
 
     fn admitted(caps: &mut Caps) -> Vec<usize> {
-        std::iter::from_fn(|| caps.next().map(|t| t.check)).collect()
+        std::iter::from_fn(|| caps.start_next().map(|t| t.check)).collect()
     }
 
     #[test]
     fn limits_by_class() {
         let mut caps = Caps::default();
         for i in 0..10 {
-            caps.enqueue(ticket(i, Class::Command, false));
-            caps.enqueue(ticket(100 + i, Class::Database, false));
+            caps.enqueue(ticket(i, Class::Command, Answers));
+            caps.enqueue(ticket(100 + i, Class::Database, Answers));
         }
         assert_eq!(admitted(&mut caps), [0, 100, 1, 101, 102, 103]);
         caps.done(0);
         assert_eq!(admitted(&mut caps), [2]);
         for i in 200..230 {
-            caps.enqueue(ticket(i, Class::Light, false));
+            caps.enqueue(ticket(i, Class::Light, Answers));
         }
         assert_eq!(admitted(&mut caps), (200..210).collect::<Vec<_>>());
         assert_eq!(caps.running(), OVERALL);
@@ -153,32 +180,49 @@ mod tests {
     fn hung_checks_leave_room_for_healthy_ones() {
         let mut caps = Caps::default();
         for i in 0..50 {
-            caps.enqueue(ticket(i, Class::Light, true));
+            caps.enqueue(ticket(i, Class::Light, Slow));
         }
         assert_eq!(admitted(&mut caps).len(), OVERALL - KEPT_OVERALL);
-        caps.enqueue(ticket(90, Class::Light, false));
+        caps.enqueue(ticket(90, Class::Light, Answers));
         assert_eq!(admitted(&mut caps), [90], "past 38 that wait");
         let mut caps = Caps::default();
         for i in 0..5 {
-            caps.enqueue(ticket(i, Class::Command, true));
-            caps.enqueue(ticket(10 + i, Class::Database, true));
+            caps.enqueue(ticket(i, Class::Command, Slow));
+            caps.enqueue(ticket(10 + i, Class::Database, Slow));
         }
         assert_eq!(admitted(&mut caps), [0, 10, 11, 12]);
-        caps.enqueue(ticket(20, Class::Command, false));
-        caps.enqueue(ticket(21, Class::Database, false));
+        caps.enqueue(ticket(20, Class::Command, Answers));
+        caps.enqueue(ticket(21, Class::Database, Answers));
         assert_eq!(admitted(&mut caps), [20, 21]);
+    }
+
+    #[test]
+    fn after_a_start_those_that_answered_find_a_place_among_unknown_ones() {
+        let mut caps = Caps::default();
+        for i in 0..50 {
+            caps.enqueue(ticket(i, Class::Light, New));
+        }
+        assert_eq!(admitted(&mut caps).len(), OVERALL - KEPT_FROM_NEW);
+        for (check, trust) in [(90, Slow), (91, Answers), (92, Answers), (93, Answers)] {
+            caps.enqueue(ticket(check, Class::Light, trust));
+        }
+        assert_eq!(admitted(&mut caps), [91, 92]);
+        caps.done(91);
+        assert_eq!(admitted(&mut caps), [93], "and not one of the new");
+        caps.done(0);
+        assert_eq!(admitted(&mut caps), [14], "and not the slow one");
     }
 
     #[test]
     fn one_place_for_each() {
         let mut caps = Caps::default();
-        caps.enqueue(ticket(1, Class::Light, false));
-        caps.enqueue(ticket(1, Class::Light, false));
+        caps.enqueue(ticket(1, Class::Light, Answers));
+        caps.enqueue(ticket(1, Class::Light, Answers));
         assert_eq!(admitted(&mut caps), [1]);
-        caps.enqueue(ticket(1, Class::Light, false));
+        caps.enqueue(ticket(1, Class::Light, Answers));
         assert_eq!((caps.running(), caps.waiting()), (1, 0));
         caps.done(1);
-        caps.enqueue(ticket(1, Class::Light, false));
+        caps.enqueue(ticket(1, Class::Light, Answers));
         caps.withdraw(1);
         assert_eq!((caps.running(), caps.waiting()), (0, 0));
     }
@@ -186,18 +230,19 @@ mod tests {
     proptest! {
         /// No limit is ever passed, and who can run does not wait.
         #[test]
-        fn limits_hold(steps in proptest::collection::vec((0usize..60, 0u8..3, any::<bool>(), any::<bool>()), 0..300)) {
+        fn limits_hold(steps in proptest::collection::vec((0usize..60, 0u8..3, 0u8..3, any::<bool>()), 0..300)) {
             let mut caps = Caps::default();
-            for (check, class, slow, end) in steps {
+            for (check, class, trust, end) in steps {
                 if end { caps.done(check) } else {
                     let class = [Class::Light, Class::Command, Class::Database][usize::from(class)];
-                    caps.enqueue(ticket(check, class, slow));
+                    let trust = [Answers, New, Slow][usize::from(trust)];
+                    caps.enqueue(ticket(check, class, trust));
                 }
-                while caps.next().is_some() {}
+                while caps.start_next().is_some() {}
                 let count = |c: Class| caps.running.iter().filter(|t| t.class == c).count();
                 prop_assert!(caps.running.len() <= OVERALL);
                 prop_assert!(count(Class::Command) <= COMMANDS && count(Class::Database) <= DATABASES);
-                prop_assert!(caps.running.iter().filter(|t| t.slow).count() <= OVERALL - KEPT_OVERALL);
+                prop_assert!(caps.running.iter().filter(|t| t.trust == Slow).count() <= OVERALL - KEPT_OVERALL);
                 prop_assert!(!caps.waiting.iter().any(|t| caps.admits(t)));
             }
         }

@@ -3,5 +3,5 @@
 pub mod caps;
 pub mod grid;
 
-pub use caps::{Caps, Class, Ticket};
+pub use caps::{Caps, Class, Ticket, Trust};
 pub use grid::{FIRST_WITHIN, Grid, spread};

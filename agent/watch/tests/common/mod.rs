@@ -191,11 +191,14 @@ pub struct Ca {
 
 impl Ca {
     pub fn new() -> Self {
+        Self::named("test ca")
+    }
+    pub fn named(name: &str) -> Self {
         let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params
             .distinguished_name
-            .push(rcgen::DnType::CommonName, "test ca");
+            .push(rcgen::DnType::CommonName, name);
         let key = rcgen::KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         Self { key, params, pem }

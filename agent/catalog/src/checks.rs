@@ -1,0 +1,336 @@
+//! The tables of checks: their names, raw results, changes of state.
+
+use std::collections::BTreeMap;
+
+use keepwatch_model::checks::{CheckResult, CheckState, CheckTransition, Overlay};
+use keepwatch_model::time::Moment;
+
+use crate::catalog::Catalog;
+use crate::counters::{self, Key};
+use crate::fault::CatalogError;
+use crate::meter::Operation;
+use crate::rollups::{HOUR, floor};
+use crate::runs::{limit, range};
+use crate::sql::{Row, Sql, Tx, instant, values};
+
+const CHECK: Sql = Sql::split(
+    "SELECT id, rolled_to FROM checks WHERE host = $1 AND name = $2 AND kind = $3",
+    "SELECT id, rolled_to FROM checks WHERE host = $1 AND name = $2 AND kind = $3 FOR SHARE",
+);
+const ADD_CHECK: Sql = Sql::both(
+    "INSERT INTO checks (host, name, kind, first_seen, rolled_to) VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT (host, name, kind) DO NOTHING",
+);
+const ADD_RESULT: Sql = Sql::both(
+    "INSERT INTO results (check_id, at, outcome, latency, text) VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT (check_id, at) DO NOTHING",
+);
+const ADD_TRANSITION: Sql = Sql::both(
+    "INSERT INTO transitions (id, check_id, at, from_state, to_state, overlay, reason, text)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING",
+);
+const STALE_HOUR: Sql = Sql::both(
+    "INSERT INTO stale_hours (check_id, start) VALUES ($1, $2) ON CONFLICT (check_id, start) DO NOTHING",
+);
+/// A late change of state concerns every hour up to the next change.
+const STALE_HOURS: Sql = Sql::both(
+    "INSERT INTO stale_hours (check_id, start)
+     SELECT check_id, start FROM rollups
+     WHERE check_id = $1 AND span = 'hour' AND start >= $2
+       AND start <= COALESCE((SELECT MIN(at) FROM transitions WHERE check_id = $1 AND at > $3), $4)
+     ON CONFLICT (check_id, start) DO NOTHING",
+);
+const RESULTS: Sql = Sql::both(
+    "SELECT checks.host, checks.name, checks.kind, at, outcome, latency, text
+     FROM results JOIN checks ON checks.id = results.check_id
+     WHERE checks.host = $1 AND checks.name = $2 AND at >= $3 AND at < $4 ORDER BY at DESC LIMIT $5",
+);
+const TRANSITIONS: Sql = Sql::both(
+    "SELECT transitions.id, checks.host, checks.name, checks.kind, at, from_state, to_state, overlay, reason, text
+     FROM transitions JOIN checks ON checks.id = transitions.check_id
+     WHERE (CAST($1 AS TEXT) IS NULL OR checks.host = $1) AND (CAST($2 AS TEXT) IS NULL OR checks.name = $2)
+       AND at >= $3 AND at < $4 ORDER BY at DESC, transitions.id DESC LIMIT $5",
+);
+const CHECKS: Sql = Sql::both(
+    "SELECT id, host, name, kind, first_seen FROM checks
+     WHERE (CAST($1 AS TEXT) IS NULL OR host = $1) ORDER BY host, name, kind LIMIT 10000",
+);
+const LAST_TRANSITION: Sql = Sql::both(
+    "SELECT at, to_state, overlay, text FROM transitions WHERE check_id = $1 ORDER BY at DESC, id DESC LIMIT 1",
+);
+const LAST_RESULT: Sql = Sql::both(
+    "SELECT at, outcome, latency, text FROM results WHERE check_id = $1 ORDER BY at DESC LIMIT 1",
+);
+const DAYS: Sql = Sql::both(
+    "SELECT CAST(COALESCE(SUM(runs), 0) AS BIGINT), CAST(COALESCE(SUM(failures), 0) AS BIGINT)
+     FROM rollups WHERE check_id = $1 AND span = 'day'",
+);
+const UNROLLED: Sql = Sql::both(
+    "SELECT COUNT(*), CAST(COALESCE(SUM(CASE WHEN outcome IN ('success', 'degraded') THEN 0 ELSE 1 END), 0) AS BIGINT)
+     FROM results WHERE check_id = $1 AND at >= (SELECT rolled_to FROM checks WHERE id = $1)",
+);
+
+/// What came of storing a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It is there now, or was there before.
+    Stored,
+    /// It is older than results are kept.
+    Late,
+}
+
+/// Numbers of checks within one transaction, so that each name is looked up once.
+#[derive(Default)]
+pub(crate) struct Names {
+    known: BTreeMap<(String, String, String), (i64, i64)>,
+}
+
+impl Names {
+    /// The number of a check, made if need be, and until when it is rolled up.
+    async fn find(
+        &mut self,
+        tx: &mut Tx,
+        (host, name, kind): (&str, &str, &str),
+        at: i64,
+    ) -> Result<(i64, i64), sqlx::Error> {
+        let key = (host.to_owned(), name.to_owned(), kind.to_owned());
+        if let Some(known) = self.known.get(&key) {
+            return Ok(*known);
+        }
+        let names = values![host, name, kind];
+        let mut row = tx.row(CHECK, &names).await?;
+        if row.is_none() {
+            tx.execute(ADD_CHECK, &values![host, name, kind, at, floor(at, HOUR)])
+                .await?;
+            row = tx.row(CHECK, &names).await?;
+        }
+        let mut row = row.ok_or(sqlx::Error::RowNotFound)?;
+        let found = (row.int()?, row.int()?);
+        self.known.insert(key, found);
+        Ok(found)
+    }
+}
+
+/// Stores a result; `horizon`: results before it are not kept any more.
+pub(crate) async fn save_result(
+    tx: &mut Tx,
+    names: &mut Names,
+    result: &CheckResult,
+    horizon: i64,
+) -> Result<Put, sqlx::Error> {
+    let at = instant(result.at);
+    if at < horizon {
+        return Ok(Put::Late);
+    }
+    let (check, rolled) = names
+        .find(tx, (&result.host, &result.check, &result.kind), at)
+        .await?;
+    let row = values![
+        check,
+        at,
+        result.outcome.as_str(),
+        result.latency,
+        &result.text
+    ];
+    if tx.execute(ADD_RESULT, &row).await? > 0 && at < rolled {
+        tx.execute(STALE_HOUR, &values![check, floor(at, HOUR)])
+            .await?;
+    }
+    Ok(Put::Stored)
+}
+
+/// Stores a change of state.
+pub(crate) async fn save_transition(
+    tx: &mut Tx,
+    names: &mut Names,
+    change: &CheckTransition,
+    horizon: i64,
+) -> Result<(), sqlx::Error> {
+    let at = instant(change.at);
+    let (check, rolled) = names
+        .find(tx, (&change.host, &change.check, &change.kind), at)
+        .await?;
+    let row = values![
+        change.id.to_string(),
+        check,
+        at,
+        change.from.as_str(),
+        change.to.as_str(),
+        change.overlay.map(|o| o.as_str()),
+        change.reason.map(|r| r.as_str()),
+        &change.text,
+    ];
+    if tx.execute(ADD_TRANSITION, &row).await? == 0 {
+        return Ok(());
+    }
+    if at < rolled {
+        let first = floor(at, HOUR).max(horizon);
+        tx.execute(STALE_HOURS, &values![check, first, at, rolled])
+            .await?;
+        if floor(at, HOUR) >= horizon {
+            tx.execute(STALE_HOUR, &values![check, floor(at, HOUR)])
+                .await?;
+        }
+    }
+    if change.from != change.to {
+        let key = Key {
+            kind: &change.kind,
+            ..Key::of(&change.host, counters::STATE_CHANGES, &change.check)
+        };
+        counters::add(tx, key, 1).await?;
+    }
+    Ok(())
+}
+
+fn result_of(mut row: Row) -> Result<CheckResult, sqlx::Error> {
+    Ok(CheckResult {
+        host: row.text()?,
+        check: row.text()?,
+        kind: row.text()?,
+        at: row.moment()?,
+        outcome: row.word()?,
+        latency: row.span()?,
+        text: row.text_opt()?,
+    })
+}
+
+fn transition_of(mut row: Row) -> Result<CheckTransition, sqlx::Error> {
+    Ok(CheckTransition {
+        id: row.word()?,
+        host: row.text()?,
+        check: row.text()?,
+        kind: row.text()?,
+        at: row.moment()?,
+        from: row.word()?,
+        to: row.word()?,
+        overlay: row.word_opt()?,
+        reason: row.word_opt()?,
+        text: row.text_opt()?,
+    })
+}
+
+/// Raw results of one check, the newest first.
+///
+/// # Errors
+/// The database is away or refuses.
+pub async fn results(
+    catalog: &Catalog,
+    (host, check): (&str, &str),
+    since: Option<Moment>,
+    until: Option<Moment>,
+    at_most: u32,
+) -> Result<Vec<CheckResult>, CatalogError> {
+    let (since, until) = range(since, until);
+    let work = async {
+        let mut tx = catalog.begin_read().await?;
+        let rows = tx
+            .rows(RESULTS, &values![host, check, since, until, limit(at_most)])
+            .await?;
+        Ok(rows.into_iter().map(result_of).collect::<Result<_, _>>()?)
+    };
+    catalog.ask(Operation::Read, work).await
+}
+
+/// Changes of state, the newest first; `host` and `check` missing: of all.
+///
+/// # Errors
+/// The database is away or refuses.
+pub async fn transitions(
+    catalog: &Catalog,
+    host: Option<&str>,
+    check: Option<&str>,
+    since: Option<Moment>,
+    until: Option<Moment>,
+    at_most: u32,
+) -> Result<Vec<CheckTransition>, CatalogError> {
+    let (since, until) = range(since, until);
+    let work = async {
+        let mut tx = catalog.begin_read().await?;
+        let rows = tx
+            .rows(
+                TRANSITIONS,
+                &values![host, check, since, until, limit(at_most)],
+            )
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(transition_of)
+            .collect::<Result<_, _>>()?)
+    };
+    catalog.ask(Operation::Read, work).await
+}
+
+/// How a check stands, as far as the catalog was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckNow {
+    /// The host.
+    pub host: String,
+    /// The name.
+    pub check: String,
+    /// The kind.
+    pub kind: String,
+    /// Since when it is known.
+    pub first_seen: Moment,
+    /// The state, what hides it, since when, and what was said then.
+    pub state: Option<(CheckState, Option<Overlay>, Moment, Option<String>)>,
+    /// The last raw result.
+    pub last: Option<CheckResult>,
+    /// Runs ever, as far as they are counted: days that are rolled up, and what came after.
+    pub runs_total: u64,
+    /// Failed runs ever.
+    pub failures_total: u64,
+}
+
+/// All checks (at most 10,000), by host and name; `host` missing: of all hosts.
+///
+/// # Errors
+/// The database is away or refuses.
+pub async fn now(catalog: &Catalog, host: Option<&str>) -> Result<Vec<CheckNow>, CatalogError> {
+    let work = async {
+        let mut tx = catalog.begin_read().await?;
+        let mut out = Vec::new();
+        for mut row in tx.rows(CHECKS, &values![host]).await? {
+            let id = row.int()?;
+            let (host, check, kind) = (row.text()?, row.text()?, row.text()?);
+            let state = match tx.row(LAST_TRANSITION, &values![id]).await? {
+                Some(mut row) => {
+                    let at = row.moment()?;
+                    Some((row.word()?, row.word_opt()?, at, row.text_opt()?))
+                }
+                None => None,
+            };
+            let last = match tx.row(LAST_RESULT, &values![id]).await? {
+                Some(mut row) => Some(CheckResult {
+                    host: host.clone(),
+                    check: check.clone(),
+                    kind: kind.clone(),
+                    at: row.moment()?,
+                    outcome: row.word()?,
+                    latency: row.span()?,
+                    text: row.text_opt()?,
+                }),
+                None => None,
+            };
+            let (mut runs_total, mut failures_total) = (0, 0);
+            for sql in [DAYS, UNROLLED] {
+                if let Some(mut row) = tx.row(sql, &values![id]).await? {
+                    runs_total += row.count()?;
+                    failures_total += row.count()?;
+                }
+            }
+            let first_seen = row.moment()?;
+            out.push(CheckNow {
+                host,
+                check,
+                kind,
+                first_seen,
+                state,
+                last,
+                runs_total,
+                failures_total,
+            });
+        }
+        Ok(out)
+    };
+    catalog.ask(Operation::Read, work).await
+}
