@@ -122,6 +122,7 @@ async fn a_flood_of_requests() {
     };
     let s = served(limits);
     let address = s.address;
+    let begun = Instant::now();
     let flood: Vec<_> = (0..4)
         .map(|_| {
             tokio::spawn(async move {
@@ -148,7 +149,7 @@ async fn a_flood_of_requests() {
         .collect();
     for _ in 0..20 {
         let took = honest(&s).await;
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
         tokio::time::sleep(Duration::from_millis(80)).await;
     }
     let (mut ok, mut refused) = (0, 0);
@@ -158,25 +159,39 @@ async fn a_flood_of_requests() {
         refused += b;
     }
     eprintln!("{ok} answered, {refused} refused");
-    assert!((50..=50 + 40).contains(&ok), "{ok}");
+    // The burst, and ten a second for as long as it lasted.
+    let most = 51 + begun.elapsed().as_millis() / 100;
+    assert!(ok >= 50 && u128::from(ok) <= most, "{ok} of {most}");
     assert!(refused > 50, "{refused}");
-    let (_, head, _) = {
-        let mut c = connect_from(EVIL, s.address).await.unwrap();
-        for _ in 0..3 {
-            let _ = c
-                .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-                .await;
-        }
-        let mut out = Vec::new();
-        let _ = tokio::time::timeout(Duration::from_secs(5), c.read_to_end(&mut out)).await;
-        split(&String::from_utf8_lossy(&out))
-    };
-    assert!(
-        head.contains("429")
-            && head.contains("retry-after: ")
-            && head.contains("connection: close"),
-        "{head:.300}"
-    );
+    s.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_told_when_to_come_back() {
+    let s = served(Limits {
+        per_minute: 1,
+        burst: 2,
+        ..Limits::default()
+    });
+    for _ in 0..2 {
+        assert_eq!(get(s.address, "/metrics", "").await.0, 200);
+    }
+    let (status, head, body) =
+        split(&raw(s.address, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await);
+    assert_eq!(status, 429, "{body}");
+    assert!(head.contains("connection: close"), "{head}");
+    let wait: u64 = head
+        .lines()
+        .find_map(|l| l.strip_prefix("retry-after: "))
+        .and_then(|n| n.parse().ok())
+        .unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+    // Another client is not hindered.
+    let mut c = connect_from(EVIL, s.address).await.unwrap();
+    c.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(one_answer(&mut c).await.0, 200);
     s.stop().await;
 }
 

@@ -508,14 +508,12 @@ proptest! {
             now = now.plus(s(wait));
         }
         let present: Vec<_> = firing.keys().map(|n| warn(n)).collect();
-        // Time enough for waits, cooldowns, intervals and the backoff.
-        for _ in 0..400 {
+        // Time enough for waits, cooldowns, intervals and the backoff. What is repeated meanwhile is heard as well.
+        let end = now.plus(s(2 * 3600));
+        while now < end {
             p.observe(now, &present);
             match p.next("a", now) {
                 Next::Send(m) => {
-                    if m.kind == Kind::Repeat {
-                        break;
-                    }
                     p.delivered(&m, now);
                     hear(&mut reader, &m)?;
                 }
