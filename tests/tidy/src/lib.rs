@@ -292,6 +292,16 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
         "databases are asked in one crate",
     ),
     (
+        "metrics_exporter_prometheus::",
+        &["agent/expose/src/counters.rs"],
+        "the recorder of metrics is named in one module",
+    ),
+    (
+        "lettre::",
+        &["agent/notify/src/medium/mail.rs"],
+        "mail is written and sent in one module",
+    ),
+    (
         "SystemTime::now",
         &["agent/engine/src/store/", "agent/watch/src/clock.rs"],
         "the clock is an argument; only a store tells its own time",
