@@ -1,5 +1,5 @@
 """S11: every verb on s3://, kills in the middle, credentials that may not delete, and no secret anywhere. The server is our own (tests/s3serve) or a real one (tests/s3/server)."""
-import contextlib, json, os, pathlib, signal, subprocess, sys, time
+import contextlib, json, os, pathlib, shutil, signal, subprocess, sys, time
 
 from harness import Skip, need, need_tools, tree
 
@@ -103,6 +103,10 @@ def test_a_real_server(t):
         need("credentials" in run.said or "AccessDenied" in run.said or "InvalidAccessKeyId" in run.said, run)
         run = t.kw("snapshots", "--repo", place(t, dict(s, bucket="no-such-bucket-here"), "x"), rc=1)
         need("NoSuchBucket" in run.said, run)
+        # A clock that is an hour off: the server refuses it, and its own is followed.
+        if shutil.which("faketime"):
+            for offset in ("+1h", "-1h"):
+                t.kw("snapshots", "--repo", repo, prefix=["faketime", "-f", offset], env=dict(t.env, FAKETIME_DONT_FAKE_MONOTONIC="1", DONT_FAKE_MONOTONIC="1"))
         # Locked by us: what a thief deletes comes back.
         locked = place(t, s, "locked") + "&object-lock=governance:1"
         t.kw("init", "--repo", locked)
