@@ -12,7 +12,7 @@ pub(crate) fn markdown(root: &Table, example: &str) -> String {
         let (name, inner): (String, Inner) = match &key.shape {
             Shape::Table(table) => (key.name.to_owned(), Inner::Table(table)),
             Shape::Map(_, Shape::Table(table), _) => (
-                format!("{}.{}", key.name, placeholder(key.name)),
+                format!("{}.{}", key.name, name_of_one(key.name)),
                 Inner::Table(table),
             ),
             _ => continue,
@@ -30,6 +30,9 @@ pub(crate) fn markdown(root: &Table, example: &str) -> String {
 
 const HEAD: &str = "\
 # The configuration file
+
+**The `keepwatch` program does not read this file yet.** What follows describes what the library reads; the commands and the agent that are
+named here come with the daemon.
 
 One TOML file says all: what is backed up and where to, what is watched, what is restarted, who is told. The agent reads
 `/etc/keepwatch/config.toml`, or the file that `--config` names. The NixOS module writes it from its options: a key here is the option's
@@ -55,7 +58,8 @@ enum Inner {
     One(&'static One),
 }
 
-fn placeholder(section: &str) -> &'static str {
+/// What stands for the name of one of a section.
+fn name_of_one(section: &str) -> &'static str {
     if section == "restarts" {
         "UNIT"
     } else {

@@ -19,7 +19,7 @@ use crate::repository::Repository;
 use crate::store::Name;
 
 /// Bytes of opened envelopes that are kept for the next chunk: those used last. Lists of a snapshot lie in envelopes of 128 KiB of all the days since it was new, manifests in
-/// envelopes of 2 MiB. One more than fits is held while it is opened.
+/// envelopes of 768 KiB. One more than fits is held while it is opened.
 const KEEP: usize = 16 << 20;
 /// Opened envelopes that are kept, however short they are.
 const KEEP_ENVELOPES: usize = 256;

@@ -43,7 +43,7 @@ mod write;
 
 pub(crate) use select::{Selection, normal};
 
-/// All fetches in flight together; each is at most [`FETCH_ONE`]. An envelope is opened beside it, about 6 MiB a thread.
+/// All fetches in flight together; each is at most [`FETCH_ONE`]. An envelope is opened beside each: 2.75 MiB of those that `backup` makes, 44 MiB on sixteen threads.
 const FETCH_ALL: usize = 64 << 20;
 /// One fetch.
 const FETCH_ONE: usize = 4 << 20;
