@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use keepwatch_engine::progress::Cancel;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{
+    Pid, Signal, getppid, kill_process, set_parent_process_death_signal,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -23,6 +25,18 @@ impl Child {
         if let Some(pid) = *self.0.lock().unwrap_or_else(|e| e.into_inner()) {
             let _ = kill_process(pid, Signal::TERM);
         }
+    }
+}
+
+/// When the process that began this one is gone, this one is asked to stop: what it does would be recorded by nobody.
+pub fn end_with(supervisor: u32, cancel: &Cancel) {
+    if let Err(e) = set_parent_process_death_signal(Some(Signal::TERM)) {
+        tracing::warn!("the end of the supervisor is not noticed: {e}");
+    }
+    // It may have gone before that was said.
+    let is_there = getppid().is_some_and(|p| u32::try_from(p.as_raw_nonzero().get()) == Ok(supervisor));
+    if !is_there {
+        cancel.cancel();
     }
 }
 
