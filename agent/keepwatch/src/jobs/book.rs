@@ -94,8 +94,8 @@ impl Book {
     /// Closes it.
     pub fn close(self) {
         if let Some((runtime, catalog)) = self.0 {
-            let closing = tokio::time::timeout(CLOSE_WAIT, catalog.close());
-            let _ = runtime.block_on(async { closing.await });
+            let _ = runtime
+                .block_on(async { tokio::time::timeout(CLOSE_WAIT, catalog.close()).await });
             runtime.shutdown_timeout(CLOSE_WAIT);
         }
     }

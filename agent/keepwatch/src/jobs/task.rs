@@ -91,7 +91,7 @@ pub fn tasks<'a>(wanted: &Wanted, config: &'a Config) -> Result<Vec<Task<'a>>, F
         return Ok(vec![Task {
             job: Some(name),
             work: Work::Copy(copy),
-            repositories: narrowed(vec![&copy.to], &title)?,
+            repositories: narrowed(vec![copy.to.as_str()], &title)?,
             lock: PathBuf::from(format!("copies/{name}.lock")),
             retry: (copy.retry.attempts, copy.retry.delay),
             timeout: copy.timeout,
@@ -179,7 +179,7 @@ fn named<'a, T>(
 ) -> Result<(&'a str, &'a T), Failure> {
     let name = wanted.name.as_deref().unwrap_or_default();
     if let Some((name, found)) = all.clone().find(|(n, _)| n.as_str() == name) {
-        return Ok((name, found));
+        return Ok((name.as_str(), found));
     }
     let names: Vec<&str> = all.map(|(n, _)| n.as_str()).collect();
     let failure = Failure::usage(format!(
