@@ -40,21 +40,27 @@ pub fn end_with(supervisor: u32, cancel: &Cancel) {
     }
 }
 
-/// Listens from now on.
-pub fn listen(cancel: Cancel, child: Child) {
+/// Listens from now on. `supervised`: signals after the first change nothing, because systemd and the supervisor may both send one, and the
+/// supervisor kills what does not end.
+pub fn listen(cancel: Cancel, child: Child, supervised: bool) {
     let mut signals = match Signals::new([SIGINT, SIGTERM, SIGHUP]) {
         Ok(s) => s,
         Err(e) => return tracing::warn!("signals are not caught: {e}"),
     };
     let listener = move || {
         for signal in signals.forever() {
+            if cancel.is_cancelled() && supervised {
+                continue;
+            }
             if cancel.is_cancelled() {
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
                 std::process::exit(1);
             }
             cancel.cancel();
             child.terminate();
-            tell("keepwatch: stopping; once more to stop at once");
+            if !supervised {
+                tell("keepwatch: stopping; once more to stop at once");
+            }
         }
     };
     if let Err(e) = std::thread::Builder::new()

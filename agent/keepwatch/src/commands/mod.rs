@@ -29,8 +29,13 @@ pub fn run(context: Context, command: Command) -> Outcome {
     if let Some(wanted) = jobs::wanted(&context.globals, &command)? {
         return jobs::run(&context, &wanted);
     }
-    signals::listen(context.cancel.clone(), context.child.clone());
-    if let Some(supervisor) = context.globals.supervised_by {
+    let supervisor = context.globals.supervised_by;
+    signals::listen(
+        context.cancel.clone(),
+        context.child.clone(),
+        supervisor.is_some(),
+    );
+    if let Some(supervisor) = supervisor {
         signals::end_with(supervisor, &context.cancel);
     }
     let c = &context;

@@ -27,6 +27,7 @@ use crate::output::{count, escape, print_after, print_json_after, tell};
 
 /// How often a pause looks for a request to stop.
 const NAP: Duration = Duration::from_millis(100);
+
 /// The verb.
 pub fn run(context: &Context, wanted: &Wanted) -> Outcome {
     let stop = Stop::default();
