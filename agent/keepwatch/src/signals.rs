@@ -3,9 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use keepwatch_engine::progress::Cancel;
-use rustix::process::{
-    Pid, Signal, getppid, kill_process, set_parent_process_death_signal,
-};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -34,7 +32,8 @@ pub fn end_with(supervisor: u32, cancel: &Cancel) {
         tracing::warn!("the end of the supervisor is not noticed: {e}");
     }
     // It may have gone before that was said.
-    let is_there = getppid().is_some_and(|p| u32::try_from(p.as_raw_nonzero().get()) == Ok(supervisor));
+    let is_there =
+        getppid().is_some_and(|p| u32::try_from(p.as_raw_nonzero().get()) == Ok(supervisor));
     if !is_there {
         cancel.cancel();
     }

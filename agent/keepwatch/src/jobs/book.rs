@@ -94,8 +94,8 @@ impl Book {
     /// Closes it.
     pub fn close(self) {
         if let Some((runtime, catalog)) = self.0 {
-            let _ = runtime
-                .block_on(async { tokio::time::timeout(CLOSE_WAIT, catalog.close()).await });
+            let _ =
+                runtime.block_on(async { tokio::time::timeout(CLOSE_WAIT, catalog.close()).await });
             runtime.shutdown_timeout(CLOSE_WAIT);
         }
     }

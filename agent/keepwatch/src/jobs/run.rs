@@ -384,7 +384,7 @@ fn rehearse(
         for repository in &task.repositories {
             let prepared = worker.prepare(task, repository);
             let ended = prepared.and_then(|argv| worker.child(task, &argv, true));
-            done.exits.push(match ended {
+            let exit = match ended {
                 Ok((Ending::Child { status, .. }, _)) => match status.code() {
                     Some(0) => Exit::Done,
                     Some(2) => Exit::WrongUse,
@@ -399,7 +399,8 @@ fn rehearse(
                     exit
                 }
                 Err(Ending::Child { .. }) => Exit::Failed,
-            });
+            };
+            done.exits.push(exit);
         }
     }
     match worst(&done.exits) {
