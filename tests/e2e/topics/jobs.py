@@ -414,7 +414,7 @@ def test_a_rehearsal_writes_nothing(t):
     config = configure(t, paths("home", src, more='pre_hook = ["/bin/false"]'))
     run = t.kw("backup", "--job", "home", "--dry-run", "--config", config)
     need("dry run" in run.text, run)
-    need(t.ids(repo) == [] and not os.path.exists(t.path("state")), "nothing")
+    need(t.ids(repo) == [] and not os.path.exists(t.path("state/catalog.sqlite")) and not os.path.exists(t.path("state/jobs")), "nothing")
 
 
 def test_timeout_ends_the_whole_group(t):

@@ -32,7 +32,6 @@ const LEADING_ASTRAY: &[&str] = &[
     "KEEPWATCH_FROM_REPOSITORY",
     "KEEPWATCH_S3_ENDPOINT",
     "KEEPWATCH_CONFIG_FILE",
-    "XDG_STATE_HOME",
 ];
 
 /// What runs the children of a command.
@@ -121,8 +120,12 @@ impl Worker<'_> {
         if !matches!(task.kind(), RunKind::Verify | RunKind::Copy) {
             command.env_remove("KEEPWATCH_IDENTITY_FILE");
         }
-        // What the child remembers of repositories lies with the job's state, whoever runs it.
-        command.env("STATE_DIRECTORY", &self.setting.config.state_directory);
+        // What the child remembers of repositories lies with the job's state, whoever runs it; where there is none, at the usual place.
+        let state = &self.setting.config.state_directory;
+        if state.is_dir() {
+            command.env_remove("XDG_STATE_HOME");
+            command.env("STATE_DIRECTORY", state);
+        }
         if let Work::Backup(backup) = task.work {
             if let Source::Command(source) = &backup.source {
                 let usual = std::env::var_os("PATH").unwrap_or_default();
