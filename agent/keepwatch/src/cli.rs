@@ -93,6 +93,9 @@ pub struct Globals {
     /// Log to standard error (-vv: more); KEEPWATCH_LOG filters
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// Stop in good order when the process of this number, which began this one, is gone
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    pub supervised_by: Option<u32>,
     /// For repositories in S3.
     #[command(flatten)]
     pub s3: S3Args,
@@ -173,6 +176,11 @@ mod tests {
             "prune --repo R --grace 24h --dry-run",
             "init --repo R --from S --from-identity F",
             "copy --repo R --from S",
+            "backup --job home --config F --repository disk",
+            "forget --job home",
+            "prune --repository disk",
+            "verify --job home",
+            "copy --copy far",
             "copy --repo R --from S --from-identity F --host h --tag a,b --job j --path /p --dry-run --no-read-back latest abcd",
             "repair index",
             "key writer --label h",

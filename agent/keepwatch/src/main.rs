@@ -6,6 +6,7 @@ mod commands;
 mod context;
 mod errors;
 mod estimate;
+mod jobs;
 mod keys;
 mod output;
 mod places;

@@ -161,6 +161,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "signal-hook",
             "getrandom",
             "globset",
+            "tokio",
         ],
     ),
 ];

@@ -22,11 +22,22 @@ pub mod verify;
 use crate::cli::Command;
 use crate::context::Context;
 use crate::errors::Outcome;
-use crate::signals;
+use crate::{jobs, signals};
 
 /// Does what was asked.
 pub fn run(context: Context, command: Command) -> Outcome {
-    signals::listen(context.cancel.clone(), context.child.clone());
+    if let Some(wanted) = jobs::wanted(&context.globals, &command)? {
+        return jobs::run(&context, &wanted);
+    }
+    let supervisor = context.globals.supervised_by;
+    signals::listen(
+        context.cancel.clone(),
+        context.child.clone(),
+        supervisor.is_some(),
+    );
+    if let Some(supervisor) = supervisor {
+        signals::end_with(supervisor, &context.cancel);
+    }
     let c = &context;
     match command {
         Command::Init(a) => init::run(c, &a),
