@@ -1,5 +1,4 @@
-//! The contract of a store, against the test server as it should be and as servers are; and, when one is named, against a real server:
-//! `KEEPWATCH_TEST_S3` holds the line of JSON that `tests/s3/server start` prints.
+//! The contract of a store, against the test server as it should be and as servers are; and against a real server, versitygw, which `tests/s3/server` installs.
 
 mod common;
 #[path = "../../engine/tests/conformance/mod.rs"]
@@ -8,7 +7,7 @@ mod conformance;
 use common::{of, open, options};
 use conformance::{Traits, check};
 use keepwatch_s3::Checksum;
-use keepwatch_s3serve::{Checksums, Conditions, Config, Server};
+use keepwatch_s3serve::{Checksums, Conditions, Config, RealServer, Server};
 
 fn run(config: Config, creates_only: bool, checksum: Checksum, many: usize) {
     let server = Server::start(config).unwrap();
@@ -87,28 +86,19 @@ fn the_checksum_that_is_sent() {
 /// Against a real server, when there is one.
 #[test]
 fn a_real_server() {
-    let Ok(line) = std::env::var("KEEPWATCH_TEST_S3") else {
-        println!("skipped: KEEPWATCH_TEST_S3 names no server");
+    let Some(real) = RealServer::start("versitygw") else {
         return;
     };
-    let field = |name: &str| {
-        let at = line
-            .find(&format!("\"{name}\": \""))
-            .unwrap_or_else(|| panic!("no {name} in {line}"))
-            + name.len()
-            + 5;
-        line[at..].split('"').next().unwrap().to_owned()
-    };
-    let creates_only = line.contains("\"conditional_atomic\": true");
+    let creates_only = real.fact("conditional_atomic") == Some(true);
     let dir = tempfile::tempdir().unwrap();
     let mut o = options(
         dir.path(),
-        &field("endpoint"),
-        &field("bucket"),
-        &field("access_key"),
-        &field("secret_key"),
+        real.text("endpoint"),
+        real.text("bucket"),
+        real.text("access_key"),
+        real.text("secret_key"),
     );
-    o.region = Some(field("region"));
+    o.region = Some(real.text("region").to_owned());
     o.idle_timeout = std::time::Duration::from_secs(20);
     check(
         &open(&o),
@@ -121,22 +111,22 @@ fn a_real_server() {
     use keepwatch_engine::store::{Fault, Name, Store};
     let mut wrong = options(
         dir.path(),
-        &field("endpoint"),
-        &field("bucket"),
-        &field("access_key"),
+        real.text("endpoint"),
+        real.text("bucket"),
+        real.text("access_key"),
         "not the secret",
     );
     wrong.region = o.region.clone();
     let e = open(&wrong).put(&Name::Config, b"x").unwrap_err();
-    if !line.contains("\"wrong_credentials\": false") {
+    if real.fact("wrong_credentials") != Some(false) {
         assert_eq!(e.fault, Fault::Denied, "{e}");
     }
     let absent = options(
         dir.path(),
-        &field("endpoint"),
+        real.text("endpoint"),
         "keepwatch-no-such-bucket",
-        &field("access_key"),
-        &field("secret_key"),
+        real.text("access_key"),
+        real.text("secret_key"),
     );
     let e = open(&absent).put(&Name::Config, b"x").unwrap_err();
     assert!(e.fault != Fault::Missing, "{e}");

@@ -5,17 +5,13 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::*;
 use common::{Caller, told};
-use keepwatch_s3serve::Server;
-use serde_json::Value;
+use keepwatch_s3serve::{RealServer, Server};
 
 /// (step, why our server answers otherwise than the real one)
 const DIFFER: &[(&str, &str)] = &[
@@ -28,42 +24,6 @@ const DIFFER: &[(&str, &str)] = &[
         "versitygw 1.8 takes the object of that name for the result of an earlier attempt (200); S3 says NoSuchUpload",
     ),
 ];
-
-struct Real(Child, Value);
-
-impl Real {
-    fn start() -> Option<Real> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../s3/server");
-        let child = Command::new(script)
-            .args(["start", "versitygw", "--until-eof"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut child = child.ok()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take()?)
-            .read_line(&mut line)
-            .ok()?;
-        match serde_json::from_str(&line) {
-            Ok(said) => Some(Real(child, said)),
-            Err(_) => {
-                let _ = child.wait();
-                None
-            }
-        }
-    }
-    fn text(&self, name: &str) -> &str {
-        self.1[name].as_str().unwrap_or_default()
-    }
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        // the end of its input ends it and the server
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
 
 /// Steps and what was told, in order.
 struct Told(Vec<(&'static str, String)>);
@@ -432,12 +392,7 @@ impl Status for (u16, String) {
 
 #[tokio::test]
 async fn our_server_answers_as_a_real_one() {
-    let Some(real) = Real::start() else {
-        assert!(
-            std::env::var_os("KEEPWATCH_REQUIRE_S3").is_none(),
-            "no real server"
-        );
-        eprintln!("SKIPPED: versitygw is not to be had here");
+    let Some(real) = RealServer::start("versitygw") else {
         return;
     };
     let ours = Server::plain().unwrap();

@@ -74,6 +74,49 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "expose",
+        &[
+            "keepwatch-model",
+            "serde",
+            "serde_json",
+            "jiff",
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "metrics",
+            "metrics-exporter-prometheus",
+            "subtle",
+            "sha2",
+            "rustix",
+            "zeroize",
+            "thiserror",
+            "tracing",
+        ],
+    ),
+    (
+        "notify",
+        &[
+            "keepwatch-model",
+            "serde",
+            "serde_json",
+            "jiff",
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "rustls",
+            "tokio-rustls",
+            "rustls-native-certs",
+            "lettre",
+            "base64",
+            "sha2",
+            "zeroize",
+            "thiserror",
+            "tracing",
+        ],
+    ),
+    (
         "s3",
         &[
             "keepwatch-engine",
@@ -107,6 +150,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
         "keepwatch",
         &[
             "keepwatch-*",
+            "tokio",
             "clap*",
             "serde*",
             "indicatif",
@@ -218,6 +262,24 @@ pub const CONFIG_LAYERS: &[&[&str]] = &[
     &["plan", "tests"],
 ];
 
+/// Layers of the endpoint from the ground up.
+pub const EXPOSE_LAYERS: &[&[&str]] = &[
+    &["names", "facts", "limits"],
+    &["text", "token", "seats", "rate", "process"],
+    &["counters", "render", "probes", "summary"],
+    &["answer"],
+    &["server"],
+];
+
+/// Layers of the messages to people from the ground up.
+pub const NOTIFY_LAYERS: &[&[&str]] = &[
+    &["limits", "text", "secret", "time", "alert"],
+    &["plan", "push"],
+    &["fault", "http"],
+    &["medium"],
+    &["post"],
+];
+
 /// (what, the only files that may say it, why)
 pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (
@@ -229,6 +291,16 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
         "sqlx",
         &["agent/catalog/"],
         "databases are asked in one crate",
+    ),
+    (
+        "metrics_exporter_prometheus::",
+        &["agent/expose/src/counters.rs"],
+        "the recorder of metrics is named in one module",
+    ),
+    (
+        "lettre::",
+        &["agent/notify/src/medium/mail.rs"],
+        "mail is written and sent in one module",
     ),
     (
         "SystemTime::now",
@@ -249,6 +321,8 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/watch/src/process.rs",
             "agent/watch/src/restart/executor.rs",
             "agent/watch/src/conductor/tests",
+            "agent/expose/src/server.rs",
+            "agent/notify/src/post.rs",
         ],
         "durations are measured at the edge",
     ),
@@ -394,11 +468,13 @@ pub fn modules_named(code: &str) -> Vec<String> {
         .collect()
 }
 
-/// Imports in the engine, the watcher and the configuration that run up.
+/// Imports that run up, in every crate with layers.
 pub fn layers(root: &Path) -> Vec<Finding> {
     let mut out = crate_layers(root, "engine", LAYERS);
     out.extend(crate_layers(root, "watch", WATCH_LAYERS));
     out.extend(crate_layers(root, "config", CONFIG_LAYERS));
+    out.extend(crate_layers(root, "expose", EXPOSE_LAYERS));
+    out.extend(crate_layers(root, "notify", NOTIFY_LAYERS));
     out
 }
 
@@ -445,6 +521,8 @@ pub fn one_place(root: &Path) -> Vec<Finding> {
         "agent/catalog/src",
         "agent/watch/src",
         "agent/config/src",
+        "agent/expose/src",
+        "agent/notify/src",
         "agent/keepwatch/src",
     ] {
         for path in sources(&root.join(dir)) {
@@ -508,14 +586,14 @@ pub fn secrets(root: &Path) -> Vec<Finding> {
         "ReaderIdentity",
         "Writer",
         "Secret",
+        "Token",
+        "TokenFile",
     ];
     let mut out = Vec::new();
     let engine = sources(&root.join("agent/engine/src"));
-    for path in engine
-        .into_iter()
-        .chain(sources(&root.join("agent/watch/src")))
-        .chain(sources(&root.join("agent/config/src")))
-    {
+    let others =
+        ["watch", "config", "expose", "notify"].map(|c| sources(&root.join("agent").join(c).join("src")));
+    for path in engine.into_iter().chain(others.into_iter().flatten()) {
         let text = code(&fs::read_to_string(&path).unwrap_or_default());
         let mut derives = String::new();
         for line in text.lines().map(str::trim) {

@@ -53,7 +53,15 @@ fn each_rule_can_fail() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
-    for name in ["model", "engine", "catalog", "watch", "keepwatch"] {
+    for name in [
+        "model",
+        "engine",
+        "catalog",
+        "watch",
+        "expose",
+        "notify",
+        "keepwatch",
+    ] {
         put(&format!("agent/{name}/Cargo.toml"), "[dependencies]\n");
     }
     put(

@@ -1,0 +1,340 @@
+//! From a question to an answer: paths, methods, who may ask what, and the form of answers.
+//!
+//! Nothing here waits. What is asked over TCP without a token gets `/metrics` and the probes; what maps the host
+//! (`/health/detailed`, `/resources/status`, `/restart/status`) needs the bearer token, or the unix socket, whose permissions
+//! say who may open it. There is nothing that changes anything: GET and HEAD are all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
+};
+use hyper::{Method, Response, StatusCode};
+use keepwatch_model::check::CheckName;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::counters::Counters;
+use crate::facts::{Clock, Facts};
+use crate::limits::{EXCLUDES, TARGET_MAX};
+use crate::probes::{self, Options};
+use crate::text::{self, Page};
+use crate::token::Token;
+use crate::{render, summary};
+
+/// What is answered. The word of each is a label, so the set is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Metrics.
+    Metrics,
+    /// The older flat form.
+    Health,
+    /// Liveness.
+    Live,
+    /// Readiness.
+    Ready,
+    /// Startup.
+    Startup,
+    /// Everything.
+    Detailed,
+    /// Memory, processors, disks, recommendations.
+    Resources,
+    /// Restarts.
+    Restarts,
+    /// Nothing is here.
+    Other,
+}
+
+impl Place {
+    /// Of a path.
+    pub fn of(path: &str) -> Self {
+        match path {
+            "/metrics" => Self::Metrics,
+            "/health" => Self::Health,
+            "/health/live" => Self::Live,
+            "/health/ready" => Self::Ready,
+            "/health/startup" => Self::Startup,
+            "/health/detailed" => Self::Detailed,
+            "/resources/status" => Self::Resources,
+            "/restart/status" => Self::Restarts,
+            _ => Self::Other,
+        }
+    }
+
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Metrics => "/metrics",
+            Self::Health => "/health",
+            Self::Live => "/health/live",
+            Self::Ready => "/health/ready",
+            Self::Startup => "/health/startup",
+            Self::Detailed => "/health/detailed",
+            Self::Resources => "/resources/status",
+            Self::Restarts => "/restart/status",
+            Self::Other => "other",
+        }
+    }
+
+    /// It maps the host.
+    const fn is_guarded(self) -> bool {
+        matches!(self, Self::Detailed | Self::Resources | Self::Restarts)
+    }
+}
+
+/// A question, without its transport.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The path.
+    pub path: &'a str,
+    /// What stands behind `?`.
+    pub query: Option<&'a str>,
+    /// The `Authorization` header.
+    pub authorization: Option<&'a [u8]>,
+    /// A body comes with it.
+    pub has_body: bool,
+    /// It came over a unix socket.
+    pub local: bool,
+}
+
+/// What answers are made from.
+pub struct Desk {
+    facts: watch::Receiver<Arc<Facts>>,
+    clock: Arc<dyn Clock>,
+    counters: Arc<Counters>,
+    token: Option<Token>,
+    legacy: bool,
+    started: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// An answer.
+pub type Answer = Response<Full<Bytes>>;
+
+impl Desk {
+    /// From the newest facts of this channel. `legacy` adds the other names of three metrics.
+    pub fn new(
+        facts: watch::Receiver<Arc<Facts>>,
+        clock: Arc<dyn Clock>,
+        counters: Arc<Counters>,
+        token: Option<Token>,
+        legacy: bool,
+    ) -> Self {
+        Self {
+            facts,
+            clock,
+            counters,
+            token,
+            legacy,
+            started: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on not ready, whatever the facts say.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The monotonic clock.
+    pub fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    /// Startup is done, now or once before.
+    fn has_started(&self, facts: &Facts, monotonic: Duration) -> bool {
+        if !self.started.load(Ordering::Relaxed) && probes::awaited(facts, monotonic).is_empty() {
+            self.started.store(true, Ordering::Relaxed);
+        }
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// Answers and counts.
+    pub fn answer(&self, question: &Question<'_>) -> Answer {
+        let begun = self.clock.monotonic();
+        let place = Place::of(question.path);
+        let answer = self.decide(place, question, begun);
+        let took = self.clock.monotonic().saturating_sub(begun);
+        self.counters
+            .request(place.as_str(), answer.status().as_u16(), took);
+        answer
+    }
+
+    /// The answer to one who asks too often; the connection is closed.
+    pub fn too_often(&self, path: &str, wait: Duration) -> Answer {
+        self.counters
+            .request(Place::of(path).as_str(), 429, Duration::ZERO);
+        let mut answer = refusal(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many requests: ask less often",
+        );
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        answer
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        closing(answer)
+    }
+
+    fn decide(&self, place: Place, q: &Question<'_>, begun: Duration) -> Answer {
+        if q.path.len() + q.query.map_or(0, str::len) > TARGET_MAX {
+            return closing(refusal(StatusCode::URI_TOO_LONG, "the path is too long"));
+        }
+        if q.method != Method::GET && q.method != Method::HEAD {
+            let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD");
+            answer
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return closing(answer);
+        }
+        if q.has_body {
+            return closing(refusal(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "a question has no body",
+            ));
+        }
+        if place.is_guarded() && !q.local {
+            if let Some(refused) = self.guard(q.authorization) {
+                return refused;
+            }
+        }
+        let facts = Arc::clone(&self.facts.borrow());
+        let started = self.has_started(&facts, begun);
+        let draining = self.draining.load(Ordering::Relaxed);
+        let now = self.clock.wall();
+        let took = || self.clock.monotonic().saturating_sub(begun);
+        let verdict = match place {
+            Place::Metrics => return self.metrics(&facts),
+            Place::Other => return refusal(StatusCode::NOT_FOUND, "nothing is here"),
+            Place::Health => {
+                let (code, body) = probes::health(&facts, started, draining);
+                return reply(code, &body);
+            }
+            Place::Resources => return reply(200, &summary::resources(&facts, now)),
+            Place::Restarts => return reply(200, &summary::restarts(&facts, now)),
+            Place::Live => probes::live(&facts, begun),
+            Place::Startup => probes::startup(&facts, begun, started),
+            Place::Ready => match options(q.query) {
+                Ok(options) => probes::ready(&facts, started, draining, &options),
+                Err(why) => return refusal(StatusCode::BAD_REQUEST, why),
+            },
+            Place::Detailed => summary::detailed(&facts, now, begun, started, draining),
+        };
+        reply(verdict.status.code(), &verdict.body(now, took()))
+    }
+
+    fn metrics(&self, facts: &Facts) -> Answer {
+        let mut page = Page::default();
+        render::facts(&mut page, facts, self.legacy);
+        let mut out = page.finish();
+        out.push_str(&self.counters.render());
+        form(StatusCode::OK, text::CONTENT_TYPE, out.into())
+    }
+
+    /// None when the token is right.
+    fn guard(&self, authorization: Option<&[u8]>) -> Option<Answer> {
+        let Some(token) = &self.token else {
+            return Some(refusal(
+                StatusCode::FORBIDDEN,
+                "this maps the host: set a token file, or ask over the unix socket",
+            ));
+        };
+        if authorization
+            .and_then(bearer)
+            .is_some_and(|given| token.is(given))
+        {
+            return None;
+        }
+        let mut answer = refusal(StatusCode::UNAUTHORIZED, "a bearer token is needed");
+        answer.headers_mut().insert(
+            WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"keepwatch\""),
+        );
+        Some(answer)
+    }
+}
+
+/// The token of an `Authorization` header.
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = header.split_at_checked(7)?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| rest.trim_ascii())
+}
+
+/// Options of a readiness question. Unknown ones are left alone, as probes of some orchestrators add their own.
+///
+/// # Errors
+/// What is wrong with them.
+fn options(query: Option<&str>) -> Result<Options, &'static str> {
+    let mut out = Options::default();
+    for pair in query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|p| !p.is_empty())
+    {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match key {
+            "verbose" => out.verbose = !matches!(value, "false" | "0" | "no"),
+            "exclude" => {
+                for name in value.split(',').filter(|n| !n.is_empty()) {
+                    let name = name
+                        .parse::<CheckName>()
+                        .map_err(|_| "exclude names something that no check can be called")?;
+                    out.exclude.insert(name);
+                    if out.exclude.len() > EXCLUDES {
+                        return Err("exclude names too many checks");
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+fn refusal(code: StatusCode, message: &str) -> Answer {
+    form(
+        code,
+        "application/json",
+        json!({ "status": "error", "message": message })
+            .to_string()
+            .into(),
+    )
+}
+
+fn reply(code: u16, body: &Value) -> Answer {
+    let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    form(code, "application/json", body.to_string().into())
+}
+
+fn form(code: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = code;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        HeaderName::from_static("x-content-type-options"),
+        HeaderValue::from_static("nosniff"),
+    );
+    answer
+}
+
+fn closing(mut answer: Answer) -> Answer {
+    answer
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}

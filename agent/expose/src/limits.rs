@@ -1,0 +1,88 @@
+//! Every bound of the endpoint, with what it costs.
+
+use std::time::Duration;
+
+/// Bytes of a request's line and headers. Beyond it: 431.
+pub const HEAD_MAX: usize = 8 << 10;
+/// Bytes that one connection reads ahead, head and pipelined requests together. With [`CONNECTIONS`] 4 MiB at worst.
+pub const BUFFER: usize = 16 << 10;
+/// Headers of a request. Beyond it: 431.
+pub const HEADERS: usize = 64;
+/// Bytes of a path with its query. Beyond it: 414.
+pub const TARGET_MAX: usize = 2 << 10;
+/// Names in `?exclude=`. Beyond it: 400.
+pub const EXCLUDES: usize = 64;
+/// Clients whose rate is remembered, 64 bytes each: 64 KiB. When all are in use the one that was quiet longest is forgotten.
+pub const CLIENTS: usize = 1024;
+/// Bytes of `/metrics` at most; a host with 50 checks has some 150 KB. What does not fit is left out by whole families, and a
+/// metric says so. With every connection fetching it at once and reading slowly: `connections × TEXT_MAX` until the deadline.
+pub const TEXT_MAX: usize = 2 << 20;
+/// Characters of a label's value that are kept.
+pub const LABEL_MAX: usize = 128;
+/// What is still read and thrown away after the last answer of a connection, so that the client gets to read that answer
+/// instead of a reset.
+pub const LINGER_BYTES: usize = 2 << 20;
+/// For how long.
+pub const LINGER: Duration = Duration::from_secs(1);
+/// How often samples of histograms are folded into their buckets, whether or not anybody scrapes: they pile up until then.
+pub const UPKEEP: Duration = Duration::from_secs(5);
+/// A scheduler tick older than this is a hanging agent.
+pub const TICK_MAX: Duration = Duration::from_secs(30);
+/// Startup counts as done after this, even when a critical check has not run yet.
+pub const STARTUP: Duration = Duration::from_secs(120);
+/// Characters of a text in a JSON answer.
+pub const SENTENCE: usize = 300;
+/// Bytes of a bearer token.
+pub const TOKEN_MAX: usize = 4096;
+
+/// Rows of each kind that are shown; the rest is left out and `keepwatch_collector_success{collector="exporter"}` is 0.
+pub mod rows {
+    /// Checks; 40 series each.
+    pub const CHECKS: usize = 500;
+    /// Units that may be restarted.
+    pub const UNITS: usize = 200;
+    /// Backups.
+    pub const BACKUPS: usize = 200;
+    /// Repositories.
+    pub const REPOSITORIES: usize = 50;
+    /// Keys, maintenance windows, collectors, alerts: each.
+    pub const OTHERS: usize = 200;
+    /// Values of a label that is no closed set (mount points of a check, operations of a repository).
+    pub const VALUES: usize = 32;
+}
+
+/// Limits that an operator may set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Connections over all listeners. Each costs about 24 KiB (buffers and a task): 6 MiB at worst.
+    pub connections: usize,
+    /// Connections of one client address (of one IPv6 /64; a unix socket is one client).
+    pub per_client: usize,
+    /// Requests per minute of one client, on average. Beyond it: 429.
+    pub per_minute: u32,
+    /// Requests that a client may make at once after a pause.
+    pub burst: u32,
+    /// From the first byte of a request, or from the connection, to the end of its headers.
+    pub header: Duration,
+    /// From the answer to its last byte handed to the kernel.
+    pub write: Duration,
+    /// Between two requests of one connection: longer than the usual scrape interval.
+    pub idle: Duration,
+    /// From the order to stop until what still runs is cut off.
+    pub stop: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            per_client: 64,
+            per_minute: 1200,
+            burst: 300,
+            header: Duration::from_secs(5),
+            write: Duration::from_secs(10),
+            idle: Duration::from_secs(90),
+            stop: Duration::from_secs(5),
+        }
+    }
+}
