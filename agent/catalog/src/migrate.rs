@@ -52,14 +52,15 @@ pub(crate) enum Found {
 
 /// Reads the version and writes nothing.
 pub(crate) async fn found(tx: &mut Tx) -> Result<Found, sqlx::Error> {
-    if count(tx, HAS_VERSIONS).await? > 0 {
-        return Ok(version(tx).await?.map_or(Found::Empty, Found::Version));
+    // In this order: PostgreSQL shows each statement what was committed before it, and another process may commit its
+    // migration between two of them. Whoever sees tables first and then no versions does not see ours.
+    if count(tx, HAS_TABLES).await? == 0 {
+        return Ok(Found::Empty);
     }
-    Ok(if count(tx, HAS_TABLES).await? > 0 {
-        Found::Foreign
-    } else {
-        Found::Empty
-    })
+    if count(tx, HAS_VERSIONS).await? == 0 {
+        return Ok(Found::Foreign);
+    }
+    Ok(version(tx).await?.map_or(Found::Empty, Found::Version))
 }
 
 async fn count(tx: &mut Tx, sql: Sql) -> Result<i64, sqlx::Error> {

@@ -9,7 +9,7 @@ use crate::ids::{ObjectId, WriterId};
 use crate::object::{ContentError, ObjectError};
 use crate::records::{Forgotten, Origin, Outcome, Snapshot, Tombstone};
 use crate::repository::Repository;
-use crate::store::{Area, Listed, Name, list_all};
+use crate::store::{Area, Listed, Name, both, list_all};
 
 /// A snapshot with its id and its writer, signature checked.
 #[derive(Clone, Debug)]
@@ -136,9 +136,13 @@ impl Repository {
     /// Reads all snapshots and tombstones.
     pub fn snapshots(&self) -> Result<SnapshotSet, ObjectError> {
         let mut set = SnapshotSet::default();
-        // Tombstones are listed after snapshots: one that is written meanwhile hides at worst too little.
-        let snapshots = list_all(&**self.store(), Area::Snapshots)?;
-        let tombstones = list_all(&**self.store(), Area::Tombstones)?;
+        // A tombstone that is written meanwhile hides at worst too little.
+        let (snapshots, tombstones) = both(
+            &**self.store(),
+            || list_all(&**self.store(), Area::Snapshots),
+            || list_all(&**self.store(), Area::Tombstones),
+        );
+        let (snapshots, tombstones) = (snapshots?, tombstones?);
         let mut of_tombstones = tombstones.iter();
         self.each_record::<Tombstone>(Area::Tombstones, &ids(&tombstones), &mut |_, record| {
             let Some(listed) = of_tombstones.next().cloned() else {

@@ -74,6 +74,36 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "s3",
+        &[
+            "keepwatch-engine",
+            "aws-*",
+            "base64",
+            "bytes",
+            "crc-fast",
+            "getrandom",
+            "http-body",
+            "sha2",
+            "thiserror",
+            "tokio",
+            "tracing",
+            "zeroize",
+        ],
+    ),
+    (
+        "catalog",
+        &[
+            "keepwatch-model",
+            "sqlx",
+            "tokio",
+            "rustix",
+            "serde_json",
+            "thiserror",
+            "tracing",
+            "zeroize",
+        ],
+    ),
+    (
         "expose",
         &[
             "keepwatch-model",
@@ -114,36 +144,6 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "zeroize",
             "thiserror",
             "tracing",
-        ],
-    ),
-    (
-        "s3",
-        &[
-            "keepwatch-engine",
-            "aws-*",
-            "base64",
-            "bytes",
-            "crc-fast",
-            "getrandom",
-            "http-body",
-            "sha2",
-            "thiserror",
-            "tokio",
-            "tracing",
-            "zeroize",
-        ],
-    ),
-    (
-        "catalog",
-        &[
-            "keepwatch-model",
-            "sqlx",
-            "tokio",
-            "rustix",
-            "serde_json",
-            "thiserror",
-            "tracing",
-            "zeroize",
         ],
     ),
     (
@@ -251,17 +251,6 @@ pub const WATCH_LAYERS: &[&[&str]] = &[
     &["conductor"],
 ];
 
-/// Layers of the configuration from the ground up.
-pub const CONFIG_LAYERS: &[&[&str]] = &[
-    &["fault", "text", "nearest", "node", "shape"],
-    &["secret", "typed"],
-    &["sections"],
-    &["read"],
-    &["derive", "cross"],
-    &["show", "schema", "document"],
-    &["plan", "tests"],
-];
-
 /// Layers of the endpoint from the ground up.
 pub const EXPOSE_LAYERS: &[&[&str]] = &[
     &["names", "facts", "limits"],
@@ -278,6 +267,17 @@ pub const NOTIFY_LAYERS: &[&[&str]] = &[
     &["fault", "http"],
     &["medium"],
     &["post"],
+];
+
+/// Layers of the configuration from the ground up.
+pub const CONFIG_LAYERS: &[&[&str]] = &[
+    &["fault", "text", "nearest", "node", "shape"],
+    &["secret", "typed"],
+    &["sections"],
+    &["read"],
+    &["derive", "cross"],
+    &["show", "schema", "document"],
+    &["plan", "tests"],
 ];
 
 /// (what, the only files that may say it, why)
@@ -469,6 +469,8 @@ pub fn modules_named(code: &str) -> Vec<String> {
 }
 
 /// Imports that run up, in every crate with layers.
+
+/// Imports in the engine, the watcher and the configuration that run up.
 pub fn layers(root: &Path) -> Vec<Finding> {
     let mut out = crate_layers(root, "engine", LAYERS);
     out.extend(crate_layers(root, "watch", WATCH_LAYERS));
@@ -591,8 +593,8 @@ pub fn secrets(root: &Path) -> Vec<Finding> {
     ];
     let mut out = Vec::new();
     let engine = sources(&root.join("agent/engine/src"));
-    let others =
-        ["watch", "config", "expose", "notify"].map(|c| sources(&root.join("agent").join(c).join("src")));
+    let others = ["watch", "config", "expose", "notify", "catalog", "s3"]
+        .map(|c| sources(&root.join("agent").join(c).join("src")));
     for path in engine.into_iter().chain(others.into_iter().flatten()) {
         let text = code(&fs::read_to_string(&path).unwrap_or_default());
         let mut derives = String::new();

@@ -137,6 +137,7 @@ fn damage_moves_the_file_aside() {
             // Found by a new catalog, or by one that connects again.
             let running = (n % 2 == 0).then(|| catalog.clone());
             catalog.close().await;
+            env.at_rest().await;
             let mut bytes = fs::read(env.db_path()).expect("read");
             let length = bytes.len() as u64;
             match n % 8 {
@@ -234,6 +235,7 @@ fn two_that_see_the_damage_begin_one_new_file() {
         // Without what they remember of it: each reads the file anew.
         a.clone().close().await;
         b.clone().close().await;
+        env.at_rest().await;
         let bytes = fs::read(env.db_path()).expect("read");
         fs::write(env.db_path(), vec![0x5a; bytes.len()]).expect("damaged");
         for n in 0..10 {

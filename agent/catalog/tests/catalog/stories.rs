@@ -1070,6 +1070,7 @@ async fn a_newer_schema_is_refused(env: Env) {
     assert_eq!((recorded.stored, recorded.spooled), (0, 1));
     running.close().await;
     drop(catalog);
+    env.at_rest().await;
     let before = std::fs::read(env.db_path()).unwrap_or_default();
     let Err(error) = env.try_open().await else {
         panic!("it was opened")

@@ -141,6 +141,38 @@ impl Env {
         catalog
     }
 
+    /// Waits until no connection has the file open any more, and brings its WAL into it: two that close at one moment leave it
+    /// behind, and a test that damages the file beside a whole WAL damages nothing. [`Catalog::close`] waits for a moment only.
+    pub async fn at_rest(&self) {
+        use sqlx::{Connection, SqliteConnection};
+        let wal = self.dir.join("catalog.db-wal");
+        for _ in 0..1200 {
+            if self.open_files() > 0 {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            } else if wal.exists() {
+                let url = format!("sqlite://{}", self.db_path().display());
+                let mut last = SqliteConnection::connect(&url).await.expect("connected");
+                sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+                    .execute(&mut last)
+                    .await
+                    .expect("brought in");
+                last.close().await.expect("closed");
+            } else {
+                return;
+            }
+        }
+        panic!("the file is still open");
+    }
+
+    /// Descriptors of this process that lie in the directory of the database.
+    fn open_files(&self) -> usize {
+        let descriptors = std::fs::read_dir("/proc/self/fd").expect("descriptors");
+        descriptors
+            .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+            .filter(|to| to.starts_with(&self.dir) && !to.starts_with(self.spool_path()))
+            .count()
+    }
+
     /// Waits until a rest of the database is over.
     pub async fn rested(&self, catalog: &Catalog) {
         for _ in 0..200 {

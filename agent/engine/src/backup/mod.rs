@@ -405,6 +405,16 @@ pub fn run(
     totals.chunks_new = bytes.chunks_new;
     totals.problems = problems.total;
     warnings.extend(notes);
+    // An empty snapshot that is called partial would be found out on the day it is needed.
+    if totals.files + totals.others == 0 && !sources.is_empty() {
+        if let Some(p) = problems.first.first() {
+            return Err(BackupError::NoSources(format!(
+                "nothing in the sources could be read, beginning with {}: {}",
+                String::from_utf8_lossy(&p.path),
+                p.what
+            )));
+        }
+    }
     let outcome = if problems.is_empty() {
         Outcome::Succeeded
     } else {

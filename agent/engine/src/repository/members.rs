@@ -14,7 +14,7 @@ use crate::record::{self, RecordError, RecordKind};
 use crate::records::WriterRecord;
 use crate::seal::{Identity, ReaderRecipient};
 use crate::secret::Secret32;
-use crate::store::{Area, KeyName, Name, StoreError, list_all};
+use crate::store::{Area, KeyName, Listed, Name, StoreError, list_all};
 
 impl Repository {
     /// Adds the right to write to a repository opened by a reader.
@@ -102,26 +102,46 @@ impl Repository {
         record::write(RecordKind::Writer, self.id, OWNER, owner, &body)
     }
 
-    pub(super) fn load_writers(&mut self) -> Result<(), AccessError> {
+    /// `listed`: what [`list_all`] says of the writers.
+    pub(super) fn load_writers(&mut self, listed: &[Listed]) -> Result<(), AccessError> {
         let owner = keys::verifying_key(&self.owner.0).ok_or_else(|| {
             self.untrusted(
                 "config",
                 ContentError::Decode("its owner key is not usable".into()),
             )
         })?;
-        for listed in list_all(&*self.store, Area::Writers)? {
-            let Name::Writer(id, revoked) = listed.name else {
-                continue;
-            };
-            match self.read_writer(&listed.name, id, revoked, &owner) {
+        let read = |listed: &Listed| match listed.name {
+            Name::Writer(id, revoked) => {
+                Some((id, self.read_writer(&listed.name, id, revoked, &owner)))
+            }
+            _ => None,
+        };
+        let mut found = Vec::new();
+        for some in listed.chunks(self.store.connections().max(1)) {
+            // The first in this thread: a store that takes one call at a time starts none.
+            let (here, others) = some.split_at(1);
+            let read: Vec<_> = std::thread::scope(|scope| {
+                let others: Vec<_> = others.iter().map(|l| scope.spawn(|| read(l))).collect();
+                let mut all = vec![read(&here[0])];
+                let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
+                    t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
+                };
+                all.extend(others.into_iter().map(join));
+                all
+            });
+            found.extend(some.iter().zip(read));
+        }
+        for (listed, read) in found {
+            match read {
                 // Listed in order: the revocation of an id comes after its record and replaces it.
-                Ok(record) => drop(self.writers.insert(id, record)),
+                Some((id, Ok(record))) => drop(self.writers.insert(id, record)),
                 // Not there any more is one thing; not readable just now says nothing about the writer.
-                Err(ObjectError::Store(e)) if !e.is_missing() => return Err(e.into()),
+                Some((_, Err(ObjectError::Store(e)))) if !e.is_missing() => return Err(e.into()),
                 // A damaged or forged writer is no writer: its records will be refused by name.
-                Err(e) => {
+                Some((_, Err(e))) => {
                     tracing::warn!(object = %listed.name, "a writer's record is not believed: {e}")
                 }
+                None => {}
             }
         }
         Ok(())

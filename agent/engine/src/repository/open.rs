@@ -18,7 +18,7 @@ use crate::record::{self, Record, RecordError, RecordKind};
 use crate::records::{Config, FORMAT_VERSION, SealedSecrets};
 use crate::seal::{Identity, OpenError, ReaderIdentity, ReaderRecipient};
 use crate::secret::{Secret32, SecretText};
-use crate::store::{Area, KeyName, Name, Store, list_all};
+use crate::store::{Area, KeyName, Name, Store, both, list_all};
 
 impl Repository {
     /// Makes a repository in an empty store. Returns it opened as writer, with the writer key to be kept by this host.
@@ -125,7 +125,12 @@ impl Repository {
         key: &WriterKey,
     ) -> Result<Repository, AccessError> {
         let location = store.location();
-        let bytes = read_config(&*store)?;
+        let (writers, bytes) = both(
+            &*store,
+            || list_all(&*store, Area::Writers),
+            || read_config(&*store),
+        );
+        let bytes = bytes?;
         let record = parse_config(&location, &bytes)?;
         if record.repository != key.repository {
             return Err(AccessError::OtherRepository {
@@ -157,7 +162,7 @@ impl Repository {
                 ),
             ));
         }
-        repository.load_writers()?;
+        repository.load_writers(&writers?)?;
         repository.use_writer(key)?;
         Ok(repository)
     }
@@ -166,7 +171,12 @@ impl Repository {
     /// That it is a twin is proved by the owner's signature over its `config`, and by its records, which open with the same host identity.
     pub fn open_as_twin(store: Arc<dyn Store>, of: &Repository) -> Result<Repository, AccessError> {
         let location = store.location();
-        let bytes = read_config(&*store)?;
+        let (writers, bytes) = both(
+            &*store,
+            || list_all(&*store, Area::Writers),
+            || read_config(&*store),
+        );
+        let bytes = bytes?;
         let record = parse_config(&location, &bytes)?;
         let config = verify_config(&location, &record, of.owner)?;
         let mut repository = Repository {
@@ -188,7 +198,7 @@ impl Repository {
                 ContentError::Decode("its recipient is not that of its twin".into()),
             ));
         }
-        repository.load_writers()?;
+        repository.load_writers(&writers?)?;
         Ok(repository)
     }
 
@@ -206,12 +216,23 @@ impl Repository {
         pinned: Option<OwnerKey>,
     ) -> Result<Repository, AccessError> {
         let location = store.location();
-        let bytes = read_config(&*store)?;
+        let (writers, (key_files, bytes)) = both(
+            &*store,
+            || list_all(&*store, Area::Writers),
+            || {
+                both(
+                    &*store,
+                    || list_all(&*store, Area::Keys),
+                    || read_config(&*store),
+                )
+            },
+        );
+        let bytes = bytes?;
         let record = parse_config(&location, &bytes)?;
         let mut tried = 0;
         let mut detail = String::new();
         let mut found = None;
-        for listed in list_all(&*store, Area::Keys)? {
+        for listed in key_files? {
             tried += 1;
             let sealed = store.get(&listed.name, limits::KEY_FILE_BYTES as u64)?;
             match identity.open(&sealed, limits::KEY_FILE_BYTES) {
@@ -289,7 +310,7 @@ impl Repository {
             writer: None,
             writers: BTreeMap::new(),
         };
-        repository.load_writers()?;
+        repository.load_writers(&writers?)?;
         Ok(repository)
     }
 }

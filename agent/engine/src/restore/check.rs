@@ -39,6 +39,7 @@ pub(crate) fn run(
     let mut checked = 0;
     each_marked(
         shared,
+        &mut ChunkReader::new(shared.repository, shared.lookup),
         manifest,
         ranges,
         &shared.done,

@@ -21,13 +21,13 @@ use crate::progress::Event;
 /// Calls `each` for the entries whose bit is set, part by part; the last first when `backwards`.
 pub(crate) fn each_marked(
     shared: &Shared<'_>,
+    reader: &mut ChunkReader<'_>,
     manifest: &Manifest,
     ranges: &[Range<usize>],
     marked: &Bits,
     backwards: bool,
     each: &mut dyn FnMut(&Entry, u64, u64),
 ) -> Result<(), RestoreError> {
-    let mut reader = ChunkReader::new(shared.repository, shared.lookup);
     let mut parts: Vec<usize> = ranges.iter().cloned().flatten().collect();
     if backwards {
         parts.reverse();
@@ -37,7 +37,7 @@ pub(crate) fn each_marked(
         if !marked.any(row.first_entry..row.first_entry + row.part.entries as u64) {
             continue;
         }
-        let mut entries = match manifest.entries(&mut reader, i, &mut Vec::new()) {
+        let mut entries = match manifest.entries(reader, i, &mut Vec::new()) {
             Ok(e) => e,
             Err(e) => {
                 shared.problem(
@@ -70,6 +70,7 @@ pub(crate) fn each_marked(
 /// Makes the hard links of groups whose first member is in place. Returns how many were there already or may not be replaced.
 pub(crate) fn links(
     shared: &Shared<'_>,
+    reader: &mut ChunkReader<'_>,
     target: &Target,
     manifest: &Manifest,
     ranges: &[Range<usize>],
@@ -83,6 +84,7 @@ pub(crate) fn links(
     let mut dirs = Dirs::new(target);
     each_marked(
         shared,
+        reader,
         manifest,
         ranges,
         again,
@@ -224,27 +226,36 @@ pub(crate) fn leftovers(target: &Target, paths: &HashSet<Vec<u8>>) {
 /// Gives directories their metadata, the deepest first: a directory that may not be written or entered comes after what is in it.
 pub(crate) fn directories(
     shared: &Shared<'_>,
+    reader: &mut ChunkReader<'_>,
     target: &Target,
     manifest: &Manifest,
     ranges: &[Range<usize>],
     again: &Bits,
 ) -> Result<(), RestoreError> {
     let mut dirs = Dirs::new(target);
-    each_marked(shared, manifest, ranges, again, true, &mut |entry, _, _| {
-        if entry.kind() != EntryKind::Directory {
-            return;
-        }
-        let (parent, name) = target::split(&entry.path);
-        match dirs
-            .open(parent)
-            .and_then(|dir| shared.rules.apply_dir(&dir, name, entry))
-        {
-            Ok(()) => shared.tell_of(entry),
-            Err(e) => shared.io_problem(
-                &entry.path,
-                "give the directory its owner, mode and times",
-                &e,
-            ),
-        }
-    })
+    each_marked(
+        shared,
+        reader,
+        manifest,
+        ranges,
+        again,
+        true,
+        &mut |entry, _, _| {
+            if entry.kind() != EntryKind::Directory {
+                return;
+            }
+            let (parent, name) = target::split(&entry.path);
+            match dirs
+                .open(parent)
+                .and_then(|dir| shared.rules.apply_dir(&dir, name, entry))
+            {
+                Ok(()) => shared.tell_of(entry),
+                Err(e) => shared.io_problem(
+                    &entry.path,
+                    "give the directory its owner, mode and times",
+                    &e,
+                ),
+            }
+        },
+    )
 }

@@ -241,7 +241,6 @@ pub fn run(
         &selection,
         &snapshot.body.totals,
     )?;
-    drop(reader);
 
     progress.event(Event::Phase("restoring"));
     let threads = match options.threads {
@@ -270,6 +269,7 @@ pub fn run(
                 Some(target),
                 &again,
                 refs,
+                &mut reader,
                 fetch,
                 Some(send),
             );
@@ -284,6 +284,7 @@ pub fn run(
             target.as_ref(),
             &again,
             refs,
+            &mut reader,
             fetch,
             None,
         )
@@ -309,8 +310,15 @@ pub fn run(
     let mut verified = 0;
     if let Some(target) = &target {
         if !options.dry_run {
-            planned.skipped +=
-                finish::links(&shared, target, &manifest, &ranges, &again, &planned)?;
+            planned.skipped += finish::links(
+                &shared,
+                &mut reader,
+                target,
+                &manifest,
+                &ranges,
+                &again,
+                &planned,
+            )?;
             finish::leftovers(target, &planned.leftovers);
             stopped(&shared)?;
         }
@@ -332,7 +340,7 @@ pub fn run(
         stopped(&shared)?;
         if !options.dry_run {
             progress.event(Event::Phase("finishing directories"));
-            finish::directories(&shared, target, &manifest, &ranges, &again)?;
+            finish::directories(&shared, &mut reader, target, &manifest, &ranges, &again)?;
         }
         stopped(&shared)?;
         if !options.dry_run && !options.no_sync {

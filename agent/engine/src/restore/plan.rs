@@ -74,7 +74,7 @@ pub(crate) struct Planned {
 }
 
 /// See the module.
-pub(crate) struct Planner<'s, 'a> {
+pub(crate) struct Planner<'s, 'a, 'k> {
     pub(super) shared: &'s Shared<'a>,
     selection: &'s Selection,
     pub(super) rules: &'s Rules,
@@ -84,7 +84,8 @@ pub(crate) struct Planner<'s, 'a> {
     /// Directories that get their metadata, and hard links that are made, when the content is there.
     again: &'s Bits,
     refs: RefCursor,
-    refs_reader: ChunkReader<'s>,
+    /// For manifest and refs: their lists often share an envelope.
+    reader: &'s mut ChunkReader<'k>,
     resolver: Resolver<'s>,
     stack: Vec<Level>,
     /// The last entry that is no directory: nothing can be beneath it.
@@ -98,7 +99,7 @@ pub(crate) struct Planner<'s, 'a> {
     pub(crate) planned: Planned,
 }
 
-impl<'s, 'a> Planner<'s, 'a> {
+impl<'s, 'a, 'k> Planner<'s, 'a, 'k> {
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         shared: &'s Shared<'a>,
@@ -106,6 +107,7 @@ impl<'s, 'a> Planner<'s, 'a> {
         target: Option<&'s Target>,
         again: &'s Bits,
         refs: RefCursor,
+        reader: &'s mut ChunkReader<'k>,
         fetch: u32,
         work: Option<Sender<Work>>,
     ) -> Self {
@@ -117,7 +119,7 @@ impl<'s, 'a> Planner<'s, 'a> {
             dirs: target.map(Dirs::new),
             again,
             refs,
-            refs_reader: ChunkReader::new(shared.repository, shared.lookup),
+            reader,
             resolver: Resolver::new(shared.lookup),
             stack: Vec::new(),
             no_directory: Vec::new(),
@@ -149,12 +151,11 @@ impl<'s, 'a> Planner<'s, 'a> {
                 self.entered(b"", &root);
             }
         }
-        let mut reader = ChunkReader::new(self.shared.repository, self.shared.lookup);
         let mut after = Vec::new();
         for i in ranges.iter().cloned().flatten() {
             let first = manifest.parts[i].first_entry;
             let before = after.clone();
-            let entries = match manifest.entries(&mut reader, i, &mut after) {
+            let entries = match manifest.entries(self.reader, i, &mut after) {
                 Ok(entries) => entries,
                 Err(e) if e.needs_identity() => return Err(e.into()),
                 Err(e) => {
@@ -446,9 +447,9 @@ impl<'s, 'a> Planner<'s, 'a> {
         while left > 0 && !self.shared.is_stopped() {
             let n = left.min(window::REFS);
             let first = self.gathered.ids.len();
-            if let Err(e) =
-                self.refs
-                    .read(&mut self.refs_reader, at, n as u64, &mut self.gathered.ids)
+            if let Err(e) = self
+                .refs
+                .read(self.reader, at, n as u64, &mut self.gathered.ids)
             {
                 self.gathered.ids.truncate(first);
                 let dirs = self.dirs.as_mut().expect("there is a target");
@@ -478,19 +479,14 @@ impl<'s, 'a> Planner<'s, 'a> {
         self.window_refs = (self.window_refs * 4).min(window::REFS);
         let gathered = std::mem::take(&mut self.gathered);
         let (shared, dirs) = (self.shared, self.dirs.as_mut().expect("there is a target"));
-        let window = Window::resolve(
-            gathered,
-            &mut self.resolver,
-            &mut self.refs_reader,
-            &mut |r| {
-                shared.give_up(dirs, &r.file, |s| {
-                    s.problem(
-                        &r.file.entry.path,
-                        format!("not restored, its content is lost: {}", r.why),
-                    )
-                });
-            },
-        )
+        let window = Window::resolve(gathered, &mut self.resolver, self.reader, &mut |r| {
+            shared.give_up(dirs, &r.file, |s| {
+                s.problem(
+                    &r.file.entry.path,
+                    format!("not restored, its content is lost: {}", r.why),
+                )
+            });
+        })
         .map_err(RestoreError::Index)?;
         let work = self.work.as_ref().expect("no dry run");
         Arc::new(window).tasks(self.fetch, &mut |task| {

@@ -23,7 +23,7 @@ pub(super) enum Decision {
     Keep,
 }
 
-impl Planner<'_, '_> {
+impl Planner<'_, '_, '_> {
     /// What stands at an entry's name, and in which directory.
     pub(super) fn existing(
         &mut self,

@@ -372,3 +372,22 @@ pub fn list_all(store: &dyn Store, area: Area) -> Result<Vec<Listed>, StoreError
     out.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(out)
 }
+
+/// Does both, at once where the store takes several calls: behind a network each is a round trip. A panic of either is passed on.
+pub(crate) fn both<A: Send, B>(
+    store: &dyn Store,
+    first: impl FnOnce() -> A + Send,
+    second: impl FnOnce() -> B,
+) -> (A, B) {
+    if store.connections() <= 1 {
+        return (first(), second());
+    }
+    std::thread::scope(|scope| {
+        let first = scope.spawn(first);
+        let second = second();
+        let first = first
+            .join()
+            .unwrap_or_else(|p| std::panic::resume_unwind(p));
+        (first, second)
+    })
+}
