@@ -73,14 +73,18 @@ fn check(context: &Context, config: &ConfigArgs) -> Outcome {
     let loaded = match keepwatch_config::load(&config.config) {
         Ok(loaded) => loaded,
         Err(faults) if context.json() => {
-            print_json(&json!({ "ok": false, "faults": faults.faults, "more": faults.more, "exit_code": Exit::WrongUse as u8 }))?;
+            print_json(
+                &json!({ "ok": false, "faults": faults.faults, "more": faults.more, "exit_code": Exit::WrongUse as u8 }),
+            )?;
             return Ok(Exit::WrongUse);
         }
         Err(faults) => return Err(config.failure(&faults)),
     };
     let unusable = crate::serve::examine(&loaded.config);
     if context.json() {
-        print_json(&json!({ "ok": unusable.is_empty(), "faults": unusable, "warnings": loaded.warnings }))?;
+        print_json(
+            &json!({ "ok": unusable.is_empty(), "faults": unusable, "warnings": loaded.warnings }),
+        )?;
     } else {
         for warning in &loaded.warnings {
             context.note(&format!("warning: {warning}"));

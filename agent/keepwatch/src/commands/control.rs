@@ -187,11 +187,7 @@ fn local(text: &str) -> String {
 }
 
 /// The end of a window, in milliseconds since 1970.
-fn end_of(
-    duration: Option<Duration>,
-    until: Option<&str>,
-    now: Moment,
-) -> Result<i64, Failure> {
+fn end_of(duration: Option<Duration>, until: Option<&str>, now: Moment) -> Result<i64, Failure> {
     let millis = match (duration, until) {
         (Some(duration), _) => {
             now.unix_nanos() / 1_000_000 + i128::try_from(duration.as_millis()).unwrap_or(0)

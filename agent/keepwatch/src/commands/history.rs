@@ -152,7 +152,11 @@ fn row(entry: &Entry) -> [String; 5] {
             } else {
                 format!("open, {}", incident.severity)
             },
-            took(incident.closed.and_then(|end| between(incident.opened, end))),
+            took(
+                incident
+                    .closed
+                    .and_then(|end| between(incident.opened, end)),
+            ),
             text(&incident.text),
         ],
         Entry::Restart(restart) => [

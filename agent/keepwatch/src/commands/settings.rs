@@ -51,7 +51,10 @@ impl ConfigArgs {
 }
 
 /// Asks the catalog of this configuration.
-pub fn with_catalog<T, F>(config: &Config, ask: impl FnOnce(Catalog, String) -> F) -> Result<T, Failure>
+pub fn with_catalog<T, F>(
+    config: &Config,
+    ask: impl FnOnce(Catalog, String) -> F,
+) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, CatalogError>>,
 {
@@ -64,7 +67,9 @@ where
                 Exit::NothingFound,
                 format!("nothing was recorded yet: there is no {}", file.display()),
             )
-            .advice("'keepwatch serve' and backups write it; a file of another user may need sudo"));
+            .advice(
+                "'keepwatch serve' and backups write it; a file of another user may need sudo",
+            ));
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -82,8 +87,9 @@ where
 }
 
 fn away(e: CatalogError) -> Failure {
-    Failure::failed(e.to_string())
-        .advice("backups and checks go on without it; look whether its database runs and may be read")
+    Failure::failed(e.to_string()).advice(
+        "backups and checks go on without it; look whether its database runs and may be read",
+    )
 }
 
 /// Asks the daemon of this configuration.

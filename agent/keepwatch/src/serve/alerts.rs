@@ -66,7 +66,11 @@ pub fn firing(known: &Known<'_>) -> Vec<Alert> {
     }
     for repository in &known.collected.repositories {
         if repository.verification.last_successful == Some(false) {
-            let alert = known.alert("KeepwatchVerificationFailed", Severity::Critical, known.now.0);
+            let alert = known.alert(
+                "KeepwatchVerificationFailed",
+                Severity::Critical,
+                known.now.0,
+            );
             out.push(
                 alert
                     .label("repository", &repository.name)
@@ -76,7 +80,11 @@ pub fn firing(known: &Known<'_>) -> Vec<Alert> {
         }
     }
     if let Some(why) = &known.collected.trouble {
-        let alert = known.alert("KeepwatchStateDatabaseErrors", Severity::Warning, known.now.0);
+        let alert = known.alert(
+            "KeepwatchStateDatabaseErrors",
+            Severity::Warning,
+            known.now.0,
+        );
         out.push(
             alert
                 .summary("the catalog cannot be used; records go to the spool meanwhile")
@@ -84,7 +92,11 @@ pub fn firing(known: &Known<'_>) -> Vec<Alert> {
         );
     }
     if !known.reload_ok {
-        let alert = known.alert("KeepwatchConfigReloadFailed", Severity::Warning, known.reloaded.0);
+        let alert = known.alert(
+            "KeepwatchConfigReloadFailed",
+            Severity::Warning,
+            known.reloaded.0,
+        );
         out.push(
             alert
                 .summary("the configuration was not reloaded; the former one is in effect")
@@ -203,12 +215,18 @@ fn of_backup(known: &Known<'_>, backup: &facts::Backup) -> Vec<Alert> {
         (Some(last), _) if known.now > due(last) => out.push(
             make("KeepwatchBackupStale", Severity::Critical, due(last))
                 .summary(&format!("{what} did not succeed for longer than {age}"))
-                .description("Run it by hand and see why: 'keepwatch history' tells what happened."),
+                .description(
+                    "Run it by hand and see why: 'keepwatch history' tells what happened.",
+                ),
         ),
         (None, Some(first)) if known.now > due(first) => out.push(
-            make("KeepwatchBackupNeverSucceeded", Severity::Critical, due(first))
-                .summary(&format!("{what} never succeeded since it was configured"))
-                .description("Run it by hand and see why: 'keepwatch history' tells what happened."),
+            make(
+                "KeepwatchBackupNeverSucceeded",
+                Severity::Critical,
+                due(first),
+            )
+            .summary(&format!("{what} never succeeded since it was configured"))
+            .description("Run it by hand and see why: 'keepwatch history' tells what happened."),
         ),
         _ => {}
     }
@@ -329,12 +347,24 @@ mod tests {
                 now: days(now),
             };
             let fired = firing(&known);
-            fired.iter().map(|a| a.name().to_owned()).collect::<Vec<_>>()
+            fired
+                .iter()
+                .map(|a| a.name().to_owned())
+                .collect::<Vec<_>>()
         };
         assert!(names(None, Some(0), None, 2).is_empty());
-        assert_eq!(names(None, Some(0), None, 3), ["KeepwatchBackupNeverSucceeded"]);
+        assert_eq!(
+            names(None, Some(0), None, 3),
+            ["KeepwatchBackupNeverSucceeded"]
+        );
         assert!(names(Some(0), Some(0), Some(true), 2).is_empty());
-        assert_eq!(names(Some(0), Some(0), Some(true), 3), ["KeepwatchBackupStale"]);
-        assert_eq!(names(Some(0), Some(0), Some(false), 1), ["KeepwatchBackupFailed"]);
+        assert_eq!(
+            names(Some(0), Some(0), Some(true), 3),
+            ["KeepwatchBackupStale"]
+        );
+        assert_eq!(
+            names(Some(0), Some(0), Some(false), 1),
+            ["KeepwatchBackupFailed"]
+        );
     }
 }

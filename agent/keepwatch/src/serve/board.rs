@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use super::alerts::{self, Known};
 use super::collect::Collected;
 use super::scene::{Scene, Stop};
-use super::world::{World, shown_at};
 use super::shown;
+use super::world::{World, shown_at};
 
 /// From one look to the next.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -203,7 +203,10 @@ fn drill(config: &Config, answers: &Answers, backup: &str, repository: &str) -> 
 
 /// Repositories as configured, with what is known of each.
 pub fn repositories(config: &Config, answers: &Answers) -> Vec<Repository> {
-    let one = |(name, declared): (&String, &keepwatch_config::sections::repositories::Repository)| {
+    let one = |(name, declared): (
+        &String,
+        &keepwatch_config::sections::repositories::Repository,
+    )| {
         let mut row = Repository {
             name: name.clone(),
             ..Repository::default()
@@ -309,7 +312,10 @@ mod tests {
             ]
         );
         let row = &backups(&loaded.config, &nothing())[0];
-        assert_eq!((row.name.as_str(), row.source_kind.as_str()), ("home", "paths"));
+        assert_eq!(
+            (row.name.as_str(), row.source_kind.as_str()),
+            ("home", "paths")
+        );
         assert_eq!(row.interval, Some(Duration::from_secs(86_400)));
         assert_eq!((row.last_success, row.first_seen), (None, None));
 
@@ -337,6 +343,10 @@ mod tests {
         assert_eq!(rows.len(), 1);
         assert!(rows[0].running && rows[0].runs == 4);
         assert_eq!(rows[0].failures[&BackupReason::Space], 2);
-        assert_eq!(rows[0].failures[&BackupReason::Internal], 1, "no foreign word becomes a label");
+        assert_eq!(
+            rows[0].failures[&BackupReason::Internal],
+            1,
+            "no foreign word becomes a label"
+        );
     }
 }

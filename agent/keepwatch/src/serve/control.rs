@@ -226,7 +226,11 @@ async fn ask<T>(
             "the configuration may just be reloaded: try again in a moment",
         )
     };
-    timeout(ANSWERING, asking).await.ok().flatten().ok_or_else(gone)
+    timeout(ANSWERING, asking)
+        .await
+        .ok()
+        .flatten()
+        .ok_or_else(gone)
 }
 
 async fn answer(question: Question, scenes: &watch::Receiver<Arc<Scene>>) -> Reply {
@@ -309,7 +313,12 @@ async fn decide(question: Question, scenes: &watch::Receiver<Arc<Scene>>) -> Res
         }
         Question::RunNow { check } => {
             let asked = check.clone();
-            if ask(scenes, |reply| Command::RunNow { check: asked, reply }).await? {
+            if ask(scenes, |reply| Command::RunNow {
+                check: asked,
+                reply,
+            })
+            .await?
+            {
                 Reply::done(format!("check {check} runs now"))
             } else {
                 no_such_check(&check)
@@ -421,7 +430,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = path(dir.path());
         let first = Control::bind(path.clone()).expect("bound");
-        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        let mode = std::fs::metadata(&path)
+            .expect("there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(Control::bind(path.clone()).is_err());
         drop(first);

@@ -152,7 +152,11 @@ fn restart(unit: &str, step: &RestartStep) {
             );
         }
         RestartStep::GaveUp => {
-            tracing::error!(message_id = RESTART, keepwatch_unit = unit, "{unit} is given up: its restarts did not help; manual intervention required, then 'keepwatch reset {unit}'");
+            tracing::error!(
+                message_id = RESTART,
+                keepwatch_unit = unit,
+                "{unit} is given up: its restarts did not help; manual intervention required, then 'keepwatch reset {unit}'"
+            );
         }
         RestartStep::Resumed => {
             tracing::info!(
@@ -194,7 +198,9 @@ mod tests {
 
     #[test]
     fn each_kind_has_an_id_of_its_own() {
-        let all = [STATE, OPENED, CLOSED, FLAPPING, RESTART, WINDOWS, CLOCK, LOST];
+        let all = [
+            STATE, OPENED, CLOSED, FLAPPING, RESTART, WINDOWS, CLOCK, LOST,
+        ];
         let set: std::collections::BTreeSet<&str> = all.into_iter().collect();
         assert_eq!(set.len(), all.len());
         for id in all {

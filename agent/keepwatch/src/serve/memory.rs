@@ -98,9 +98,17 @@ pub fn file(state_directory: &Path) -> PathBuf {
 /// What is remembered, from the catalog or from the file.
 pub async fn load(catalog: &Catalog, file: &Path) -> Memory {
     let of_catalog = match states::load(catalog).await {
-        Ok(rows) => whole(&rows.into_iter().map(|(name, _, body)| (name, body)).collect()),
+        Ok(rows) => whole(
+            &rows
+                .into_iter()
+                .map(|(name, _, body)| (name, body))
+                .collect(),
+        ),
         Err(e) => {
-            tracing::warn!("what is remembered is read from {} because of: {e}", file.display());
+            tracing::warn!(
+                "what is remembered is read from {} because of: {e}",
+                file.display()
+            );
             Memory::default()
         }
     };
@@ -140,13 +148,15 @@ pub async fn save(catalog: &Catalog, file: &Path, memory: &Memory) -> bool {
         Err(e) => {
             tracing::debug!("what is to be remembered goes to a file: {e}");
             let text = json(&parts);
-            let written = tokio::task::spawn_blocking(move || {
-                crate::places::replace_private(&path, &text)
-            });
+            let written =
+                tokio::task::spawn_blocking(move || crate::places::replace_private(&path, &text));
             match written.await {
                 Ok(Ok(())) => true,
                 Ok(Err(e)) => {
-                    tracing::error!("nothing is remembered after a restart: neither the catalog nor {} can be written: {e}", file.display());
+                    tracing::error!(
+                        "nothing is remembered after a restart: neither the catalog nor {} can be written: {e}",
+                        file.display()
+                    );
                     false
                 }
                 Err(_) => false,

@@ -79,7 +79,11 @@ pub fn plan(
             Err(why) => faults.push(format!("the dead-man switch: {why}")),
         }
     }
-    if faults.is_empty() { Ok(out) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(out)
+    } else {
+        Err(faults)
+    }
 }
 
 fn secret(source: &SecretSource, credentials: &Credentials) -> Result<SecretFile, String> {
@@ -434,7 +438,10 @@ severity = [\"critical\"]
         use keepwatch_notify::time::At;
         let to = |severity, check: &str| {
             let alert = Alert::new("X", severity, At(0)).label("check", check);
-            receivers(n, &alert).into_iter().collect::<Vec<_>>().join(" ")
+            receivers(n, &alert)
+                .into_iter()
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         assert_eq!(to(Severity::Critical, "web"), "loud topic");
         assert_eq!(to(Severity::Warning, "web"), "topic");
@@ -463,7 +470,10 @@ severity = [\"critical\"]
         let Err(faults) = faults else {
             panic!("a credential without a directory of credentials")
         };
-        assert!(faults[0].contains("loud") && faults[0].contains("credential"), "{faults:?}");
+        assert!(
+            faults[0].contains("loud") && faults[0].contains("credential"),
+            "{faults:?}"
+        );
     }
 
     #[test]

@@ -64,13 +64,23 @@ pub async fn apply(scene: &Scene, open: &[RunRecord]) {
     for name in known.iter().filter(|n| !names.contains(*n)) {
         let (reply, answer) = oneshot::channel();
         let name = name.clone();
-        if scene.commands.send(Command::Close { name, reply }).await.is_ok() {
+        if scene
+            .commands
+            .send(Command::Close { name, reply })
+            .await
+            .is_ok()
+        {
             let _ = answer.await;
         }
     }
     for window in wanted.into_iter().filter(|w| !known.contains(&w.name)) {
         let (reply, answer) = oneshot::channel();
-        if scene.commands.send(Command::Open { window, reply }).await.is_ok() {
+        if scene
+            .commands
+            .send(Command::Open { window, reply })
+            .await
+            .is_ok()
+        {
             if let Ok(Err(e)) = answer.await {
                 tracing::warn!("cannot keep checks quiet during a run: {e}");
             }
@@ -103,10 +113,17 @@ mod tests {
         };
         let start = At::from_secs(began.unix_seconds());
         let minute = start.plus(std::time::Duration::from_secs(60));
-        let open = wanted(&[run("app"), run("loud"), run("gone")], &loaded.config, minute);
+        let open = wanted(
+            &[run("app"), run("loud"), run("gone")],
+            &loaded.config,
+            minute,
+        );
         assert_eq!(open.len(), 1);
         assert_eq!(open[0].name.as_str(), "backup-app");
-        assert_eq!(open[0].ends, start.plus(std::time::Duration::from_secs(3600)));
+        assert_eq!(
+            open[0].ends,
+            start.plus(std::time::Duration::from_secs(3600))
+        );
         let late = start.plus(std::time::Duration::from_secs(3601));
         assert!(wanted(&[run("app")], &loaded.config, late).is_empty());
     }

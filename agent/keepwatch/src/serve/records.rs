@@ -78,7 +78,15 @@ impl Records {
                 });
                 let reason = failure.as_ref().map(|f| f.reason);
                 let text = failure.as_ref().map(|f| f.text.clone());
-                vec![self.change(check, kind.as_str(), *at, (*from, *to), overlay, reason, text)]
+                vec![self.change(
+                    check,
+                    kind.as_str(),
+                    *at,
+                    (*from, *to),
+                    overlay,
+                    reason,
+                    text,
+                )]
             }
             Event::Overlays { check, at, to, .. } => {
                 let Some(about) = self.checks.get_mut(check) else {
@@ -197,7 +205,13 @@ impl Records {
     }
 
     /// A record of a restart, with what is always the same.
-    fn row(&self, unit: &str, at: At, asker: Option<&Asker>, outcome: RestartOutcome) -> RestartRecord {
+    fn row(
+        &self,
+        unit: &str,
+        at: At,
+        asker: Option<&Asker>,
+        outcome: RestartOutcome,
+    ) -> RestartRecord {
         let check = match asker {
             Some(Asker::Check { check, .. }) => Some(check),
             Some(Asker::Operator) | None => None,

@@ -140,7 +140,12 @@ mod tests {
 
     #[test]
     fn nobody_to_tell_is_no_trouble() {
-        for address in [None, Some(""), Some("relative"), Some("/nonexistent/socket")] {
+        for address in [
+            None,
+            Some(""),
+            Some("relative"),
+            Some("/nonexistent/socket"),
+        ] {
             let service = Service::new(address.map(OsStr::new), Some("nonsense"));
             assert_eq!(service.watchdog(), None);
             service.ready("x");

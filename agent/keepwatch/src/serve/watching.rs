@@ -153,7 +153,10 @@ impl Watching {
             }
         }
         // Its end of the channel is gone, so the other comes to its end.
-        if tokio::time::timeout(LAST_EVENTS, &mut events).await.is_err() {
+        if tokio::time::timeout(LAST_EVENTS, &mut events)
+            .await
+            .is_err()
+        {
             events.abort();
             let _ = events.await;
         }
