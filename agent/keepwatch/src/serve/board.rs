@@ -27,10 +27,17 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// The scheduler's last sign of life, for those who ask without waiting.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Tick(Arc<AtomicU64>);
 
 impl Tick {
+    /// As if it had just run.
+    pub fn new() -> Self {
+        let tick = Self(Arc::default());
+        tick.set(HostClock.monotonic());
+        tick
+    }
+
     fn set(&self, tick: Duration) {
         let millis = u64::try_from(tick.as_millis()).unwrap_or(u64::MAX);
         self.0.store(millis, Ordering::Relaxed);

@@ -83,7 +83,7 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
 
     let catalog = open_catalog(&loaded, &host).await?;
     let (recorder, writer) = recorder::start(catalog.clone());
-    let tick = Tick::default();
+    let tick = Tick::new();
     let fixed = Fixed {
         file: file.to_owned(),
         catalog: catalog.clone(),
