@@ -469,8 +469,6 @@ pub fn modules_named(code: &str) -> Vec<String> {
 }
 
 /// Imports that run up, in every crate with layers.
-
-/// Imports in the engine, the watcher and the configuration that run up.
 pub fn layers(root: &Path) -> Vec<Finding> {
     let mut out = crate_layers(root, "engine", LAYERS);
     out.extend(crate_layers(root, "watch", WATCH_LAYERS));
