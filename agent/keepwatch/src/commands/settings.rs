@@ -20,7 +20,7 @@ use crate::serve::{catalog_options, host_name, random};
 /// The daemon answers within this; it waits for systemd itself.
 const ANSWER: Duration = Duration::from_secs(90);
 
-/// Which configuration
+// Which configuration. No doc comment: it would become the help of whatever verb flattens it.
 #[derive(Args, Clone)]
 pub struct ConfigArgs {
     /// The configuration file

@@ -43,15 +43,15 @@ use super::{board, collect, collector, control, shown, upkeep};
 use crate::errors::{Exit, Failure, Outcome};
 
 /// Offices may finish the message that they are at.
-const OFFICES: Duration = Duration::from_millis(1500);
+const OFFICES: Duration = Duration::from_secs(1);
 /// What is remembered is stored within this.
-const STORING: Duration = Duration::from_millis(1500);
+const STORING: Duration = Duration::from_secs(1);
 /// Tasks end within this once they are told to.
-const TASKS: Duration = Duration::from_secs(2);
+const TASKS: Duration = Duration::from_secs(1);
 /// Records that wait are stored within this; what is left then is counted and lost.
-const RECORDS: Duration = Duration::from_secs(3);
+const RECORDS: Duration = Duration::from_secs(2);
 /// Connections to the catalog are closed within this.
-const CLOSING: Duration = Duration::from_secs(1);
+const CLOSING: Duration = Duration::from_millis(500);
 /// Where the endpoint's connections are cut off.
 const ENDPOINT: Duration = Duration::from_secs(1);
 
@@ -81,6 +81,19 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
     let state_directory = config.state_directory.clone();
     crate::places::make_private_dir(&state_directory)?;
 
+    // What only one daemon can have comes first: another one that runs is not disturbed.
+    let control = control::path(&state_directory);
+    let control = Control::bind(control.clone()).map_err(|e| {
+        Failure::failed(format!(
+            "cannot listen on the control socket {}: {e}; nothing was started",
+            control.display()
+        ))
+        .advice("only one 'keepwatch serve' can use a state directory, and its path must be shorter than 100 bytes")
+    })?;
+    let (facts, facts_out) = watch::channel(Arc::new(Facts::default()));
+    let (orders, orders_out) = watch::channel(Order::Serve);
+    let endpoint = bind_endpoint(&loaded, facts_out, Arc::clone(&counters))?;
+
     let catalog = open_catalog(&loaded, &host).await?;
     let (recorder, writer) = recorder::start(catalog.clone());
     let tick = Tick::new();
@@ -93,7 +106,7 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
             systemd: Arc::default(),
             credentials: Credentials::of_this_process(),
             recorder: recorder.clone(),
-            counters: Arc::clone(&counters),
+            counters,
         },
         alive: {
             let tick = tick.clone();
@@ -109,18 +122,6 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
         begin(&fixed, ready, remembered).map_err(|faults| unusable(&faults))?;
     let (scenes, scene_out) = watch::channel(Arc::new(scene));
     note_jobs(&fixed, &loaded).await;
-
-    let (facts, facts_out) = watch::channel(Arc::new(Facts::default()));
-    let (orders, orders_out) = watch::channel(Order::Serve);
-    let endpoint = bind_endpoint(&loaded, facts_out, counters)?;
-    let control = control::path(&fixed.state_directory);
-    let control = Control::bind(control.clone()).map_err(|e| {
-        Failure::failed(format!(
-            "cannot listen on the control socket {}: {e}; nothing was started",
-            control.display()
-        ))
-        .advice("only one 'keepwatch serve' can use a state directory, and its path must be shorter than 100 bytes")
-    })?;
 
     let (give_stop, stop) = Stop::new();
     let (found, collected) = watch::channel(Arc::new(Collected {
