@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepwatch_catalog::recorder::{self, Recorder, Writer};
+use keepwatch_catalog::recorder::{self, Writer};
 use keepwatch_catalog::{Catalog, Clock as RecordClock, runs};
 use keepwatch_config::{Credentials, Loaded};
 use keepwatch_expose::counters::Counters;
