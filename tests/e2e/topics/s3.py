@@ -190,6 +190,70 @@ def test_credentials_from_everywhere(t):
         need("chmod 600" in run.said, run)
 
 
+def test_credentials_of_roles(t):
+    """The role of an instance, from its metadata service; and of a workload, for a web identity token. Both services are played here, as their documentation says."""
+    import http.server, threading, urllib.parse, urllib.request
+    secrets = {"access_key": "AKIAROLE", "secret_key": "secret-of-the-role-0123456789", "session_token": "session-of-the-role-0123456789"}
+    later = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+    asked = []
+
+    class Amazon(http.server.BaseHTTPRequestHandler):
+        def answer(self, status, text):
+            body = text.encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            # IMDSv2 wants its token's age back.
+            self.send_header("x-aws-ec2-metadata-token-ttl-seconds", "21600")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_PUT(self):
+            asked.append(("PUT", self.path))
+            self.answer(200 if self.path == "/latest/api/token" else 404, "imds-token")
+
+        def do_GET(self):
+            asked.append(("GET", self.path))
+            if self.headers.get("x-aws-ec2-metadata-token") != "imds-token":
+                return self.answer(401, "")
+            if self.path.rstrip("/") == "/latest/meta-data/iam/security-credentials":
+                return self.answer(200, "backup-role")
+            if self.path == "/latest/meta-data/iam/security-credentials/backup-role":
+                return self.answer(200, json.dumps({"Code": "Success", "Type": "AWS-HMAC", "LastUpdated": "2026-01-01T00:00:00Z", "AccessKeyId": secrets["access_key"],
+                                                    "SecretAccessKey": secrets["secret_key"], "Token": secrets["session_token"], "Expiration": later}))
+            return self.answer(404, "")
+
+        def do_POST(self):
+            form = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers["content-length"])).decode()))
+            asked.append((form.get("Action"), form.get("WebIdentityToken")))
+            self.answer(200, "<AssumeRoleWithWebIdentityResponse xmlns='https://sts.amazonaws.com/doc/2011-06-15/'><AssumeRoleWithWebIdentityResult><Credentials>"
+                        "<AccessKeyId>%s</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><SessionToken>%s</SessionToken><Expiration>%s</Expiration></Credentials>"
+                        "</AssumeRoleWithWebIdentityResult><ResponseMetadata><RequestId>r</RequestId></ResponseMetadata></AssumeRoleWithWebIdentityResponse>"
+                        % (secrets["access_key"], secrets["secret_key"], secrets["session_token"], later))
+
+        def log_message(self, *_):
+            pass
+
+    amazon = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Amazon)
+    threading.Thread(target=amazon.serve_forever, daemon=True).start()
+    at = "http://127.0.0.1:%d" % amazon.server_address[1]
+    with server(built(t)) as s:
+        urllib.request.urlopen(urllib.request.Request(s["control"] + "/accounts", json.dumps(secrets).encode(), method="POST"), timeout=20).read()
+        t.secrets += [secrets["secret_key"].encode(), secrets["session_token"].encode(), b"imds-token", b"web-identity-token"]
+        common = ["--s3-endpoint", s["endpoint"], "--s3-region", s["region"], "--repo", "s3://%s/roles" % s["bucket"], "-vvv"]
+        src = t.small_tree(files=3)
+        instance = dict(t.env, AWS_EC2_METADATA_SERVICE_ENDPOINT=at, KEEPWATCH_LOG="trace")
+        t.kw("init", *common, env=instance)
+        t.kw("backup", *common, src, env=instance)
+        need(("GET", "/latest/meta-data/iam/security-credentials/backup-role") in asked, asked)
+        del asked[:]
+        workload = dict(t.env, AWS_WEB_IDENTITY_TOKEN_FILE=t.write("token", "web-identity-token"), AWS_ROLE_ARN="arn:aws:iam::123456789012:role/backup",
+                        AWS_ENDPOINT_URL_STS=at, AWS_EC2_METADATA_DISABLED="true", KEEPWATCH_LOG="trace")
+        t.kw("restore", *common, "--target", t.path("out"), env=workload)
+        need(asked and set(asked) == {("AssumeRoleWithWebIdentity", "web-identity-token")}, asked)
+        need(tree(t.path("out") + src) == tree(src), "restored with the credentials of a role")
+    amazon.shutdown()
+
+
 def test_limit_of_the_line(t):
     with server(built(t)) as s:
         repo = place(t, s, "slow")

@@ -48,10 +48,11 @@ fn connect(proxy: &Proxy) -> TcpStream {
 fn talk(proxy: &Proxy) -> (Vec<u8>, &'static str) {
     let mut stream = connect(proxy);
     let said: Vec<u8> = (0..100).collect();
-    // a connection that is reset at once may refuse this
-    let _ = stream.write_all(&said);
-    let _ = stream.shutdown(Shutdown::Write);
     let (mut heard, mut buffer) = (Vec::new(), [0; 1000]);
+    // A connection that is reset at once refuses this, and says it once only: the next read would tell of an end.
+    if stream.write_all(&said).is_err() || stream.shutdown(Shutdown::Write).is_err() {
+        return (heard, "reset");
+    }
     loop {
         match stream.read(&mut buffer) {
             Ok(0) => return (heard, "end"),
