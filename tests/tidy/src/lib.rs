@@ -140,6 +140,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "rustls-native-certs",
             "lettre",
             "base64",
+            "hmac",
             "sha2",
             "zeroize",
             "thiserror",
