@@ -66,7 +66,7 @@ class Lines:
     """A server that speaks in a function of its own, a thread for each connection; `heard` is all that was said to it."""
 
     def __init__(self, speak, tls=None):
-        self.heard, self.socket = b"", socket.create_server(("127.0.0.1", 0))
+        self.heard, self.repeats, self.socket = b"", False, socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
 
         def serve(connection):
@@ -124,11 +124,12 @@ def smtp(server, connection):
     """Takes a name and a password, and does not believe them."""
     connection.sendall(b"220 mail ESMTP\r\n")
     while True:
-        line = server.take(connection).upper()
+        said = server.take(connection).strip()
+        line = said.upper()
         if line.startswith(b"EHLO"):
             connection.sendall(b"250-mail\r\n250-AUTH PLAIN LOGIN\r\n250 8BITMIME\r\n" if isinstance(connection, ssl.SSLSocket) else b"250-mail\r\n250 AUTH PLAIN LOGIN\r\n")
         elif line.startswith(b"AUTH"):
-            connection.sendall(b"535 5.7.8 Error: authentication failed: \r\n")
+            connection.sendall(b"535 5.7.8 authentication failed\r\n" if not server.repeats else b'500 5.5.1 Command unrecognized: "' + said + b'"\r\n')
         elif line.startswith(b"QUIT"):
             connection.sendall(b"221 bye\r\n")
             return
@@ -228,17 +229,22 @@ class Proc(threading.Thread):
         return self.seen
 
 
+def tls(t):
+    """A server's side, with a certificate of its own in tls.pem."""
+    need_tools("openssl")
+    t.sh("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", t.path("tls.key"), "-out", t.path("tls.pem"),
+         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(t.path("tls.pem"), t.path("tls.key"))
+    return context
+
+
 DUMP = 'cat /proc/self/environ /proc/self/cmdline > "$0.$$"; ls -l /proc/self/fd >> "$0.$$"; env >> "$0.$$"; exit %d'
 
 
 def test_no_secret_anywhere(t):
     """Every secret that a configuration can name, with services that refuse each, at the level trace."""
-    need_tools("openssl")
-    c = Canaries(t)
-    t.sh("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", t.path("tls.key"), "-out", t.path("tls.pem"),
-         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(t.path("tls.pem"), t.path("tls.key"))
+    c, context = Canaries(t), tls(t)
     web, people, pg, my = Sink(401, echo=True), Sink(404, echo=True), Lines(postgresql), Lines(mysql)
     mail, mail_tls, s3 = Lines(smtp), Lines(smtp, context), Sink(403, echo=True)
     fast = 'interval = "1s"\ntimeout = "800ms"\nretry_interval = "1s"\nfailure_threshold = 1\n'
@@ -464,6 +470,61 @@ def test_redis_repeats_a_password(t):
     finally:
         server.kill()
         server.wait()
+
+
+def test_servers_repeat_a_secret(t):
+    """Whoever is asked says back what he was told, wherever he can: reason phrase, headers, body, error."""
+    c = Canaries(t)
+
+    def web(server, connection):
+        data = server.take(connection)
+        token = data.lower().split(b"authorization: ")[1].split(b"\r\n")[0]
+        token = data[data.lower().find(token):][:len(token)]
+        body = json.dumps({"token": token.decode(), "error": token.decode()}).encode()
+        connection.sendall(b"HTTP/1.1 401 " + token + b"\r\nX-Echo: " + token + b"\r\nLocation: /?" + token + b"\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+
+    def broken(server, connection):
+        connection.sendall(server.take(connection))
+
+    def database(server, connection):
+        server.take(connection)
+        connection.sendall(b"R" + struct.pack(">II", 8, 3))
+        said = server.take(connection)[5:].rstrip(b"\0")
+        body = b"SFATAL\0VFATAL\0C28P01\0Mthe password is not " + said + b"\0D" + said + b"\0\0"
+        connection.sendall(b"E" + struct.pack(">I", len(body) + 4) + body)
+    web, broken, database, mail = Lines(web), Lines(broken), Lines(database), Lines(smtp, tls(t))
+    mail.repeats = True
+    more = """[notifications]
+default_receiver = "letter"
+group_wait = "0s"
+[notifications.receivers]
+letter.email = { to = ["a@example.org"], from = "b@example.org", smarthost = "localhost:%d", username = "kw", password_file = "%s", tls = "implicit", ca_file = "%s" }
+[logging]
+level = "trace"
+""" % (mail.port, c.file("mail"), t.path("tls.pem"))
+    fast = 'interval = "1s"\ntimeout = "800ms"\nretry_interval = "1s"\nfailure_threshold = 1\n'
+    probes = ['http = { url = "http://127.0.0.1:%d/", bearer_token_file = "%s", body_matches = ["never"] }' % (web.port, c.file("body")),
+              'http = { url = "http://127.0.0.1:%d/", bearer_token_file = "%s", status = ["401"], header_matches = { "x-echo" = "never" } }' % (web.port, c.file("header")),
+              'http = { url = "http://127.0.0.1:%d/", bearer_token_file = "%s", status = ["401"], json = [{ pointer = "/token", equals = "x" }] }' % (web.port, c.file("pointer")),
+              'http = { url = "http://127.0.0.1:%d/", bearer_token_file = "%s" }' % (broken.port, c.file("garbage")),
+              'qdrant = { url = "http://127.0.0.1:%d", api_key_file = "%s" }' % (broken.port, c.file("qdrant_garbage")),
+              'redis = { target = "127.0.0.1:%d", password_file = "%s" }' % (broken.port, c.file("redis_garbage")),
+              'postgresql = { target = "127.0.0.1:%d", user = "kw", password_file = "%s" }' % (database.port, c.file("postgresql_error"))]
+    checks = "".join("[checks.c%d]\n%sprobe.%s\n" % (n, fast, probe) for n, probe in enumerate(probes))
+    with daemon(t, checks, more) as d:
+        down = lambda: [n for n in range(len(probes)) if "an incident of check c%d begins" % n in d.text()]
+        until("all are down", lambda: len(down()) == len(probes))
+        until("mail was tried", lambda: "cannot deliver" in d.text())
+        pages = [d.get(p)[1] for p in ("/metrics", "/health/ready?verbose", "/health/detailed")] + [d.kw(v, secret=True).text for v in ("status", "history")]
+        d.stop()
+    leaks = []
+    for what, page in [("what is said", p.encode()) for p in pages] + [("the log", d.text().encode())] + [(n, pathlib.Path(t.path("state", n)).read_bytes()) for n in os.listdir(t.path("state"))]:
+        for form, kind in c.forms().items():
+            if form in page:
+                leaks.append((kind, what, page[max(0, page.find(form) - 100):page.find(form) + 20]))
+    need(not leaks, "secrets that a server repeated: %s" % sorted({k for k, _, _ in leaks}) + "\n" + "\n".join(map(str, leaks[:12])))
+    for server in (web, broken, database, mail):
+        server.close()
 
 
 def sinks(t, servers):
