@@ -39,7 +39,7 @@
         default = keepwatch;
         keepwatch = withPackage ./nix/module;
         # Prometheus, Alertmanager and Grafana alone, for a host that watches others.
-        monitoring = ./nix/module/monitoring.nix;
+        monitoring.imports = [ ./nix/module/monitoring.nix ];
       };
 
       checks = eachSystem (pkgs: import ./nix/checks.nix { inherit self pkgs; });

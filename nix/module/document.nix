@@ -40,7 +40,8 @@ let
         verify = removeAttrs (scheduled r.verify) unitOptions;
       }
     )
-    // {
+    # A repository that is neither made nor written here has no writer key here.
+    // lib.optionalAttrs (r.writerKeyFile != null || r.initialize) {
       writer_key_file =
         if r.writerKeyFile == null then
           "/var/lib/keepwatch/writer-keys/${name}.key"

@@ -272,6 +272,7 @@ let
       repository = lib.head (b.repositories ++ [ "" ]);
       r = repositoryOf repository;
       key = if r.writerKeyFile == null then "/var/lib/keepwatch/writer-keys/${repository}.key" else toString r.writerKeyFile;
+      hasKey = r.writerKeyFile != null || r.initialize;
     in
     pkgs.writeShellScriptBin "keepwatch-${name}" ''
       # keepwatch with the repository ${repository} of the backup ${name}.
@@ -279,7 +280,7 @@ let
         exec ${lib.getExe' config.systemd.package "systemctl"} start keepwatch-backup-${name}.service
       fi
       export KEEPWATCH_REPOSITORY=${lib.escapeShellArg (k.place (_: path: if path == null then null else toString path) r)}
-      export KEEPWATCH_WRITER_KEY_FILE=${lib.escapeShellArg key}
+      ${lib.optionalString hasKey "export KEEPWATCH_WRITER_KEY_FILE=${lib.escapeShellArg key}"}
       ${lib.optionalString (
         r.identityFile != null
       ) "export KEEPWATCH_IDENTITY_FILE=${lib.escapeShellArg (toString r.identityFile)}"}

@@ -1,6 +1,11 @@
 # The NixOS options that the modules set or read, with the types that NixOS gives them. An option that is not here is an error when a module
 # sets it, which is the alarm that is wanted; tests/nix/run compares names and types with nixos-options.json.
-{ lib, pkgs, utils }:
+{
+  lib,
+  pkgs,
+  utils,
+}:
+{ config, ... }:
 let
   inherit (lib) types mkOption;
   opt = type: default: mkOption { inherit type default; };
@@ -29,11 +34,23 @@ let
     options = {
       isSystemUser = opt types.bool false;
       group = opt types.str "";
-      home = opt types.str "/var/empty";
-      description = opt types.str "";
+      home = opt (types.passwdEntry types.path) "/var/empty";
+      description = opt (types.passwdEntry types.str) "";
       extraGroups = opt (types.listOf types.str) [ ];
     };
   };
+  # As sops-nix and agenix have it: a secret is a file somewhere in /run.
+  secrets =
+    directory:
+    opt (types.attrsOf (
+      types.submodule (
+        { name, ... }:
+        {
+          options.file = opt (types.nullOr types.path) null;
+          options.path = opt types.str "${directory}/${name}";
+        }
+      )
+    )) { };
   redis = types.submodule (
     { name, config, ... }:
     {
@@ -72,7 +89,7 @@ in
       );
     };
 
-    networking.hostName = opt types.str "web1";
+    networking.hostName = opt (types.strMatching "^$|^[[:alnum:]]([[:alnum:]_-]{0,61}[[:alnum:]])?$") "web1";
     networking.firewall.allowedTCPPorts = opt (types.listOf types.port) [ ];
 
     security.polkit.enable = opt types.bool false;
@@ -206,13 +223,26 @@ in
     )) { };
 
     users.users = opt (types.attrsOf user) { };
-    users.groups = opt (types.attrsOf (types.submodule { options.members = opt (types.listOf types.str) [ ]; })) { };
+    users.groups = opt (types.attrsOf (types.submodule { options.members = opt (types.listOf (types.passwdEntry types.str)) [ ]; })) { };
 
     # What examples use besides; the modules themselves set none of it.
     fileSystems = opt open { };
     virtualisation = opt open { };
-    sops = opt open { };
-    age = opt open { };
-    networking.nftables = opt open { };
+    sops.secrets = secrets "/run/secrets";
+    age.secrets = secrets "/run/agenix";
   };
+
+  # The units that NixOS makes for what examples switch on, by their names alone.
+  config.systemd.services =
+    let
+      inherit (config) services;
+      redis = lib.filterAttrs (_: server: server.enable) services.redis.servers;
+      names =
+        lib.optional services.postgresql.enable "postgresql"
+        ++ lib.optional services.qdrant.enable "qdrant"
+        ++ lib.optional services.ollama.enable "ollama"
+        ++ map (name: if name == "" then "redis" else "redis-${name}") (lib.attrNames redis)
+        ++ map (name: "podman-${name}") (lib.attrNames (config.virtualisation.oci-containers.containers or { }));
+    in
+    lib.genAttrs names (_: { });
 }
