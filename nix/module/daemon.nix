@@ -80,9 +80,9 @@ in
         TasksMax = 256;
       }
       // hardening {
-        readsProc = true;
+        # It also looks at the host: /proc/meminfo, /proc/pressure.
+        records = true;
         readsHomes = inHomes;
-        readsTmp = false;
         groups = redisGroups;
         runsOthers = asks "command" || cfg.commands != { };
       };

@@ -9,8 +9,9 @@
   readsHomes ? false,
   # Whether it reads what lies in /tmp and /var/tmp of the host.
   readsTmp ? false,
-  # Whether it looks at the host: /proc/meminfo, /proc/pressure, /proc/locks.
-  readsProc ? false,
+  # Whether it writes runs into the catalog. A run is known by its boot and its process, and one whose process is gone is lost: so they see
+  # each other's processes (not with ProtectProc=, which closes those in another user namespace) and /proc/sys/kernel/random/boot_id.
+  records ? false,
   # Whether programs of others run in it, which may compile at run time.
   runsOthers ? false,
   # Whether it talks to other hosts.
@@ -48,8 +49,8 @@
   ProtectKernelLogs = true;
   ProtectKernelModules = true;
   ProtectKernelTunables = true;
-  ProtectProc = "invisible";
-  ProcSubset = if readsProc then "all" else "pid";
+  ProtectProc = if records then "default" else "invisible";
+  ProcSubset = if records then "all" else "pid";
 
   LockPersonality = true;
   MemoryDenyWriteExecute = !runsOthers;

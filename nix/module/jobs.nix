@@ -215,6 +215,7 @@ let
         inherit name;
         kind = "init";
         what = "make the repository ${name}";
+        records = false;
         uses = uses // {
           inits = [ ];
         };

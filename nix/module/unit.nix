@@ -126,6 +126,7 @@ rec {
       // hardening (
         sandbox
         // {
+          inherit records;
           network = isRemote;
           writes = uses.writes ++ sandbox.writes or [ ];
         }
