@@ -93,6 +93,9 @@ pub struct Globals {
     /// Log to standard error (-vv: more); KEEPWATCH_LOG filters
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// Stop in good order when the process of this number, which began this one, is gone
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    pub supervised_by: Option<u32>,
     /// For repositories in S3.
     #[command(flatten)]
     pub s3: S3Args,
@@ -117,6 +120,13 @@ pub enum Command {
     Doctor(commands::doctor::DoctorArgs),
     Repair(commands::repair::RepairArgs),
     Key(commands::key::KeyArgs),
+    Serve(commands::serve::ServeArgs),
+    Status(commands::status::StatusArgs),
+    History(commands::history::HistoryArgs),
+    Restart(commands::control::RestartArgs),
+    Reset(commands::control::ResetArgs),
+    Maintenance(commands::control::MaintenanceArgs),
+    Config(commands::config::ConfigVerbArgs),
     Completions(commands::meta::CompletionsArgs),
     Man(commands::meta::ManArgs),
 }
@@ -173,9 +183,26 @@ mod tests {
             "prune --repo R --grace 24h --dry-run",
             "init --repo R --from S --from-identity F",
             "copy --repo R --from S",
+            "backup --job home --config F --repository disk",
+            "forget --job home",
+            "prune --repository disk",
+            "verify --job home",
+            "copy --copy far",
             "copy --repo R --from S --from-identity F --host h --tag a,b --job j --path /p --dry-run --no-read-back latest abcd",
             "repair index",
             "key writer --label h",
+            "serve --config F",
+            "status --json",
+            "history web --since yesterday --only runs --only restarts --limit 5",
+            "restart nginx.service --config F",
+            "reset nginx.service",
+            "maintenance start w --for 2h --check a --check b --note n",
+            "maintenance start w --until tomorrow",
+            "maintenance end w",
+            "maintenance list --json",
+            "config check --config F",
+            "config show",
+            "config schema",
         ] {
             let words = std::iter::once("keepwatch").chain(line.split(' '));
             if let Err(e) = Cli::try_parse_from(words) {
@@ -193,6 +220,12 @@ mod tests {
             "restore --overwrite perhaps",
             "copy --repo R",
             "init --repo R --from-identity F",
+            "restart nginx",
+            "maintenance start w",
+            "maintenance start w --for 2h --until tomorrow",
+            "maintenance start --for soon w",
+            "history --limit 0",
+            "config",
         ] {
             let words =
                 std::iter::once("keepwatch").chain(line.split(' ').filter(|w| !w.is_empty()));

@@ -150,6 +150,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
         "keepwatch",
         &[
             "keepwatch-*",
+            "tokio",
             "clap*",
             "serde*",
             "indicatif",
@@ -161,6 +162,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "signal-hook",
             "getrandom",
             "globset",
+            "tokio",
         ],
     ),
 ];
@@ -288,8 +290,8 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     ),
     (
         "sqlx",
-        &["agent/catalog/"],
-        "databases are asked in one crate",
+        &["agent/catalog/", "agent/keepwatch/src/main.rs"],
+        "databases are asked in one crate; the binary only keeps its driver's log silent",
     ),
     (
         "metrics_exporter_prometheus::",

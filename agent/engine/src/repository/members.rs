@@ -14,7 +14,7 @@ use crate::record::{self, RecordError, RecordKind};
 use crate::records::WriterRecord;
 use crate::seal::{Identity, ReaderRecipient};
 use crate::secret::Secret32;
-use crate::store::{Area, KeyName, Listed, Name, StoreError, list_all};
+use crate::store::{Area, KeyName, Listed, Name, StoreError, for_each, list_all};
 
 impl Repository {
     /// Adds the right to write to a repository opened by a reader.
@@ -110,28 +110,13 @@ impl Repository {
                 ContentError::Decode("its owner key is not usable".into()),
             )
         })?;
-        let read = |listed: &Listed| match listed.name {
+        let read = for_each(&*self.store, listed, |listed| match listed.name {
             Name::Writer(id, revoked) => {
                 Some((id, self.read_writer(&listed.name, id, revoked, &owner)))
             }
             _ => None,
-        };
-        let mut found = Vec::new();
-        for some in listed.chunks(self.store.connections().max(1)) {
-            // The first in this thread: a store that takes one call at a time starts none.
-            let (here, others) = some.split_at(1);
-            let read: Vec<_> = std::thread::scope(|scope| {
-                let others: Vec<_> = others.iter().map(|l| scope.spawn(|| read(l))).collect();
-                let mut all = vec![read(&here[0])];
-                let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
-                    t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
-                };
-                all.extend(others.into_iter().map(join));
-                all
-            });
-            found.extend(some.iter().zip(read));
-        }
-        for (listed, read) in found {
+        });
+        for (listed, read) in listed.iter().zip(read) {
             match read {
                 // Listed in order: the revocation of an id comes after its record and replaces it.
                 Some((id, Ok(record))) => drop(self.writers.insert(id, record)),

@@ -23,7 +23,7 @@ use crate::object::{ContentError, ObjectError};
 use crate::record::{self, Record, RecordError, RecordKind};
 use crate::records::{Config, FORMAT_VERSION, Index, WriterRecord};
 use crate::seal::{Identity, KeyTextError, Recipient};
-use crate::store::{Area, KeyName, Name, Store, StoreError};
+use crate::store::{Area, KeyName, Name, Store, StoreError, for_each};
 
 /// Minimum, average and maximum length of chunks, in bytes. Half of the 1 MiB that is usual: on a 2 GB dump with 2 % of its rows changed the repository grows by a
 /// third less, at the same CPU time, since small chunks share envelopes; a quarter would halve it again, but double the index of a 10 TB repository.
@@ -250,24 +250,9 @@ impl Repository {
         ids: &[ObjectId],
         each: &mut dyn FnMut(ObjectId, Result<(WriterId, T), ObjectError>),
     ) {
-        let at_once = self.store.connections();
-        if at_once <= 1 {
-            for id in ids {
-                each(*id, self.get_record(area, *id));
-            }
-            return;
-        }
-        for some in ids.chunks(at_once) {
-            let read: Vec<_> = std::thread::scope(|scope| {
-                let threads: Vec<_> = some
-                    .iter()
-                    .map(|id| scope.spawn(|| self.get_record::<T>(area, *id)))
-                    .collect();
-                threads
-                    .into_iter()
-                    .map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
-                    .collect()
-            });
+        // In pieces, so that not all records are in memory.
+        for some in ids.chunks(self.store.connections().max(1)) {
+            let read = for_each(&*self.store, some, |id| self.get_record::<T>(area, *id));
             for (id, record) in some.iter().zip(read) {
                 each(*id, record);
             }

@@ -373,6 +373,34 @@ pub fn list_all(store: &dyn Store, area: Area) -> Result<Vec<Listed>, StoreError
     Ok(out)
 }
 
+/// Does the same to each, in their order, as many at once as the store takes calls: behind a network each is a round trip. A panic is passed on.
+/// Memory: a thread for each call in flight, and all results.
+pub(crate) fn for_each<T: Sync, R: Send>(
+    store: &dyn Store,
+    items: &[T],
+    f: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let (mut out, f) = (Vec::with_capacity(items.len()), &f);
+    for some in items.chunks(store.connections().max(1)) {
+        // The first in this thread: a store that takes one call at a time starts none.
+        let Some((here, others)) = some.split_first() else {
+            break;
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = others.iter().map(|i| scope.spawn(move || f(i))).collect();
+            out.push(f(here));
+            for other in others {
+                out.push(
+                    other
+                        .join()
+                        .unwrap_or_else(|p| std::panic::resume_unwind(p)),
+                );
+            }
+        });
+    }
+    out
+}
+
 /// Does both, at once where the store takes several calls: behind a network each is a round trip. A panic of either is passed on.
 pub(crate) fn both<A: Send, B>(
     store: &dyn Store,

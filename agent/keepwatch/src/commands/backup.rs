@@ -25,6 +25,7 @@ use crate::clock;
 use crate::context::{Context, host_name, user_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::estimate::Estimate;
+use crate::jobs::ConfiguredArgs;
 use crate::output::{count, escape, plain, print_after, print_json_after, problems_json, tell};
 
 /// Back up files, a stream, or the output of a command
@@ -36,6 +37,7 @@ use crate::output::{count, escape, plain, print_after, print_json_after, problem
   keepwatch backup --repo /mnt/disk/backup --exclude '*.tmp' --exclude-caches --one-file-system / /home
   keepwatch backup --stdin-name db.sql --tag database --command -- pg_dump --format=custom mydb
   tar -c . | keepwatch backup --stdin-name site.tar
+  keepwatch backup --job home            what the configuration says of the job 'home'
 
 Exit status 3: a snapshot was made, but some files could not be read or changed meanwhile; each is named."
 )]
@@ -85,6 +87,14 @@ pub struct BackupArgs {
     /// Threads at work [default: as many as there are cores]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub threads: u16,
+    /// Do what this job of the configuration says: with its hooks, its retries, and a record
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["paths", "excludes", "exclude_files", "exclude_caches", "exclude_larger_than", "one_file_system", "tags", "host", "with_atime", "compression", "stdin_name", "command", "threads", "argv"])]
+    pub job: Option<String>,
+    /// The name of the job in the snapshot
+    #[arg(long, hide = true, value_name = "NAME", conflicts_with = "job")]
+    pub as_job: Option<String>,
+    #[command(flatten)]
+    pub configured: ConfiguredArgs,
     /// The command of --command, with its arguments
     #[arg(last = true, value_name = "ARGV")]
     pub argv: Vec<OsString>,
@@ -118,7 +128,7 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
         tags: tags(&args.tags),
         host: args.host.clone().unwrap_or_else(host_name),
         user: user_name(),
-        job: None,
+        job: args.as_job.clone(),
         level: args.compression,
         dry_run: args.dry_run,
         threads: args.threads.into(),

@@ -14,6 +14,7 @@ use crate::cli::Globals;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
+use crate::jobs::ConfiguredArgs;
 use crate::output::{count, escape, plain, print_after, print_json_after, tell};
 use crate::select::{FilterArgs, pick};
 
@@ -59,7 +60,8 @@ impl SourceKeys {
   keepwatch init --repo /mnt/far/backup --from /mnt/disk/backup --from-identity me.txt
   keepwatch copy --repo /mnt/far/backup --from /mnt/disk/backup
   keepwatch copy --repo /mnt/far/backup --from /mnt/disk/backup --host web1 --tag monthly latest
-  keepwatch copy --repo /mnt/other --from /mnt/disk/backup --from-identity me.txt --dry-run"
+  keepwatch copy --repo /mnt/other --from /mnt/disk/backup --from-identity me.txt --dry-run
+  keepwatch copy --copy disk-to-far      what the configuration says of the copy 'disk-to-far'"
 )]
 pub struct CopyArgs {
     /// The repository to copy from
@@ -67,9 +69,10 @@ pub struct CopyArgs {
         long,
         value_name = "REPOSITORY",
         env = "KEEPWATCH_FROM_REPOSITORY",
-        hide_env_values = true
+        hide_env_values = true,
+        required_unless_present = "copy"
     )]
-    pub from: PathBuf,
+    pub from: Option<PathBuf>,
     /// Which snapshots: ids, 'latest' (of those that fit), or times [default: all that fit]
     #[arg(value_name = "SNAPSHOT")]
     pub snapshots: Vec<String>,
@@ -77,6 +80,11 @@ pub struct CopyArgs {
     pub source: SourceKeys,
     #[command(flatten)]
     pub filter: FilterArgs,
+    /// Do what the configuration says of the copy of this name
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["snapshots", "hosts", "tags", "jobs", "paths"])]
+    pub copy: Option<String>,
+    #[command(flatten)]
+    pub configured: ConfiguredArgs,
     /// Show what would be copied; write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -87,11 +95,14 @@ pub struct CopyArgs {
 
 /// The verb.
 pub fn run(context: &Context, args: &CopyArgs) -> Outcome {
+    let Some(source) = &args.from else {
+        return Err(Failure::usage("it is not said what to copy from").advice("give --from"));
+    };
     let to = context.open_writer()?;
-    let beside = args.source.context(context, &args.from);
+    let beside = args.source.context(context, source);
     let Some(from) = beside.open_beside(&to)? else {
         return Err(CopyError::NeedsIdentity {
-            from: args.from.display().to_string(),
+            from: source.display().to_string(),
             to: to.store().location(),
         }
         .into());

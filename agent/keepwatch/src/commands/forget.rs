@@ -13,6 +13,7 @@ use super::snapshots::record_json;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
+use crate::jobs::ConfiguredArgs;
 use crate::output::{Align, Out, Table, again_with, count, escape, print_json_after};
 use crate::select::{FilterArgs, pick};
 
@@ -24,7 +25,8 @@ use crate::select::{FilterArgs, pick};
   keepwatch forget --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run
   keepwatch forget --keep-within 30d --keep-tag archive --prune
   keepwatch forget --keep-daily 7 --keep-weekly 4 --allow-many      the first time in an old repository
-  keepwatch forget 3f2a91c0"
+  keepwatch forget 3f2a91c0
+  keepwatch forget --job home            by the policy that the configuration gives the job 'home'"
 )]
 pub struct ForgetArgs {
     /// Snapshots to drop, whatever a policy would say
@@ -74,6 +76,8 @@ pub struct ForgetArgs {
     pub group_by: GroupBy,
     #[command(flatten)]
     pub filter: FilterArgs,
+    #[command(flatten)]
+    pub configured: ConfiguredArgs,
     /// Show what would be dropped, and why the others are kept; change nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -86,6 +90,11 @@ pub struct ForgetArgs {
 }
 
 impl ForgetArgs {
+    /// Whether a job of the configuration is meant: one is named, and nothing says what to drop.
+    pub fn is_configured(&self) -> bool {
+        !self.filter.jobs.is_empty() && self.snapshots.is_empty() && self.policy().is_empty()
+    }
+
     fn policy(&self) -> Policy {
         Policy {
             last: self.keep_last.unwrap_or_default(),

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
+use crate::jobs::ConfiguredArgs;
 use crate::output::{again_with, count, escape, print_after, print_json_after, tell};
 
 /// Free the space that no snapshot needs
@@ -21,11 +22,12 @@ use crate::output::{again_with, count, escape, print_after, print_json_after, te
     after_help = "Examples:
   keepwatch prune --dry-run
   keepwatch prune --max-unused 10%
-  keepwatch prune --repo /mnt/disk/backup --grace 3d"
+  keepwatch prune --repo /mnt/disk/backup --grace 3d
+  keepwatch prune --repository disk      the repository 'disk' of the configuration"
 )]
 pub struct PruneArgs {
     /// How long marked data is kept; longer than the longest backup takes
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration, conflicts_with = "repository")]
     pub grace: Duration,
     /// How much unneeded data may stay: so many percent of the repository, so many bytes, or unlimited
     #[arg(long, value_name = "N%|SIZE", default_value = "5%", value_parser = max_unused)]
@@ -39,6 +41,11 @@ pub struct PruneArgs {
     /// Go on although more than half of the repository would go and no forgotten snapshot accounts for it
     #[arg(long)]
     pub allow_many: bool,
+    /// The repositories of this job of the configuration
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["grace", "max_unused"])]
+    pub job: Option<String>,
+    #[command(flatten)]
+    pub configured: ConfiguredArgs,
 }
 
 impl Default for PruneArgs {
@@ -49,6 +56,8 @@ impl Default for PruneArgs {
             dry_run: false,
             accept_missing: false,
             allow_many: false,
+            job: None,
+            configured: ConfiguredArgs::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
+use crate::jobs::ConfiguredArgs;
 use crate::output::{count, escape, escape_bytes, plain, print_after, print_json_after, tell};
 
 /// Find damage in a repository
@@ -18,13 +19,19 @@ use crate::output::{count, escape, escape_bytes, plain, print_after, print_json_
   keepwatch verify
   keepwatch verify --repo /mnt/disk/backup --read-data=10%
   keepwatch verify --repo /mnt/disk/backup --read-data --identity key.txt
+  keepwatch verify --repository disk     the repository 'disk' of the configuration
 
 Exit status 1: damage was found; it is listed with what it affects."
 )]
 pub struct VerifyArgs {
     /// Read the stored data, all of it or so many percent chosen at random
-    #[arg(long, value_name = "N%", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = percent)]
+    #[arg(long, value_name = "N%", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = percent, conflicts_with = "repository")]
     pub read_data: Option<u8>,
+    /// The repositories of this job of the configuration
+    #[arg(long, value_name = "NAME", conflicts_with = "read_data")]
+    pub job: Option<String>,
+    #[command(flatten)]
+    pub configured: ConfiguredArgs,
 }
 
 fn percent(text: &str) -> Result<u8, String> {
