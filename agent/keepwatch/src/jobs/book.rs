@@ -8,7 +8,8 @@ use std::time::Duration;
 use keepwatch_catalog::{Catalog, CatalogError, Options, Place, process, runs};
 use keepwatch_config::sections::service::Database;
 use keepwatch_config::{Config, Credentials};
-use keepwatch_model::runs::RunRecord;
+use keepwatch_model::history::Entry;
+use keepwatch_model::runs::{RepositoryState, RunRecord};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::clock;
@@ -88,6 +89,13 @@ impl Book {
             warn("this run is not recorded: neither the catalog nor its spool takes it");
         } else if written.spooled > 0 {
             tracing::info!("the catalog is away; the run is recorded in its spool");
+        }
+    }
+
+    /// Writes down what was seen of a repository. The next run sees it anew, so a loss is not told.
+    pub fn note(&self, state: RepositoryState) {
+        if let Some((runtime, catalog)) = &self.0 {
+            runtime.block_on(catalog.record(vec![Entry::Repository(state)]));
         }
     }
 

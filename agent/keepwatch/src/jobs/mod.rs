@@ -18,6 +18,7 @@
 //! | `report` | what a run came to, from the child's end; pure |
 //! | `backoff` | when it is tried again; pure |
 //! | `book` | the catalog, which never makes a run fail |
+//! | `seen` | what a run saw of its repository |
 //! | `work`, `say` | the child that does it; a line about it |
 //! | `run` | the verb |
 
@@ -31,6 +32,7 @@ mod mount;
 mod report;
 mod run;
 mod say;
+mod seen;
 mod stop;
 mod task;
 mod units;

@@ -15,6 +15,7 @@ use super::hooks;
 use super::lock::{self, Refused};
 use super::report::{self, Ending, Rules, Verdict};
 use super::say;
+use super::seen::seen;
 use super::stop::Stop;
 use super::task::{Task, tasks};
 use super::units::Units;
@@ -310,6 +311,9 @@ impl Supervisor<'_> {
             took,
         );
         self.book.write(&record);
+        if let Some(state) = seen(self.worker.setting.config, &record, clock::now()) {
+            self.book.note(state);
+        }
         (record, verdict)
     }
 
