@@ -124,6 +124,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "tracing",
         ],
     ),
+    ("panels", &["keepwatch-expose", "serde_json"]),
     (
         "notify",
         &[
@@ -260,6 +261,13 @@ pub const EXPOSE_LAYERS: &[&[&str]] = &[
     &["counters", "render", "probes", "summary"],
     &["answer"],
     &["server"],
+];
+
+/// Layers of the dashboards from the ground up.
+pub const PANELS_LAYERS: &[&[&str]] = &[
+    &["query", "promql", "json"],
+    &["panel", "dashboard"],
+    &["boards", "lint"],
 ];
 
 /// Layers of the messages to people from the ground up.
@@ -476,6 +484,7 @@ pub fn layers(root: &Path) -> Vec<Finding> {
     out.extend(crate_layers(root, "watch", WATCH_LAYERS));
     out.extend(crate_layers(root, "config", CONFIG_LAYERS));
     out.extend(crate_layers(root, "expose", EXPOSE_LAYERS));
+    out.extend(crate_layers(root, "panels", PANELS_LAYERS));
     out.extend(crate_layers(root, "notify", NOTIFY_LAYERS));
     out
 }

@@ -120,7 +120,12 @@ pub fn state(
 fn answered(run: &RunRecord) -> Option<bool> {
     match (&run.outcome, &run.error) {
         (RunOutcome::Succeeded | RunOutcome::Partial, _) => Some(true),
-        (RunOutcome::Failed, Some(e)) if e.class == ErrorClass::Repository => Some(false),
+        (RunOutcome::Failed, Some(e)) => match e.class {
+            ErrorClass::Repository => Some(false),
+            // What is there and refuses is not away.
+            ErrorClass::Space | ErrorClass::Lock | ErrorClass::Verify => Some(true),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -162,6 +167,7 @@ mod tests {
             (Succeeded, None, Some(true)),
             (Partial, None, Some(true)),
             (Failed, Some(ErrorClass::Repository), Some(false)),
+            (Failed, Some(ErrorClass::Space), Some(true)),
             (Failed, Some(ErrorClass::Source), None),
             (Failed, Some(ErrorClass::Timeout), None),
         ] {
