@@ -157,10 +157,13 @@ def test_every_expression_parses(t):
 def test_every_panel_has_data(t):
     need_tools("openssl", "sqlite3")
     web = Web(services)
-    cert, key = t.path("cert.pem"), t.path("key.pem")
-    t.sh("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert)
+    cert, key, leaf = t.path("ca.pem"), t.path("key.pem"), t.path("leaf.pem")
+    t.sh("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90", "-subj", "/CN=test", "-keyout", t.path("ca.key"), "-out", cert)
+    t.sh("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=127.0.0.1", "-keyout", key, "-out", t.path("leaf.csr"))
+    more = t.write("leaf.ext", "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+    t.sh("openssl", "x509", "-req", "-in", t.path("leaf.csr"), "-CA", cert, "-CAkey", t.path("ca.key"), "-CAcreateserial", "-days", "90", "-extfile", more, "-out", leaf)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
+    context.load_cert_chain(leaf, key)
     switch = Web(lambda *_: (200, "OK"), context=context)
     base = "http://127.0.0.1:%d" % web.port
     disk = t.repository("disk")
@@ -176,7 +179,7 @@ def test_every_panel_has_data(t):
     for _ in range(2):
         job("backup", "--job", "home")
     agent = Program(t, "agent", [t.binary, "serve", "--config", config])
-    prometheus = Prometheus(t, [("keepwatch", port, "web1")])
+    prometheus = Prometheus(t, [("keepwatch", port, "web1")], hurry=["KeepwatchCheckDown"])
     with running(prometheus, agent):
         agent.start()
         prometheus.start()
