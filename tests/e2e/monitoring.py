@@ -60,6 +60,8 @@ class Web:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
+        # Whoever asks may go away before the answer.
+        self.server.handle_error = lambda *_: None
         if context:
             self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         self.port = self.server.server_address[1]

@@ -135,6 +135,8 @@ def test_messages_arrive_once_and_are_taken_back(t):
     hooks = []
     hook = Web(lambda method, path, body: (hooks.append((path, json.loads(body))), (200, "{}"))[1])
     host = Host(t, agent)
+    began, marks = time.monotonic(), []
+    mark = lambda what: marks.append("%s at %d s" % (what, time.monotonic() - began))
     manager = Alertmanager(t, telegram, smtp, dead_man, "http://127.0.0.1:%d/hook" % hook.port)
     prometheus = Prometheus(t, [("keepwatch", agent, "web1")], manager.port, HURRY)
     with running(prometheus, manager, host):
@@ -157,6 +159,7 @@ def test_messages_arrive_once_and_are_taken_back(t):
         need(not telegram.seen and not smtp.seen, "nobody is told when all is well: %s" % telegram.seen)
         need(b"Watchdog" in dead_man.bodies[0], dead_man.bodies[0])
 
+        mark("well")
         # --- two jobs fail, a service is killed for good, a repository vanishes ---
         host.write("broken", "")
         os.remove(host.path("ok"))
@@ -184,12 +187,14 @@ def test_messages_arrive_once_and_are_taken_back(t):
         need(str(mail["Subject"]) == "[1 firing] critical: KeepwatchCheckDown on web1", mail["Subject"])
         need("Check shop on web1 is down" in mail.get_body(("plain",)).get_content() and "Check shop on web1 is down" in mail.get_body(("html",)).get_content(), mail)
         need(any(p == "/hook" and {a["labels"].get("backup") for a in b["alerts"]} == {"db", "app"} for p, b in hooks), hooks)
+        mark("told")
         # After its cooldown the unit is given up.
         until("it is given up", lambda: telegram.about("KeepwatchUnitRestartGaveUp"), 120)
         [gave_up] = telegram.about("KeepwatchUnitRestartGaveUp")
         need("shop.service on web1 stays down: restarts are used up" in gave_up["text"] and "keepwatch reset shop.service" in gave_up["text"], gave_up)
         need(not telegram.about("is over") and not telegram.about("✅"), telegram.seen)
 
+        mark("given up")
         # --- mended: what the runbooks say ---
         os.remove(host.path("broken"))
         host.write("ok", "")
@@ -205,6 +210,7 @@ def test_messages_arrive_once_and_are_taken_back(t):
         # Shares of an hour and restarts of a quarter of an hour take their time.
         need(set(ours()) <= {"KeepwatchCheckErrorBudgetBurn", "KeepwatchUnitRestartFailed"}, "all is well again, but for %s" % ours())
 
+        mark("mended")
         # --- the agent is stopped: one message, and none about what nobody can know ---
         before = len(telegram.seen)
         host.run("systemctl stop keepwatch")
@@ -214,6 +220,7 @@ def test_messages_arrive_once_and_are_taken_back(t):
         host.run("systemctl start keepwatch")
         until("it is back", lambda: telegram.about("KeepwatchDown", "is over"), 40)
 
+        mark("agent back")
         # --- each message came once ---
         time.sleep(4)
         heads = [m["text"].split("\n")[0] for m in telegram.seen]
@@ -222,6 +229,7 @@ def test_messages_arrive_once_and_are_taken_back(t):
         need(not telegram.refused, "Telegram took all of them: %s" % telegram.refused)
         need(not any("Watchdog" in h for h in heads) and not smtp.about("Watchdog"), "the watchdog is for the switch alone")
 
+        mark("counted")
         # --- the way itself breaks: the switch outside notices ---
         need(not dead_man.overdue(), "the switch was content all the time")
         gaps = [b - a for a, b in zip(dead_man.times, dead_man.times[1:])]
@@ -234,7 +242,8 @@ def test_messages_arrive_once_and_are_taken_back(t):
         until("the switch notices that Prometheus is dead", dead_man.overdue, 60)
     for server in (telegram.web, dead_man.web, hook):
         server.close()
-    print("%d messages, %d mails, %d signs of life" % (len(telegram.seen), len(smtp.seen), len(dead_man.times)))
+    mark("done")
+    print("%d messages, %d mails, %d signs of life; %s" % (len(telegram.seen), len(smtp.seen), len(dead_man.times), ", ".join(marks)))
 
 
 def test_runbooks_name_only_what_there_is(t):

@@ -41,6 +41,7 @@ pub fn board() -> Dashboard {
                     Panel::new(Sort::Table, "Backups by job", "How each backup stands: age and interval, what the last run did, what there is.")
                         .column("Age", "s", per(age(&backup(&n::BACKUP_LAST_SUCCESS))))
                         .column("Interval", "s", per(backup(&n::BACKUP_INTERVAL)))
+                        .column("Started", "s", per(age(&backup(&n::BACKUP_LAST_START))))
                         .column("Last run", "short", per(backup(&n::BACKUP_LAST_SUCCESSFUL))).worded(OK)
                         .column("Duration", "s", per(backup(&n::BACKUP_LAST_DURATION)))
                         .column("Source", "bytes", per(backup(&n::BACKUP_LAST_SOURCE_SIZE)))
