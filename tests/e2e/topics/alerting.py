@@ -125,8 +125,15 @@ class Host:
 
     def stop(self, kill=True):
         if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
+            # The first process of the container takes all others with it; nspawn then ends by itself.
+            with open("/proc/%d/task/%d/children" % (self.process.pid, self.process.pid)) as f:
+                for pid in f.read().split():
+                    os.kill(int(pid), signal.SIGKILL)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
 
 def test_messages_arrive_once_and_are_taken_back(t):
