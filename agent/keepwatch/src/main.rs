@@ -8,12 +8,14 @@ mod errors;
 mod estimate;
 mod jobs;
 mod keys;
+mod mount;
 mod output;
 mod places;
 mod progress;
 mod select;
 mod serve;
 mod signals;
+mod standing;
 mod stores;
 
 use std::process::ExitCode;

@@ -3,6 +3,7 @@
 //! They are named by a file (a systemd credential is one) and read for each run, so that a rotated secret works without a
 //! restart and nothing lies in memory between runs. The type cannot be printed, is not copied, and is wiped when dropped.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -40,7 +41,7 @@ impl SecretFile {
     /// Reads the secret: the file's text without line breaks at its end.
     ///
     /// # Errors
-    /// [`Reason::Exec`] when the file cannot be read, is empty, longer than 4096 bytes, or not UTF-8. The text names the
+    /// [`Reason::Exec`] when the file cannot be read, everybody on the host may read it, it is empty, longer than 4096 bytes, or not UTF-8. The text names the
     /// path, never the content.
     pub async fn read(&self) -> Result<Secret, Failure> {
         read(&self.0).await.map_err(|why| {
@@ -56,6 +57,13 @@ async fn read(path: &Path) -> Result<Secret, String> {
     let file = tokio::fs::File::open(path)
         .await
         .map_err(|e| e.to_string())?;
+    let about = file.metadata().await.map_err(|e| e.to_string())?;
+    if about.is_file() && about.mode() & 0o007 != 0 {
+        return Err(
+            "everybody on the host may open it; take that away with chmod o= and change the secret"
+                .to_owned(),
+        );
+    }
     let mut bytes = Vec::with_capacity(LONGEST + 1);
     let read = file
         .take(LONGEST as u64 + 1)
@@ -93,6 +101,8 @@ pub async fn read_optional(file: Option<&SecretFile>) -> Result<Option<Secret>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[tokio::test]
     async fn reads_what_people_write_and_refuses_the_rest() {
@@ -100,6 +110,7 @@ mod tests {
         let put = |name: &str, bytes: &[u8]| {
             let path = dir.path().join(name);
             std::fs::write(&path, bytes).unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
             SecretFile(path)
         };
         for (bytes, expected) in [
@@ -123,6 +134,10 @@ mod tests {
             assert_eq!(e.reason, Reason::Exec);
             assert!(e.text.contains(why), "{}", e.text);
         }
+        let open = put("open", b"geheim");
+        std::fs::set_permissions(&open.0, Permissions::from_mode(0o604)).unwrap();
+        let e = open.read().await.err().unwrap();
+        assert!(e.text.contains("everybody"), "{}", e.text);
         let e = SecretFile(dir.path().join("none"))
             .read()
             .await

@@ -141,6 +141,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "rustls-native-certs",
             "lettre",
             "base64",
+            "hmac",
             "sha2",
             "zeroize",
             "thiserror",

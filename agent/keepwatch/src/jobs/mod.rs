@@ -14,11 +14,11 @@
 //! | `lock` | one run of a job at a time |
 //! | `stop` | the request to stop, by a signal |
 //! | `child` | a process group with a deadline |
-//! | `hooks`, `units`, `mount` | what is around a run |
+//! | `hooks`, `units` | what is around a run |
+//! | `place` | the repository as a place: made where there is none, and what is noted of it |
 //! | `report` | what a run came to, from the child's end; pure |
 //! | `backoff` | when it is tried again; pure |
 //! | `book` | the catalog, which never makes a run fail |
-//! | `seen` | what a run saw of its repository |
 //! | `work`, `say` | the child that does it; a line about it |
 //! | `run` | the verb |
 
@@ -28,16 +28,17 @@ mod book;
 mod child;
 mod hooks;
 mod lock;
-mod mount;
+mod place;
 mod report;
 mod run;
 mod say;
-mod seen;
 mod stop;
 mod task;
 mod units;
 mod wanted;
 mod work;
 
+pub use argv::{Setting, listing};
+pub use book::Book;
 pub use run::run;
 pub use wanted::{ConfiguredArgs, wanted};

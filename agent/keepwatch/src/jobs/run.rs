@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use keepwatch_catalog::process;
 use keepwatch_config::Credentials;
 use keepwatch_model::ids::RunId;
-use keepwatch_model::runs::{ErrorClass, RunRecord, Trigger};
+use keepwatch_model::runs::{ErrorClass, RunKind, RunRecord, Stage, Trigger};
 use serde_json::{Value, json};
 
 use super::argv::Setting;
@@ -13,11 +13,11 @@ use super::backoff;
 use super::book::{self, Book};
 use super::hooks;
 use super::lock::{self, Refused};
+use super::place;
 use super::report::{self, Ending, Rules, Verdict};
 use super::say;
-use super::seen::seen;
 use super::stop::Stop;
-use super::task::{Task, tasks};
+use super::task::{Task, Work, tasks};
 use super::units::Units;
 use super::wanted::Wanted;
 use super::work::{Worker, before};
@@ -232,6 +232,34 @@ impl Supervisor<'_> {
                 ));
             }
         }
+        self.retain(task, first, done);
+    }
+
+    /// What the job's policy no longer keeps is dropped where a backup was made, so that a policy that is declared is also applied.
+    fn retain(&self, task: &Task<'_>, first: usize, done: &mut Done) {
+        let Work::Backup(backup) = task.work else {
+            return;
+        };
+        if backup.retention.is_empty() || self.worker.stop.asked() {
+            return;
+        }
+        let made = done.runs.get(first..).unwrap_or_default().iter();
+        let made = made.filter(|r| r.kind == RunKind::Backup && r.outcome.is_success());
+        let made: Vec<&str> = made.filter_map(|r| r.repository.as_deref()).collect();
+        let forget = task.forget(backup, &made);
+        let mut records = Vec::new();
+        for repository in &forget.repositories {
+            let (record, verdict) = self.attempt(&forget, repository, 1, |record| {
+                let mut units = Units::new(std::path::PathBuf::new());
+                self.work(&forget, repository, &mut units, record, &mut None)
+            });
+            if !record.outcome.is_success() || self.worker.verbose > 0 {
+                self.say(&forget, &record, 1, None);
+            }
+            done.exits.push(verdict.exit);
+            records.push(record);
+        }
+        done.runs.extend(records);
     }
 
     /// One repository, tried again as long as that may help.
@@ -311,10 +339,21 @@ impl Supervisor<'_> {
             took,
         );
         self.book.write(&record);
-        if let Some(state) = seen(self.worker.setting.config, &record, clock::now()) {
+        self.note(&record, repository, document.as_ref());
+        (record, verdict)
+    }
+
+    /// What the run says of its repository.
+    fn note(&self, run: &RunRecord, repository: &str, document: Option<&Value>) {
+        let setting = self.worker.setting;
+        let Some(declared) = setting.config.repositories.get(repository) else {
+            return;
+        };
+        let before = self.book.size(repository);
+        let state = place::state(setting.host, repository, declared, run, document, before);
+        if let Some(state) = state {
             self.book.note(state);
         }
-        (record, verdict)
     }
 
     /// What stands between the two writings of the record.
@@ -326,13 +365,30 @@ impl Supervisor<'_> {
         record: &mut RunRecord,
         trouble: &mut Option<String>,
     ) -> (Ending, Option<Value>) {
+        if task.kind() == RunKind::Backup {
+            if let Err(ending) = place::make(&self.worker, task, repository, self.book) {
+                return (ending, None);
+            }
+        }
         let argv = match self.worker.prepare(task, repository) {
             Ok(argv) => argv,
             Err(ending) => return (ending, None),
         };
+        let mut clock = Instant::now();
+        let mut stage = |name: &str| {
+            record.stages.push(Stage {
+                name: name.to_owned(),
+                duration: clock.elapsed(),
+            });
+            clock = Instant::now();
+        };
         let stopped = match task.stop_units.is_empty() {
             true => Ok(()),
-            false => units.stop(task.stop_units, self.worker.stop),
+            false => {
+                let stopped = units.stop(task.stop_units, self.worker.stop);
+                stage("stop_units");
+                stopped
+            }
         };
         let ended = match stopped {
             Ok(()) => self.worker.child(task, &argv, false),
@@ -341,8 +397,15 @@ impl Supervisor<'_> {
                 format!("{why}; so nothing was backed up"),
             )),
         };
+        stage(match task.kind() {
+            RunKind::Backup | RunKind::Copy => "upload",
+            other => other.as_str(),
+        });
         if let Err(why) = units.start() {
             *trouble = Some(why);
+        }
+        if !task.stop_units.is_empty() {
+            stage("start_units");
         }
         match ended {
             Ok((ending, output)) => {

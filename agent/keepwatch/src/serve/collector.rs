@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::collect::{self, Answers, Collected, collector};
+use super::local::Looks;
 use super::scene::{Scene, Stop};
 use super::{host, journal, quiet};
 
@@ -46,6 +47,7 @@ pub async fn run(parts: Parts, mut stop: Stop) {
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before: Option<Numbers> = None;
     let mut was_away = false;
+    let mut looks = Looks::default();
     loop {
         tokio::select! {
             () = stop.wait() => return,
@@ -64,6 +66,9 @@ pub async fn run(parts: Parts, mut stop: Stop) {
             Err(e) if !was_away => tracing::warn!("what is known of backups stays as it was: {e}"),
             Err(_) => {}
         }
+        looks
+            .complete(&scene.loaded.config, &mut found.repositories)
+            .await;
         if was_away && answers.is_ok() {
             tracing::info!("the catalog answers again");
         }

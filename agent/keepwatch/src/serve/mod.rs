@@ -21,6 +21,7 @@ pub mod control;
 mod daemon;
 mod host;
 mod journal;
+mod local;
 mod logs;
 mod memory;
 mod people;
@@ -56,7 +57,7 @@ pub fn run(file: &Path, loaded: keepwatch_config::Loaded) -> Outcome {
     let config = &loaded.config;
     let counters = Counters::new(config.metrics.legacy_names)
         .map_err(|e| Failure::failed(format!("cannot make the metrics: {e}")))?;
-    let counters = Arc::new(counters);
+    let counters = Arc::new(counters.per_check(config.metrics.detailed_histograms));
     let logs = logs::begin(
         config.logging.format,
         config.logging.level,
