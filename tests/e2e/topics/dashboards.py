@@ -197,6 +197,7 @@ def test_every_panel_has_data(t):
         job("backup", "--job", "broken", rc=1)
         job("forget", "--job", "home")
         job("verify", "--job", "home")
+        job("prune", "--job", "home")
         rehearsed(t.path("state", "catalog.sqlite"))
         until("a drill is seen", lambda: prometheus.query("keepwatch_restore_drill_last_successful"))
         until("a failure is seen", lambda: prometheus.query('keepwatch_backup_last_successful{backup="broken"} == 0'))
