@@ -41,6 +41,10 @@ let
             send_resolved = true;
           }
           // message "email" "html"
+          // message "text" "text"
+          // {
+            headers = message "subject" "Subject";
+          }
         )
       ];
       webhook.webhook_configs = [
