@@ -85,7 +85,7 @@ import ../eval.nix {
               argv = [
                 "/bin/sh"
                 "-euc"
-                "pg_dumpall --globals-only --host=/run/postgresql --database=postgres && pg_dump --host=/run/postgresql --large-objects app"
+                "pg_dumpall --globals-only --host=/run/postgresql --database=postgres && pg_dump --host=/run/postgresql app"
               ];
               filename = "app.sql";
             };
