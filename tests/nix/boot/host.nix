@@ -1,7 +1,7 @@
-# The host that tests/nix/boot/run boots: made of the modules as any other, with packages where Debian has them.
-{ recipient }:
+# The host that tests/nix/boot/run boots: made of the modules as any other, with packages where Debian has them. What comes of it stands in
+# expected/boot.json, kept current by tests/nix/run, so that it can also be booted where there is no Nix. The recipient is put in then.
 let
-  lib = import <nixpkgs/lib>;
+  recipient = "@RECIPIENT@";
 in
 import ../eval.nix {
   modules = [
