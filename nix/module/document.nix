@@ -31,23 +31,12 @@ let
   repository =
     name: r:
     k.document "repository-${name}" (
-      removeAttrs r [
-        "units"
-        "writerKeyFile"
-      ]
+      removeAttrs r [ "units" ]
       // {
         prune = removeAttrs (scheduled r.prune) unitOptions;
         verify = removeAttrs (scheduled r.verify) unitOptions;
       }
-    )
-    # A repository that is neither made nor written here has no writer key here.
-    // lib.optionalAttrs (r.writerKeyFile != null || r.initialize) {
-      writer_key_file =
-        if r.writerKeyFile == null then
-          "/var/lib/keepwatch/writer-keys/${name}.key"
-        else
-          "credential:${k.credential "repository-${name}" "writerKeyFile"}";
-    };
+    );
 
   hook = name: text: if text == "" then null else [ "${pkgs.writeShellScript "keepwatch-${name}" "set -euo pipefail\n${text}"}" ];
 

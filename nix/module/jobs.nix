@@ -1,4 +1,4 @@
-# One service and one timer for each backup, prune, verify, copy and drill; one service that makes each repository.
+# One service and one timer for each backup, prune, verify, copy and drill.
 #
 # A run is `keepwatch backup --job NAME`: what it does stands in the configuration, its secrets are credentials of its unit, and a person
 # can start the unit by hand. The identity, which can read backups, is a credential of drills, restores, verify and copy only.
@@ -10,6 +10,7 @@
 }:
 let
   k = import ./lib.nix { inherit lib; };
+  hardening = import ./hardening.nix { inherit lib; };
   cfg = config.services.keepwatch;
   program = lib.getExe cfg.package;
   configuration = "--config=/etc/keepwatch/config.toml";
@@ -17,16 +18,16 @@ let
   inherit (import ./unit.nix { inherit config lib; })
     repositoryOf
     ofRepositories
-    needsInit
+    needsDirectory
     run
     timer
+    within
     ;
 
   enabled = lib.filterAttrs (_: v: v.enable);
   # ---- sources -----------------------------------------------------------------------------------------------------------------------------
 
   isRemoteHost = host: host != null && !lib.hasPrefix "/" host;
-  within = root: path: path == "/" || path == root || lib.hasPrefix "${root}/" path || lib.hasPrefix "${path}/" root;
 
   sandboxOf =
     source:
@@ -91,11 +92,6 @@ let
       commands = [
         [
           "backup"
-          "--job=${name}"
-          configuration
-        ]
-        [
-          "forget"
           "--job=${name}"
           configuration
         ]
@@ -202,68 +198,41 @@ let
       // d.serviceConfig;
     });
 
-  # Makes the repository and this host's writer key, once. What says that it was done is a file of the state directory, so that a
-  # repository that is gone is never made anew.
-  init =
+  # The directory of a repository on a disk that belongs to root, when the disk is there: the one thing that is done as root.
+  directory =
     name: r:
     let
-      uses = ofRepositories { names = [ name ]; };
-      local = r.backend.local or null;
-      marker = "/var/lib/keepwatch/initialized/${name}";
-      coreutils = program: lib.getExe' pkgs.coreutils program;
-      unit = run {
-        inherit name;
-        kind = "init";
-        what = "make the repository ${name}";
-        records = false;
-        uses = uses // {
-          inits = [ ];
-        };
-        commands = [
-          (
-            [
-              "init"
-              "--repo=${k.place (option: path: if path == null then null else "@CREDENTIALS@/${k.credential "repository-${name}" option}") r}"
-              "--writer-key-out=/var/lib/keepwatch/writer-keys/${name}.key"
-            ]
-            ++ lib.optional (cfg.host != null) "--label=${cfg.host}"
-            ++ map (recipient: "--recipient=${recipient}") r.recipients
-          )
-        ];
-      };
+      inherit (r.backend) local;
     in
-    lib.nameValuePair "keepwatch-init-${name}" (
-      unit
-      // {
-        unitConfig = unit.unitConfig // {
-          ConditionPathExists = "!${marker}";
-        }
-        // lib.optionalAttrs (local.requireMount or null != null) {
-          ConditionPathIsMountPoint = local.requireMount;
-        };
-        serviceConfig = unit.serviceConfig // {
-          # Its own directory on a disk that belongs to root: the one thing that is done as root.
-          ExecStartPre = lib.optional (local != null && local.createDirectory) (
-            "+"
-            + k.words [
-              (coreutils "install")
-              "--directory"
-              "--mode=0700"
-              "--owner=${cfg.user}"
-              "--group=${cfg.group}"
-              local.path
-            ]
-          );
-          ExecStartPost = k.words [
-            (coreutils "install")
-            "-D"
-            "--mode=0600"
-            "/dev/null"
-            marker
-          ];
-        };
+    lib.nameValuePair "keepwatch-directory-${name}" {
+      description = "Keepwatch: the directory of the repository ${name}";
+      unitConfig = {
+        RequiresMountsFor = local.path;
+        ConditionPathIsMountPoint = local.requireMount;
+      };
+      enableDefaultPath = false;
+      serviceConfig = {
+        Type = "oneshot";
+        ExecStart = k.words [
+          (lib.getExe' pkgs.coreutils "install")
+          "--directory"
+          "--mode=0700"
+          "--owner=${cfg.user}"
+          "--group=${cfg.group}"
+          local.path
+        ];
       }
-    );
+      // hardening {
+        capabilities = [
+          "CAP_CHOWN"
+          "CAP_DAC_OVERRIDE"
+          "CAP_FOWNER"
+        ];
+        writes = [ local.requireMount ];
+        network = false;
+        readsHomes = true;
+      };
+    };
 
   mapUnits = f: values: lib.listToAttrs (lib.mapAttrsToList f values);
 
@@ -273,7 +242,6 @@ let
       repository = lib.head (b.repositories ++ [ "" ]);
       r = repositoryOf repository;
       key = if r.writerKeyFile == null then "/var/lib/keepwatch/writer-keys/${repository}.key" else toString r.writerKeyFile;
-      hasKey = r.writerKeyFile != null || r.initialize;
     in
     pkgs.writeShellScriptBin "keepwatch-${name}" ''
       # keepwatch with the repository ${repository} of the backup ${name}.
@@ -281,7 +249,9 @@ let
         exec ${lib.getExe' config.systemd.package "systemctl"} start keepwatch-backup-${name}.service
       fi
       export KEEPWATCH_REPOSITORY=${lib.escapeShellArg (k.place (_: path: if path == null then null else toString path) r)}
-      ${lib.optionalString hasKey "export KEEPWATCH_WRITER_KEY_FILE=${lib.escapeShellArg key}"}
+      if [ -e ${lib.escapeShellArg key} ]; then
+        export KEEPWATCH_WRITER_KEY_FILE=${lib.escapeShellArg key}
+      fi
       ${lib.optionalString (
         r.identityFile != null
       ) "export KEEPWATCH_IDENTITY_FILE=${lib.escapeShellArg (toString r.identityFile)}"}
@@ -296,7 +266,7 @@ in
       // mapUnits (upkeep "verify") (lib.filterAttrs (_: r: r.verify.enable) cfg.repositories)
       // mapUnits copy (enabled cfg.copies)
       // mapUnits drill (enabled cfg.drills)
-      // mapUnits init (lib.filterAttrs (_: needsInit) cfg.repositories);
+      // mapUnits directory (lib.filterAttrs (_: needsDirectory) cfg.repositories);
 
     systemd.timers =
       let

@@ -63,7 +63,6 @@ let
           startAt = null;
         };
       };
-      systemd.services.keepwatch-init-fleet.enable = lib.mkForce false;
       environment.etc."recipient".source = "${pair}/recipient";
       environment.etc."nixos-test/file".text = "from ${config.networking.hostName}";
     };

@@ -74,8 +74,7 @@ in
         startAt = null;
       };
     };
-    # The recipient of the configuration is nobody's; this one can be opened by the other machine.
-    systemd.services.keepwatch-init-far.enable = lib.mkForce false;
+    # The recipient of the configuration is nobody's; this one, with which the test makes the repository, can be opened by the other machine.
     environment.etc."recipient".source = "${pair}/recipient";
     services.openssh.enable = true;
   };

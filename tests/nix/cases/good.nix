@@ -42,7 +42,7 @@ in
     units = [
       "keepwatch-backup-home.service"
       "keepwatch-backup-home.timer"
-      "keepwatch-init-disk.service"
+      "keepwatch-directory-disk.service"
       "keepwatch-prune-disk.service"
       "keepwatch-prune-disk.timer"
       "keepwatch-verify-disk.service"
@@ -59,9 +59,8 @@ in
       "SuccessExitStatus=3"
       "X-RestartIfChanged=false"
       "LogExtraFields=KEEPWATCH_JOB=home"
-      "Wants=keepwatch-init-disk.service"
+      "Wants=keepwatch-directory-disk.service"
       ''ExecStart="/opt/keepwatch/bin/keepwatch" "backup" "--job=home" "--config=/etc/keepwatch/config.toml"''
-      ''ExecStart="/opt/keepwatch/bin/keepwatch" "forget" "--job=home" "--config=/etc/keepwatch/config.toml"''
     ];
     lacks."keepwatch-backup-home.service" = [
       "WantedBy="
@@ -74,9 +73,11 @@ in
       "X-OnlyManualStart=true"
       "WantedBy=timers.target"
     ];
-    has."keepwatch-init-disk.service" = [
-      "ConditionPathExists=!/var/lib/keepwatch/initialized/disk"
+    # As root, in a sandbox of its own, and never beneath a mount that is absent.
+    has."keepwatch-directory-disk.service" = [
       "ConditionPathIsMountPoint=/mnt/backup"
+      ''"--owner=keepwatch" "--group=keepwatch" "/mnt/backup/web1"''
+      "ReadWritePaths=/mnt/backup"
     ];
     has.wrappers = [ "keepwatch-home" ];
   };
@@ -159,7 +160,7 @@ in
         backups.home.source.paths.include = [ "/home" ];
       })
     ];
-    absent = [ "keepwatch-init-far.service" ];
+    absent = [ "keepwatch-directory-far.service" ];
     has."keepwatch-backup-home.service" = [
       "LoadCredential=repository-far-access-key-id:/run/secrets/id"
       "LoadCredential=repository-far-secret-access-key:/run/secrets/key"
@@ -185,24 +186,22 @@ in
     lacks.toml = [ "/run/secrets" ];
   };
 
-  "a bucket is made with its credentials when there is no writer key" = {
+  "a repository in a home: its jobs and the daemon see it" = {
     modules = [
       (keepwatch {
-        repositories.far = {
-          backend.s3 = {
-            bucket = "backups";
-            accessKeyIdFile = "/run/secrets/id";
-            secretAccessKeyFile = "/run/secrets/key";
-          };
+        repositories.mine = {
+          backend.local.path = "/home/me/backup";
           inherit recipients;
         };
-        backups.home.source.paths.include = [ "/home" ];
+        backups.etc.source.paths.include = [ "/etc" ];
       })
     ];
-    has."keepwatch-init-far.service" = [
-      "s3://backups?access-key-file=%d/repository-far-access-key-id&region=us-east-1&secret-key-file=%d/repository-far-secret-access-key"
-      "LoadCredential=repository-far-access-key-id:/run/secrets/id"
+    has."keepwatch-backup-etc.service" = [
+      "ProtectHome=read-only"
+      "ReadWritePaths=-/home/me/backup"
     ];
+    has."keepwatch.service" = [ "ProtectHome=read-only" ];
+    warnings = [ "the only repository lies on this host's own disk" ];
   };
 
   "the role in PostgreSQL reads and does not rule" = {
@@ -215,7 +214,7 @@ in
       "After=postgresql.service postgresql-setup.service"
     ];
     has."keepwatch-backup-app.service" = [
-      "After=keepwatch-init-disk.service postgresql.service keepwatch-postgresql.service"
+      "After=keepwatch-directory-disk.service postgresql.service keepwatch-postgresql.service"
       "CapabilityBoundingSet="
       "PrivateUsers=true"
     ];
