@@ -41,6 +41,14 @@ import ../eval.nix {
           identityFile = "/etc/secrets/identity";
           verify.readData = "all";
         };
+        # A disk that is mounted and belongs to root.
+        repositories.mounted = {
+          backend.local = {
+            path = "/mnt/disk/some/repository";
+            requireMount = "/mnt/disk";
+          };
+          recipients = [ recipient ];
+        };
         # A disk that is not there.
         repositories.absent = {
           backend.local = {
@@ -111,6 +119,11 @@ import ../eval.nix {
             stopUnits = [ "memory.service" ];
             preHook = "echo the hook says $KEEPWATCH_JOB";
             postHook = "echo the end is $KEEPWATCH_RESULT";
+            startAt = null;
+          };
+          mounted = {
+            source.paths.include = [ "/etc/hostname" ];
+            repositories = [ "mounted" ];
             startAt = null;
           };
           away = {
