@@ -40,7 +40,8 @@ let
 
   hook = name: text: if text == "" then null else [ "${pkgs.writeShellScript "keepwatch-${name}" "set -euo pipefail\n${text}"}" ];
 
-  source =
+  # What only the module knows becomes what the agent knows.
+  part =
     s:
     if s ? redis then
       { redis = removeAttrs s.redis [ "server" ] // { socket = redisSocket s.redis; }; }
@@ -48,6 +49,12 @@ let
       { command = s.command // { path = map (p: "${lib.getBin p}/bin") s.command.path; }; }
     else
       s;
+  source =
+    scope: s:
+    let
+      parts = map (p: k.document p.scope (part p.part)) (k.partsOf scope s);
+    in
+    if s ? several then { several = { inherit parts; }; } else lib.head parts;
   redisSocket =
     redis:
     if redis.server != null then
@@ -58,13 +65,15 @@ let
   backup =
     name: b:
     k.document "backup-${name}" (
-      removeAttrs (scheduled b) unitOptions
+      removeAttrs (scheduled b) (unitOptions ++ [ "source" ])
       // {
-        source = source b.source;
         preHook = hook "${name}-before" b.preHook;
         postHook = hook "${name}-after" b.postHook;
       }
-    );
+    )
+    // {
+      source = source "backup-${name}" b.source;
+    };
 
   database =
     d: if d ? postgresql then { postgresql = removeAttrs d.postgresql [ "createLocally" ]; } else d;

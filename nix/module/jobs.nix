@@ -29,52 +29,69 @@ let
 
   isRemoteHost = host: host != null && !lib.hasPrefix "/" host;
 
-  sandboxOf =
-    source:
+  sandboxOfPart =
+    part:
     {
       paths =
         let
-          all = source.paths.include;
+          all = part.paths.include;
         in
         {
           # Files of everybody are read, none is written.
           capabilities = [ "CAP_DAC_READ_SEARCH" ];
           # What a list that is read at run time names is not known here.
-          readsHomes =
-            source.paths.includeFrom != null || lib.any (p: within "/home" p || within "/root" p) all;
-          readsTmp = source.paths.includeFrom != null || lib.any (p: within "/tmp" p || within "/var/tmp" p) all;
+          readsHomes = part.paths.includeFrom != null || lib.any (p: within "/home" p || within "/root" p) all;
+          readsTmp = part.paths.includeFrom != null || lib.any (p: within "/tmp" p || within "/var/tmp" p) all;
         };
-      postgresql.network = isRemoteHost source.postgresql.host;
-      mysql.network = isRemoteHost source.mysql.host;
+      postgresql.network = isRemoteHost part.postgresql.host;
+      mysql.network = isRemoteHost part.mysql.host;
       sqlite = {
         # The files belong to services.
         capabilities = [ "CAP_DAC_READ_SEARCH" ];
-        readsHomes = lib.any (p: within "/home" p || within "/root" p) source.sqlite.databases;
+        readsHomes = lib.any (p: within "/home" p || within "/root" p) part.sqlite.databases;
       };
       redis = {
-        network = source.redis.host != null;
-        groups = lib.optional (source.redis.server != null) (
-          (config.services.redis.servers.${source.redis.server} or { group = "redis-${source.redis.server}"; }).group
+        network = part.redis.host != null;
+        groups = lib.optional (part.redis.server != null) (
+          (config.services.redis.servers.${part.redis.server} or { group = "redis-${part.redis.server}"; }).group
         );
       };
       qdrant.network = true;
+      container = {
+        groups = lib.optional (part.container.engine == "docker") "docker";
+        # The program of the container's engine, which is not written for this.
+        runsOthers = true;
+      };
       command = {
         # Nobody knows what it does.
         network = true;
         runsOthers = true;
       };
     }
-    .${k.tagOf source};
+    .${k.tagOf part};
 
-  servicesOf =
+  # Of several parts: what any of them needs.
+  sandboxOf =
     source:
+    let
+      all = map (p: sandboxOfPart p.part) (k.partsOf "" source);
+      any = name: lib.any (s: s.${name} or false) all;
+      each = name: lib.unique (lib.concatMap (s: s.${name} or [ ]) all);
+    in
+    lib.genAttrs [ "network" "readsHomes" "readsTmp" "runsOthers" ] any // lib.genAttrs [ "capabilities" "groups" ] each;
+
+  servicesOfPart =
+    part:
     {
       postgresql = [ "postgresql.service" ];
       mysql = [ "mysql.service" ];
-      redis = lib.optional (source.redis.server or null != null) "redis-${source.redis.server}.service";
+      redis = lib.optional (part.redis.server or null != null) "redis-${part.redis.server}.service";
       qdrant = [ "qdrant.service" ];
+      container =
+        if part.container.engine == "docker" then [ "docker-${part.container.container}.service" ] else [ "podman-${part.container.container}.service" ];
     }
-    .${k.tagOf source} or [ ];
+    .${k.tagOf part} or [ ];
+  servicesOf = source: lib.unique (lib.concatMap (p: servicesOfPart p.part) (k.partsOf "" source));
 
   # ---- the units ---------------------------------------------------------------------------------------------------------------------------
 
@@ -97,7 +114,7 @@ let
         ]
       ];
       uses = ofRepositories { names = b.repositories; };
-      secrets = k.credentials "backup-${name}" b.source;
+      secrets = lib.concatMap (p: k.credentials p.scope p.part) (k.partsOf "backup-${name}" b.source);
       sandbox = sandbox // lib.optionalAttrs hooks { runsOthers = true; };
       after = servicesOf b.source;
       path =
@@ -162,8 +179,9 @@ let
     name: d:
     let
       target = k.tagOf d.target;
-      host = d.target.postgresql.host or null;
-      directory = d.target.directory.path or null;
+      postgresql = d.target.postgresql or { private = null; };
+      runs = target == "postgresql" && postgresql.private == false;
+      path = d.target.directory.path or null;
     in
     lib.nameValuePair "keepwatch-drill-${name}" (run {
       inherit name;
@@ -182,14 +200,27 @@ let
       };
       secrets = k.credentials "drill-${name}" d.target;
       sandbox = {
-        network = isRemoteHost host;
-        runsOthers = target == "command" || d.expect.command != null;
-        writes = lib.optional (directory != null) directory;
+        network = runs && isRemoteHost postgresql.host;
+        # A server of its own may compile queries, and may know no sockets but those of addresses.
+        runsOthers = lib.elem target [
+          "command"
+          "mysql"
+          "postgresql"
+          "qdrant"
+          "redis"
+        ] || d.expect.command != null;
+        loopback = target == "qdrant";
+        writes = lib.optional (path != null) path;
       };
       path = lib.optional (target == "postgresql") (
-        if config.services.postgresql.enable or false then config.services.postgresql.package else pkgs.postgresql
+        if postgresql.package or null != null then
+          postgresql.package
+        else if config.services.postgresql.enable or false then
+          config.services.postgresql.package
+        else
+          pkgs.postgresql
       );
-      after = lib.optional (target == "postgresql") "postgresql.service";
+      after = lib.optional runs "postgresql.service";
       inherit (d) onFailure unitConfig;
       serviceConfig = {
         RuntimeDirectory = "keepwatch-drill-${name}";

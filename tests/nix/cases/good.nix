@@ -231,6 +231,60 @@ in
     has.toml = [ ''socket = "/run/redis-cache/redis.sock"'' ];
   };
 
+  "several sources in one snapshot: each has its secrets, all have what any of them needs" = {
+    modules = [
+      (with' {
+        backups.app.source.several.parts = [
+          {
+            postgresql = {
+              host = "db1";
+              passwordFile = "/run/secrets/one";
+              label = "one";
+            };
+          }
+          {
+            postgresql = {
+              host = "db2";
+              passwordFile = "/run/secrets/two";
+              label = "two";
+            };
+          }
+          { redis.server = "cache"; }
+        ];
+      })
+      { services.redis.servers.cache.enable = true; }
+    ];
+    has."keepwatch-backup-app.service" = [
+      "LoadCredential=backup-app-0-password:/run/secrets/one"
+      "LoadCredential=backup-app-1-password:/run/secrets/two"
+      "SupplementaryGroups=redis-cache"
+      "PrivateNetwork=false"
+    ];
+    has.toml = [ ''password_file = "credential:backup-app-1-password"'' ];
+    # The agent of before it knew them.
+    unchecked = true;
+  };
+
+  "a drill with a server of its own" = {
+    modules = [
+      (keepwatch {
+        repositories.disk = disk // { identityFile = "/run/secrets/identity"; };
+        backups.vectors.source.qdrant = { };
+        drills.vectors = {
+          backup = "vectors";
+          target.qdrant = { };
+        };
+      })
+    ];
+    has."keepwatch-drill-vectors.service" = [
+      "PrivateNetwork=true"
+      "RestrictAddressFamilies=AF_INET"
+      "IPAddressAllow=localhost"
+      "MemoryDenyWriteExecute=false"
+    ];
+    unchecked = true;
+  };
+
   "a restart may do what the check says and nothing else" = {
     modules = [
       (keepwatch {
