@@ -53,6 +53,8 @@ class Sink(Service):
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        # Who hangs up on us is none of a test's business.
+        self.server.handle_error = lambda *_: None
         self.port = self.server.server_address[1]
         self.url = "http://127.0.0.1:%d/" % self.port
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
