@@ -133,6 +133,22 @@ import ../eval.nix {
           };
         };
 
+        # Restores rehearsed: files into a directory, a database into a server of its own.
+        drills = {
+          files = {
+            backup = "files";
+            target.directory = { };
+            expect.minFiles = 2;
+            startAt = null;
+          };
+          app = {
+            backup = "app";
+            target.postgresql = { };
+            expect.sql = [ "select count(*) = 1 from t" ];
+            startAt = null;
+          };
+        };
+
         checks = {
           redis = {
             probe.redis.target = "127.0.0.1:6379";
