@@ -41,6 +41,18 @@ import ../eval.nix {
           identityFile = "/etc/secrets/identity";
           verify.readData = "all";
         };
+        # A bucket, by credentials that root alone can read.
+        repositories.bucket = {
+          backend.s3 = {
+            bucket = "backups";
+            prefix = "kw-boot";
+            endpoint = "http://127.0.0.1:7070";
+            accessKeyIdFile = "/etc/secrets/s3-id";
+            secretAccessKeyFile = "/etc/secrets/s3-key";
+          };
+          recipients = [ recipient ];
+          identityFile = "/etc/secrets/identity";
+        };
         # A disk that is mounted and belongs to root.
         repositories.mounted = {
           backend.local = {
@@ -119,6 +131,11 @@ import ../eval.nix {
             stopUnits = [ "memory.service" ];
             preHook = "echo the hook says $KEEPWATCH_JOB";
             postHook = "echo the end is $KEEPWATCH_RESULT";
+            startAt = null;
+          };
+          far = {
+            source.paths.include = [ "/etc/secret-app" ];
+            repositories = [ "bucket" ];
             startAt = null;
           };
           mounted = {
