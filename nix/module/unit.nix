@@ -107,7 +107,8 @@ rec {
         # The run has its own time limit, and is asked before its children are.
         TimeoutStartSec = "infinity";
         TimeoutStopSec = "3min";
-        KillMode = "mixed";
+        # The supervisor is asked, and asks its children; behind systemd-inhibit it is not the main process.
+        KillMode = if inhibitsSleep then "control-group" else "mixed";
         User = cfg.user;
         Group = cfg.group;
         StateDirectory = "keepwatch";

@@ -133,6 +133,17 @@ import ../eval.nix {
             postHook = "echo the end is $KEEPWATCH_RESULT";
             startAt = null;
           };
+          slow = {
+            source.command = {
+              argv = [
+                "/bin/sleep"
+                "100"
+              ];
+              filename = "nothing";
+            };
+            inhibitsSleep = true;
+            startAt = null;
+          };
           far = {
             source.paths.include = [ "/etc/secret-app" ];
             repositories = [ "bucket" ];
