@@ -15,7 +15,9 @@ use keepwatch_model::runs::{RepositoryState, RunRecord, SnapshotFact};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::clock;
+use crate::logs;
 use crate::output::{escape, plain, tell};
+use crate::told;
 
 /// What the spool may take to be imported before a run.
 const IMPORT: Duration = Duration::from_secs(2);
@@ -69,6 +71,10 @@ impl Book {
         match done {
             Ok(lost) => {
                 for run in lost {
+                    told::lost(&run);
+                    if logs::is_journal("2") {
+                        continue;
+                    }
                     warn(&format!(
                         "the {} run of {} that began {} ended without a word: it was killed, or the power failed; it is recorded as lost",
                         run.kind.as_str(),

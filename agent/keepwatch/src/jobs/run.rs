@@ -24,7 +24,9 @@ use super::work::{Worker, before};
 use crate::clock;
 use crate::context::{Context, host_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
+use crate::logs;
 use crate::output::{count, escape, print_after, print_json_after, tell};
+use crate::told;
 
 /// How often a pause looks for a request to stop.
 const NAP: Duration = Duration::from_millis(100);
@@ -422,6 +424,11 @@ impl Supervisor<'_> {
     /// One line for people.
     fn say(&self, task: &Task<'_>, run: &RunRecord, of: u32, again: Option<Duration>) {
         let line = say::line(task, run, of, again);
+        told::ended(run, &line);
+        // The journal has it, with its fields.
+        if logs::is_journal("2") {
+            return;
+        }
         if !run.outcome.is_success() {
             tell(&format!("keepwatch: {}", escape(&line)));
         } else if !self.context.globals.quiet && !self.context.json() {

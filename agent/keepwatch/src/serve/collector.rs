@@ -16,7 +16,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::collect::{self, Answers, Collected, collector};
 use super::local::Looks;
 use super::scene::{Scene, Stop};
-use super::{host, journal, quiet};
+use super::{host, quiet};
+use crate::told;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(10);
@@ -116,7 +117,7 @@ async fn ask(catalog: &Catalog) -> Result<Answers, CatalogError> {
 /// Runs that are under way: those without a process are lost, those of jobs with quiet checks open a maintenance window.
 async fn look_at_runs(catalog: &Catalog, scene: &Scene) {
     match runs::reconcile(catalog, crate::clock::now(), process::run_lives).await {
-        Ok(lost) => lost.iter().for_each(journal::lost),
+        Ok(lost) => lost.iter().for_each(told::lost),
         Err(e) => tracing::debug!("runs that were lost are looked for later: {e}"),
     }
     let open: Vec<RunRecord> = match runs::open(catalog).await {

@@ -23,7 +23,7 @@ mod host;
 mod journal;
 mod local;
 mod logs;
-mod memory;
+pub mod memory;
 mod people;
 mod quiet;
 mod records;
@@ -43,7 +43,7 @@ use keepwatch_config::sections::service::Database;
 use keepwatch_config::{Config, Credentials};
 use keepwatch_expose::counters::Counters;
 
-pub use world::random;
+pub use world::{moment, random};
 
 use crate::errors::{Failure, Outcome};
 
