@@ -27,7 +27,9 @@ let
     options
     ;
 
-  list = lib.filter (o: o.visible && !o.internal) (lib.optionAttrSetToDocList options.services.keepwatch);
+  # The parts of `source.several` have the options of `source` again.
+  isAgain = o: lib.hasInfix ".several.parts.*." o.name;
+  list = lib.filter (o: o.visible && !o.internal && !isAgain o) (lib.optionAttrSetToDocList options.services.keepwatch);
   # `backups.<name>.startAt`
   path = o: lib.drop 2 o.loc;
 

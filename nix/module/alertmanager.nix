@@ -3,6 +3,7 @@
 {
   config,
   lib,
+  pkgs,
   ...
 }:
 let
@@ -26,26 +27,22 @@ let
           chat_id = r.telegram.chatId;
           message_thread_id = r.telegram.messageThreadId;
           parse_mode = "HTML";
+          message = ''{{ template "keepwatch.telegram" . }}'';
           send_resolved = true;
-        }
-        // message "telegram" "message")
+        })
       ];
       email.email_configs = [
-        (
-          given {
-            to = lib.concatStringsSep ", " r.email.to;
-            inherit (r.email) from smarthost;
-            auth_username = r.email.username;
-            auth_password_file = if r.email.passwordFile == null then null else at name "passwordFile";
-            require_tls = r.email.requireTls;
-            send_resolved = true;
-          }
-          // message "email" "html"
-          // message "text" "text"
-          // {
-            headers = message "subject" "Subject";
-          }
-        )
+        (given {
+          to = lib.concatStringsSep ", " r.email.to;
+          inherit (r.email) from smarthost;
+          auth_username = r.email.username;
+          auth_password_file = if r.email.passwordFile == null then null else at name "passwordFile";
+          require_tls = r.email.requireTls;
+          headers.Subject = ''{{ template "keepwatch.subject" . }}'';
+          html = ''{{ template "keepwatch.email" . }}'';
+          text = ''{{ template "keepwatch.text" . }}'';
+          send_resolved = true;
+        })
       ];
       webhook.webhook_configs = [
         {
@@ -57,6 +54,8 @@ let
         {
           # ntfy makes the text itself.
           url = "${r.ntfy.baseUrl}/${r.ntfy.topic}?template=alertmanager";
+          # A few say as much as hundreds; ntfy takes 4 KiB.
+          max_alerts = 5;
           send_resolved = true;
           http_config = lib.optionalAttrs (r.ntfy.tokenFile != null) {
             authorization.credentials_file = at name "tokenFile";
@@ -66,12 +65,10 @@ let
     }
     .${k.tagOf r};
 
-  # The text of messages, where `alerts/alertmanager` has a template for it: `keepwatch.KIND`.
-  message =
-    kind: key:
-    lib.optionalAttrs (lib.any (t: lib.hasInfix ''define "keepwatch.${kind}"'' (builtins.readFile t)) files.templates) {
-      ${key} = ''{{ template "keepwatch.${kind}" . }}'';
-    };
+  site = pkgs.writeText "site.tmpl" ''
+    {{ define "keepwatch.dashboard" }}${lib.optionalString (cfg.grafanaUrl != null) "Dashboard: ${cfg.grafanaUrl}{{ . }}"}{{ end }}
+  '';
+  templates = files.templates ++ [ site ];
 
   deadMan = cfg.deadManSwitch.urlFile;
   receivers =
@@ -82,6 +79,7 @@ let
       webhook_configs = [
         {
           url_file = at "dead-man" "urlFile";
+          max_alerts = 1;
           send_resolved = false;
         }
       ];
@@ -91,9 +89,15 @@ let
   watchdog = {
     matchers = [ ''alertname="Watchdog"'' ];
     receiver = if deadMan == null then "keepwatch-nobody" else "keepwatch-dead-man";
+    group_by = [ "alertname" ];
     group_wait = "0s";
     group_interval = "1m";
     repeat_interval = "5m";
+  };
+  # For machines.
+  silent = {
+    matchers = [ ''severity="none"'' ];
+    receiver = "keepwatch-nobody";
   };
   route =
     r:
@@ -102,6 +106,7 @@ let
       inherit (r) receiver continue;
     }
     // given {
+      group_wait = if r.severity == "critical" then "10s" else null;
       repeat_interval = if r.repeatInterval == null && r.severity == "critical" then "1h" else r.repeatInterval;
     };
 
@@ -159,9 +164,12 @@ in
   config = lib.mkMerge [
     {
       services.keepwatch.alertmanager.fragments = {
-        inherit receivers inhibitRules;
-        inherit (files) templates;
-        routes = [ watchdog ] ++ map route cfg.routes;
+        inherit receivers inhibitRules templates;
+        routes = [
+          watchdog
+          silent
+        ]
+        ++ map route cfg.routes;
         credentials =
           lib.concatLists (lib.mapAttrsToList (name: k.credentials "keepwatch-${name}") cfg.receivers)
           ++ k.credentials "keepwatch-dead-man" cfg.deadManSwitch;
@@ -196,7 +204,7 @@ in
           };
           inherit receivers;
           inhibit_rules = inhibitRules;
-          templates = map (t: "${t}") files.templates;
+          templates = map (t: "${t}") templates;
         };
       };
       services.prometheus.alertmanagers = lib.mkIf config.services.keepwatch.prometheus.enable [

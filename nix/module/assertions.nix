@@ -43,16 +43,57 @@ let
   # In doubt a pattern leaves the place out: what it means in full is the engine's to say.
   excludes = patterns: path: lib.any (p: lib.hasInfix "*" p || lib.hasInfix p path || inside p path) patterns;
 
+  ofPart =
+    path: part:
+    let
+      kind = k.tagOf part;
+      s = part.${kind};
+      socket = s.socket or null != null || s.server or null != null;
+    in
+    {
+      postgresql = [
+        {
+          assertion = s.passwordFile != null || s.host != "/run/postgresql" || config.services.postgresql.enable or false;
+          message = "${at}.${path}.postgresql: peer authentication needs a server on this host, and services.postgresql.enable is false; switch it on, or give host and passwordFile.";
+        }
+      ];
+      mysql = [
+        {
+          assertion = (s.host != null) != (s.socket != null);
+          message = "${at}.${path}.mysql: give either a socket or a host; with a host set socket = null.";
+        }
+      ];
+      redis = [
+        {
+          assertion = (s.host != null) != socket;
+          message = "${at}.${path}.redis: give one of server, socket and host.";
+        }
+        {
+          assertion = s.server == null || (config.services.redis.servers or { }) ? ${s.server};
+          message = "${at}.${path}.redis.server: there is no services.redis.servers.\"${toString s.server}\" (${listed (config.services.redis.servers or { })}).";
+        }
+      ];
+      container = [
+        {
+          assertion = (s.path != null) != (s.command != null);
+          message = "${at}.${path}.container: give either a path or a command.";
+        }
+      ];
+    }
+    .${kind} or [ ];
+
   ofBackup =
     name: b:
     let
       path = "backups.${name}";
-      kind = k.tagOf b.source;
-      s = b.source.${kind};
-      socket = s.socket or null != null || s.server or null != null;
+      s = b.source.paths;
+      kinds = map (p: k.tagOf p.part) (k.partsOf "" b.source);
+      labels = map (p: p.part.${k.tagOf p.part}.label or null) (k.partsOf "" b.source);
+      names = lib.zipListsWith (kind: label: if label == null then kind else label) kinds labels;
     in
     repositories "${path}.repositories" b.repositories
     ++ checks "${path}.quietChecks" b.quietChecks
+    ++ lib.concatMap (p: ofPart "${path}.source" p.part) (k.partsOf "" b.source)
     ++ [
       {
         assertion = b.repositories != [ ];
@@ -63,28 +104,11 @@ let
         message = "${at}.${path}.retention: no rule keeps anything; give at least one, such as daily = 7.";
       }
       {
-        assertion =
-          kind != "postgresql"
-          || s.passwordFile != null
-          || !lib.hasPrefix "/" s.host
-          || s.host != "/run/postgresql"
-          || config.services.postgresql.enable or false;
-        message = "${at}.${path}.source.postgresql: peer authentication needs a server on this host, and services.postgresql.enable is false; switch it on, or give host and passwordFile.";
-      }
-      {
-        assertion = kind != "mysql" || (s.host != null) != (s.socket != null);
-        message = "${at}.${path}.source.mysql: give either a socket or a host; with a host set socket = null.";
-      }
-      {
-        assertion = kind != "redis" || (s.host != null) != socket;
-        message = "${at}.${path}.source.redis: give one of server, socket and host.";
-      }
-      {
-        assertion = kind != "redis" || s.server == null || (config.services.redis.servers or { }) ? ${s.server};
-        message = "${at}.${path}.source.redis.server: there is no services.redis.servers.\"${toString (s.server or "")}\" (${listed (config.services.redis.servers or { })}).";
+        assertion = lib.allUnique names;
+        message = "${at}.${path}.source.several.parts: two of them would lie in the same directory of the snapshot (${lib.concatStringsSep ", " names}); give them a label each.";
       }
     ]
-    ++ lib.optionals (kind == "paths") (
+    ++ lib.optionals (b.source ? paths) (
       each (
         repository: r:
         lib.optionals (r.backend ? local) (

@@ -20,10 +20,10 @@ let
 
   probes = map (c: c.probe) (lib.attrValues cfg.checks);
   asks = kind: lib.any (p: p ? ${kind}) probes;
-  # A file that a check reads may lie in a home.
-  paths = lib.concatMap (
-    p: lib.optional (p ? disk) p.disk.path ++ lib.optional (p ? sqlite) p.sqlite.path
-  ) probes;
+  # What a check reads may lie in a home, and so may a repository, which the daemon looks at.
+  paths =
+    lib.concatMap (p: lib.optional (p ? disk) p.disk.path ++ lib.optional (p ? sqlite) p.sqlite.path) probes
+    ++ lib.concatMap (r: lib.optional (r.backend ? local) r.backend.local.path) (lib.attrValues cfg.repositories);
   inHomes = lib.any (path: lib.hasPrefix "/home" path || lib.hasPrefix "/root" path) paths;
   redisGroups = lib.unique (
     lib.concatMap (

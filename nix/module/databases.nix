@@ -6,9 +6,11 @@
   ...
 }:
 let
+  k = import ./lib.nix { inherit lib; };
   cfg = config.services.keepwatch;
   enabled = lib.filterAttrs (_: v: v.enable);
-  sources = kind: lib.catAttrs kind (map (b: b.source) (lib.attrValues (enabled cfg.backups)));
+  parts = lib.concatMap (b: map (p: p.part) (k.partsOf "" b.source)) (lib.attrValues (enabled cfg.backups));
+  sources = kind: lib.catAttrs kind parts;
   probes = kind: lib.catAttrs kind (map (c: c.probe) (lib.attrValues (enabled cfg.checks)));
   targets = kind: lib.catAttrs kind (map (d: d.target) (lib.attrValues (enabled cfg.drills)));
 
@@ -19,7 +21,7 @@ let
   hasPostgresql = config.services.postgresql.enable or false;
   reads = hasPostgresql && lib.any bySocket (sources "postgresql");
   asks = hasPostgresql && lib.any byTarget (probes "postgresql");
-  drills = hasPostgresql && lib.any bySocket (targets "postgresql");
+  drills = hasPostgresql && lib.any (t: t.private == false && bySocket t) (targets "postgresql");
   role = ''"${cfg.user}"'';
 
   hasMysql = config.services.mysql.enable or false;

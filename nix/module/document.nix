@@ -31,27 +31,17 @@ let
   repository =
     name: r:
     k.document "repository-${name}" (
-      removeAttrs r [
-        "units"
-        "writerKeyFile"
-      ]
+      removeAttrs r [ "units" ]
       // {
         prune = removeAttrs (scheduled r.prune) unitOptions;
         verify = removeAttrs (scheduled r.verify) unitOptions;
       }
-    )
-    # A repository that is neither made nor written here has no writer key here.
-    // lib.optionalAttrs (r.writerKeyFile != null || r.initialize) {
-      writer_key_file =
-        if r.writerKeyFile == null then
-          "/var/lib/keepwatch/writer-keys/${name}.key"
-        else
-          "credential:${k.credential "repository-${name}" "writerKeyFile"}";
-    };
+    );
 
   hook = name: text: if text == "" then null else [ "${pkgs.writeShellScript "keepwatch-${name}" "set -euo pipefail\n${text}"}" ];
 
-  source =
+  # What only the module knows becomes what the agent knows.
+  part =
     s:
     if s ? redis then
       { redis = removeAttrs s.redis [ "server" ] // { socket = redisSocket s.redis; }; }
@@ -59,6 +49,12 @@ let
       { command = s.command // { path = map (p: "${lib.getBin p}/bin") s.command.path; }; }
     else
       s;
+  source =
+    scope: s:
+    let
+      parts = map (p: k.document p.scope (part p.part)) (k.partsOf scope s);
+    in
+    if s ? several then { several = { inherit parts; }; } else lib.head parts;
   redisSocket =
     redis:
     if redis.server != null then
@@ -69,13 +65,15 @@ let
   backup =
     name: b:
     k.document "backup-${name}" (
-      removeAttrs (scheduled b) unitOptions
+      removeAttrs (scheduled b) (unitOptions ++ [ "source" ])
       // {
-        source = source b.source;
         preHook = hook "${name}-before" b.preHook;
         postHook = hook "${name}-after" b.postHook;
       }
-    );
+    )
+    // {
+      source = source "backup-${name}" b.source;
+    };
 
   database =
     d: if d ? postgresql then { postgresql = removeAttrs d.postgresql [ "createLocally" ]; } else d;

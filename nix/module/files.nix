@@ -20,5 +20,8 @@ in
   ruleFile = name: alerts + "/${name}.yml";
   dashboards = inDirectory boards ".json";
   dashboard = name: boards + "/${name}.json";
-  templates = map (name: alerts + "/alertmanager/${name}.tmpl") (inDirectory (alerts + "/alertmanager") ".tmpl");
+  # Texts of messages. What differs from site to site (`site.tmpl`) is made of options.
+  templates = map (name: alerts + "/alertmanager/${name}.tmpl") (
+    lib.remove "site" (inDirectory (alerts + "/alertmanager") ".tmpl")
+  );
 }

@@ -16,6 +16,8 @@
   runsOthers ? false,
   # Whether it talks to other hosts.
   network ? true,
+  # Whether it talks to itself by addresses of 127.0.0.0/8.
+  loopback ? false,
   # Groups besides its own, such as that of a server's socket.
   groups ? [ ],
   # Changes owners of files, so that it must see all users.
@@ -58,12 +60,13 @@
   RestrictRealtime = true;
   RestrictSUIDSGID = true;
   # AF_UNIX: the journal, the bus, sockets of databases.
-  RestrictAddressFamilies = [ "AF_UNIX" ] ++ lib.optionals network [
+  RestrictAddressFamilies = [ "AF_UNIX" ] ++ lib.optionals (network || loopback) [
     "AF_INET"
     "AF_INET6"
   ];
   PrivateNetwork = !network;
   IPAddressDeny = lib.optional (!network) "any";
+  IPAddressAllow = lib.optional (!network && loopback) "localhost";
   SystemCallArchitectures = "native";
   SystemCallFilter = [
     "@system-service"

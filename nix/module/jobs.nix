@@ -1,4 +1,4 @@
-# One service and one timer for each backup, prune, verify, copy and drill; one service that makes each repository.
+# One service and one timer for each backup, prune, verify, copy and drill.
 #
 # A run is `keepwatch backup --job NAME`: what it does stands in the configuration, its secrets are credentials of its unit, and a person
 # can start the unit by hand. The identity, which can read backups, is a credential of drills, restores, verify and copy only.
@@ -10,6 +10,7 @@
 }:
 let
   k = import ./lib.nix { inherit lib; };
+  hardening = import ./hardening.nix { inherit lib; };
   cfg = config.services.keepwatch;
   program = lib.getExe cfg.package;
   configuration = "--config=/etc/keepwatch/config.toml";
@@ -17,63 +18,80 @@ let
   inherit (import ./unit.nix { inherit config lib; })
     repositoryOf
     ofRepositories
-    needsInit
+    needsDirectory
     run
     timer
+    within
     ;
 
   enabled = lib.filterAttrs (_: v: v.enable);
   # ---- sources -----------------------------------------------------------------------------------------------------------------------------
 
   isRemoteHost = host: host != null && !lib.hasPrefix "/" host;
-  within = root: path: path == "/" || path == root || lib.hasPrefix "${root}/" path || lib.hasPrefix "${path}/" root;
 
-  sandboxOf =
-    source:
+  sandboxOfPart =
+    part:
     {
       paths =
         let
-          all = source.paths.include;
+          all = part.paths.include;
         in
         {
           # Files of everybody are read, none is written.
           capabilities = [ "CAP_DAC_READ_SEARCH" ];
           # What a list that is read at run time names is not known here.
-          readsHomes =
-            source.paths.includeFrom != null || lib.any (p: within "/home" p || within "/root" p) all;
-          readsTmp = source.paths.includeFrom != null || lib.any (p: within "/tmp" p || within "/var/tmp" p) all;
+          readsHomes = part.paths.includeFrom != null || lib.any (p: within "/home" p || within "/root" p) all;
+          readsTmp = part.paths.includeFrom != null || lib.any (p: within "/tmp" p || within "/var/tmp" p) all;
         };
-      postgresql.network = isRemoteHost source.postgresql.host;
-      mysql.network = isRemoteHost source.mysql.host;
+      postgresql.network = isRemoteHost part.postgresql.host;
+      mysql.network = isRemoteHost part.mysql.host;
       sqlite = {
         # The files belong to services.
         capabilities = [ "CAP_DAC_READ_SEARCH" ];
-        readsHomes = lib.any (p: within "/home" p || within "/root" p) source.sqlite.databases;
+        readsHomes = lib.any (p: within "/home" p || within "/root" p) part.sqlite.databases;
       };
       redis = {
-        network = source.redis.host != null;
-        groups = lib.optional (source.redis.server != null) (
-          (config.services.redis.servers.${source.redis.server} or { group = "redis-${source.redis.server}"; }).group
+        network = part.redis.host != null;
+        groups = lib.optional (part.redis.server != null) (
+          (config.services.redis.servers.${part.redis.server} or { group = "redis-${part.redis.server}"; }).group
         );
       };
       qdrant.network = true;
+      container = {
+        groups = lib.optional (part.container.engine == "docker") "docker";
+        # The program of the container's engine, which is not written for this.
+        runsOthers = true;
+      };
       command = {
         # Nobody knows what it does.
         network = true;
         runsOthers = true;
       };
     }
-    .${k.tagOf source};
+    .${k.tagOf part};
 
-  servicesOf =
+  # Of several parts: what any of them needs.
+  sandboxOf =
     source:
+    let
+      all = map (p: sandboxOfPart p.part) (k.partsOf "" source);
+      any = name: lib.any (s: s.${name} or false) all;
+      each = name: lib.unique (lib.concatMap (s: s.${name} or [ ]) all);
+    in
+    lib.genAttrs [ "network" "readsHomes" "readsTmp" "runsOthers" ] any // lib.genAttrs [ "capabilities" "groups" ] each;
+
+  servicesOfPart =
+    part:
     {
       postgresql = [ "postgresql.service" ];
       mysql = [ "mysql.service" ];
-      redis = lib.optional (source.redis.server or null != null) "redis-${source.redis.server}.service";
+      redis = lib.optional (part.redis.server or null != null) "redis-${part.redis.server}.service";
       qdrant = [ "qdrant.service" ];
+      container =
+        if part.container.engine == "docker" then [ "docker-${part.container.container}.service" ] else [ "podman-${part.container.container}.service" ];
     }
-    .${k.tagOf source} or [ ];
+    .${k.tagOf part} or [ ];
+  servicesOf = source: lib.unique (lib.concatMap (p: servicesOfPart p.part) (k.partsOf "" source));
 
   # ---- the units ---------------------------------------------------------------------------------------------------------------------------
 
@@ -94,14 +112,9 @@ let
           "--job=${name}"
           configuration
         ]
-        [
-          "forget"
-          "--job=${name}"
-          configuration
-        ]
       ];
       uses = ofRepositories { names = b.repositories; };
-      secrets = k.credentials "backup-${name}" b.source;
+      secrets = lib.concatMap (p: k.credentials p.scope p.part) (k.partsOf "backup-${name}" b.source);
       sandbox = sandbox // lib.optionalAttrs hooks { runsOthers = true; };
       after = servicesOf b.source;
       path =
@@ -166,8 +179,9 @@ let
     name: d:
     let
       target = k.tagOf d.target;
-      host = d.target.postgresql.host or null;
-      directory = d.target.directory.path or null;
+      postgresql = d.target.postgresql or { private = null; };
+      runs = target == "postgresql" && postgresql.private == false;
+      path = d.target.directory.path or null;
     in
     lib.nameValuePair "keepwatch-drill-${name}" (run {
       inherit name;
@@ -186,14 +200,27 @@ let
       };
       secrets = k.credentials "drill-${name}" d.target;
       sandbox = {
-        network = isRemoteHost host;
-        runsOthers = target == "command" || d.expect.command != null;
-        writes = lib.optional (directory != null) directory;
+        network = runs && isRemoteHost postgresql.host;
+        # A server of its own may compile queries, and may know no sockets but those of addresses.
+        runsOthers = lib.elem target [
+          "command"
+          "mysql"
+          "postgresql"
+          "qdrant"
+          "redis"
+        ] || d.expect.command != null;
+        loopback = target == "qdrant";
+        writes = lib.optional (path != null) path;
       };
       path = lib.optional (target == "postgresql") (
-        if config.services.postgresql.enable or false then config.services.postgresql.package else pkgs.postgresql
+        if postgresql.package or null != null then
+          postgresql.package
+        else if config.services.postgresql.enable or false then
+          config.services.postgresql.package
+        else
+          pkgs.postgresql
       );
-      after = lib.optional (target == "postgresql") "postgresql.service";
+      after = lib.optional runs "postgresql.service";
       inherit (d) onFailure unitConfig;
       serviceConfig = {
         RuntimeDirectory = "keepwatch-drill-${name}";
@@ -202,68 +229,41 @@ let
       // d.serviceConfig;
     });
 
-  # Makes the repository and this host's writer key, once. What says that it was done is a file of the state directory, so that a
-  # repository that is gone is never made anew.
-  init =
+  # The directory of a repository on a disk that belongs to root, when the disk is there: the one thing that is done as root.
+  directory =
     name: r:
     let
-      uses = ofRepositories { names = [ name ]; };
-      local = r.backend.local or null;
-      marker = "/var/lib/keepwatch/initialized/${name}";
-      coreutils = program: lib.getExe' pkgs.coreutils program;
-      unit = run {
-        inherit name;
-        kind = "init";
-        what = "make the repository ${name}";
-        records = false;
-        uses = uses // {
-          inits = [ ];
-        };
-        commands = [
-          (
-            [
-              "init"
-              "--repo=${k.place (option: path: if path == null then null else "@CREDENTIALS@/${k.credential "repository-${name}" option}") r}"
-              "--writer-key-out=/var/lib/keepwatch/writer-keys/${name}.key"
-            ]
-            ++ lib.optional (cfg.host != null) "--label=${cfg.host}"
-            ++ map (recipient: "--recipient=${recipient}") r.recipients
-          )
-        ];
-      };
+      inherit (r.backend) local;
     in
-    lib.nameValuePair "keepwatch-init-${name}" (
-      unit
-      // {
-        unitConfig = unit.unitConfig // {
-          ConditionPathExists = "!${marker}";
-        }
-        // lib.optionalAttrs (local.requireMount or null != null) {
-          ConditionPathIsMountPoint = local.requireMount;
-        };
-        serviceConfig = unit.serviceConfig // {
-          # Its own directory on a disk that belongs to root: the one thing that is done as root.
-          ExecStartPre = lib.optional (local != null && local.createDirectory) (
-            "+"
-            + k.words [
-              (coreutils "install")
-              "--directory"
-              "--mode=0700"
-              "--owner=${cfg.user}"
-              "--group=${cfg.group}"
-              local.path
-            ]
-          );
-          ExecStartPost = k.words [
-            (coreutils "install")
-            "-D"
-            "--mode=0600"
-            "/dev/null"
-            marker
-          ];
-        };
+    lib.nameValuePair "keepwatch-directory-${name}" {
+      description = "Keepwatch: the directory of the repository ${name}";
+      unitConfig = {
+        RequiresMountsFor = local.path;
+        ConditionPathIsMountPoint = local.requireMount;
+      };
+      enableDefaultPath = false;
+      serviceConfig = {
+        Type = "oneshot";
+        ExecStart = k.words [
+          (lib.getExe' pkgs.coreutils "install")
+          "--directory"
+          "--mode=0700"
+          "--owner=${cfg.user}"
+          "--group=${cfg.group}"
+          local.path
+        ];
       }
-    );
+      // hardening {
+        capabilities = [
+          "CAP_CHOWN"
+          "CAP_DAC_OVERRIDE"
+          "CAP_FOWNER"
+        ];
+        writes = [ local.requireMount ];
+        network = false;
+        readsHomes = true;
+      };
+    };
 
   mapUnits = f: values: lib.listToAttrs (lib.mapAttrsToList f values);
 
@@ -273,7 +273,6 @@ let
       repository = lib.head (b.repositories ++ [ "" ]);
       r = repositoryOf repository;
       key = if r.writerKeyFile == null then "/var/lib/keepwatch/writer-keys/${repository}.key" else toString r.writerKeyFile;
-      hasKey = r.writerKeyFile != null || r.initialize;
     in
     pkgs.writeShellScriptBin "keepwatch-${name}" ''
       # keepwatch with the repository ${repository} of the backup ${name}.
@@ -281,7 +280,9 @@ let
         exec ${lib.getExe' config.systemd.package "systemctl"} start keepwatch-backup-${name}.service
       fi
       export KEEPWATCH_REPOSITORY=${lib.escapeShellArg (k.place (_: path: if path == null then null else toString path) r)}
-      ${lib.optionalString hasKey "export KEEPWATCH_WRITER_KEY_FILE=${lib.escapeShellArg key}"}
+      if [ -e ${lib.escapeShellArg key} ]; then
+        export KEEPWATCH_WRITER_KEY_FILE=${lib.escapeShellArg key}
+      fi
       ${lib.optionalString (
         r.identityFile != null
       ) "export KEEPWATCH_IDENTITY_FILE=${lib.escapeShellArg (toString r.identityFile)}"}
@@ -296,7 +297,7 @@ in
       // mapUnits (upkeep "verify") (lib.filterAttrs (_: r: r.verify.enable) cfg.repositories)
       // mapUnits copy (enabled cfg.copies)
       // mapUnits drill (enabled cfg.drills)
-      // mapUnits init (lib.filterAttrs (_: needsInit) cfg.repositories);
+      // mapUnits directory (lib.filterAttrs (_: needsDirectory) cfg.repositories);
 
     systemd.timers =
       let

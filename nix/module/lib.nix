@@ -167,6 +167,22 @@ rec {
     else
       [ ];
 
+  # The parts of a source, each with a scope of its own for its secrets.
+  partsOf =
+    scope: source:
+    if source ? several then
+      lib.imap0 (n: part: {
+        scope = "${scope}-${toString n}";
+        inherit part;
+      }) source.several.parts
+    else
+      [
+        {
+          inherit scope;
+          part = source;
+        }
+      ];
+
   # When: nothing is "by hand only".
   calendar = startAt: if startAt == null then [ ] else startAt;
 

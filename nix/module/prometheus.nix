@@ -58,6 +58,8 @@ let
             annotations = {
               summary = "Keepwatch on ${target} is not asked any more";
               description = "Prometheus has no target ${target}: nobody would notice whether its backups and services fail.";
+              dashboard = "/d/keepwatch-agent";
+              runbook_url = "https://github.com/keepwatch/keepwatch/blob/main/docs/runbooks.md#keepwatchabsent";
             };
           }) cfg.targets;
         }

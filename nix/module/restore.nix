@@ -30,7 +30,7 @@ let
       what = "restore ${name}";
       records = false;
       uses = uses // {
-        inits = [ ];
+        directories = [ ];
         # It reads the repository and writes nothing into it.
         writes = [ ];
       };

@@ -35,12 +35,17 @@ rec {
       # What is mounted by fstab is mounted before; nothing is required where a person plugs the disk in.
       mounts = map (r: r.local.path) locals;
       network = lib.any (r: r.value.backend ? s3) known;
-      inits = map (name: "keepwatch-init-${name}.service") (
-        lib.filter (name: needsInit (repositoryOf name)) (map (r: r.name) known)
-      );
+      inHomes = lib.any (r: within "/home" r.local.path || within "/root" r.local.path) locals;
+      inTmp = lib.any (r: within "/tmp" r.local.path || within "/var/tmp" r.local.path) locals;
+      directories = map (r: "keepwatch-directory-${r.name}.service") (lib.filter (r: needsDirectory r.value) known);
     };
 
-  needsInit = r: r.initialize && r.writerKeyFile == null;
+  # Whether one of the two lies in the other.
+  within = root: path: path == "/" || path == root || lib.hasPrefix "${root}/" path || lib.hasPrefix "${path}/" root;
+
+  # On a disk that is mounted; elsewhere systemd-tmpfiles makes it.
+  needsDirectory =
+    r: r.backend ? local && r.backend.local.createDirectory && r.backend.local.requireMount != null;
 
   # The catalog, for every run. Its password is no secret of the repository's kind, so each run has it.
   catalog = {
@@ -78,9 +83,9 @@ rec {
     {
       description = "Keepwatch: ${what}";
       documentation = [ "man:keepwatch(1)" ];
-      wants = uses.inits ++ lib.optional isRemote "network-online.target";
+      wants = uses.directories ++ lib.optional isRemote "network-online.target";
       after =
-        uses.inits
+        uses.directories
         ++ after
         ++ [ "keepwatch-postgresql.service" ]
         ++ lib.optional isRemote "network-online.target";
@@ -102,7 +107,8 @@ rec {
         # The run has its own time limit, and is asked before its children are.
         TimeoutStartSec = "infinity";
         TimeoutStopSec = "3min";
-        KillMode = "mixed";
+        # The supervisor is asked, and asks its children; behind systemd-inhibit it is not the main process.
+        KillMode = if inhibitsSleep then "control-group" else "mixed";
         User = cfg.user;
         Group = cfg.group;
         StateDirectory = "keepwatch";
@@ -112,7 +118,7 @@ rec {
         LoadCredential = lib.unique (uses.secrets ++ lib.optionals records catalog.secrets ++ secrets);
         LogExtraFields = [
           "KEEPWATCH_UNIT=${kind}"
-          "KEEPWATCH_${if kind == "prune" || kind == "verify" || kind == "init" then "REPOSITORY" else "JOB"}=${name}"
+          "KEEPWATCH_${if kind == "prune" || kind == "verify" then "REPOSITORY" else "JOB"}=${name}"
         ];
         Nice = resources.nice;
         IOSchedulingClass = resources.ioSchedulingClass;
@@ -129,6 +135,8 @@ rec {
           inherit records;
           network = isRemote;
           writes = uses.writes ++ sandbox.writes or [ ];
+          readsHomes = sandbox.readsHomes or false || uses.inHomes;
+          readsTmp = sandbox.readsTmp or false || uses.inTmp;
         }
       )
       // serviceConfig;

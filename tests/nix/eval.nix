@@ -47,6 +47,7 @@ checked {
   ports = config.networking.firewall.allowedTCPPorts;
   journald = config.services.journald.extraConfig;
   prometheus = { inherit (config.services.prometheus) scrapeConfigs checkConfig enable; rules = map toString config.services.prometheus.ruleFiles; };
+  alertmanagerTemplates = map toString cfg.alertmanager.fragments.templates;
   alertmanager = config.services.prometheus.alertmanager.configuration;
   grafana = if config.services.grafana.enable then config.services.grafana.provision.dashboards.settings else null;
   postgresql = { inherit (config.services.postgresql) enable ensureDatabases; };

@@ -17,6 +17,8 @@ let
             compiler.bootstrapAvailable = false;
           };
           nixfmt = prev.hello;
+          # Its manual pages are made by pandoc.
+          yq-go = prev.hello;
         }
     )
   ];
@@ -99,11 +101,17 @@ in
     in
     lib.genAttrs files (
       file:
-      (pkgs.testers.runNixOSTest (
-        import (directory + "/${file}") {
-          module = ../../nix/module;
-          inherit lib pkgs;
-        }
-      )).drvPath
+      let
+        test = pkgs.testers.runNixOSTest (
+          import (directory + "/${file}") {
+            module = ../../nix/module;
+            inherit lib pkgs;
+          }
+        );
+      in
+      {
+        inherit (test) drvPath;
+        script = test.config.testScriptString;
+      }
     );
 }

@@ -48,6 +48,8 @@ in
   systemd = package "systemctl" "/usr";
   postgresql = package "postgresql" "/usr/lib/postgresql/15";
   mariadb = package "mariadb" "/usr";
+  redis = package "redis-server" "/usr";
+  qdrant = package "qdrant" "/usr";
   sqlite = package "sqlite3" "/usr";
   yq-go = package "yq" "/usr";
   curl = package "curl" "/usr";

@@ -26,19 +26,14 @@ let
     default = cfg.defaults.${name};
     defaultText = lib.literalExpression "config.services.keepwatch.defaults.${name}";
   };
-  databases = description: opt (types.listOf types.str) [ ] description;
-  postgresql = mkOption {
-    type = types.nullOr types.package;
-    default =
-      if config.services.postgresql.enable or false then config.services.postgresql.package else pkgs.postgresql;
-    defaultText = lib.literalExpression "config.services.postgresql.package";
-    description = "Whose `pg_dump` is used; not older than the server.";
-  };
-  mysql = mkOption {
-    type = types.nullOr types.package;
-    default = if config.services.mysql.enable or false then config.services.mysql.package else pkgs.mariadb;
-    defaultText = lib.literalExpression "config.services.mysql.package";
-    description = "Whose dump program is used.";
+  # Whose server a drill starts.
+  server = default: text: k.kind {
+    package = mkOption {
+      type = types.nullOr types.package;
+      inherit default;
+      defaultText = lib.literalExpression text;
+      description = "The installation whose `bin` holds the server and its client.";
+    };
   };
   user = description: mkOption {
     type = types.str;
@@ -69,68 +64,7 @@ in
                 What is backed up: exactly one of these. To switch to another kind in an override use `lib.mkForce`; to leave a job out
                 put `lib.mkIf` on the whole job.
               '';
-              type = types.attrTag {
-                paths = k.kind {
-                  include = need (types.nonEmptyListOf types.str) "What is included: absolute paths.";
-                  exclude = opt (types.listOf types.str) [ ] "Patterns of what is left out, as `keepwatch backup --exclude` takes them.";
-                  excludeCaches = opt types.bool true "Leave out directories that are marked as caches (`CACHEDIR.TAG`).";
-                  oneFileSystem = opt types.bool false "Do not go into other file systems.";
-                  includeFrom = maybe types.str "A file with more paths, one in each line, read at the start of each run.";
-                } "Files and directories.";
-                postgresql = k.kind {
-                  databases = databases "Which; all when it is empty.";
-                  globals = opt types.bool true "Also roles and table spaces.";
-                  host = opt types.str "/run/postgresql" "The server, or the directory of its socket.";
-                  port = opt types.port 5432 "The port.";
-                  user = user ''
-                    The role. For a server of this host with peer authentication the module makes it, with the right to read everything and
-                    no right to write.
-                  '';
-                  passwordFile = k.file "The password; not needed with peer authentication.";
-                  format = opt (types.enum [
-                    "custom"
-                    "plain"
-                    "directory"
-                  ]) "custom" "The form of the dump: that of `pg_restore` in one stream, SQL, or a directory dumped by several jobs.";
-                  jobs = opt (types.ints.between 1 64) 1 "Tables dumped at once, with `directory`.";
-                  excludeTableData = databases "Tables whose content is left out.";
-                  package = postgresql;
-                } "Databases of PostgreSQL, dumped by its own programs and streamed without a temporary copy.";
-                mysql = k.kind {
-                  databases = databases "Which; all when it is empty.";
-                  socket = mkOption {
-                    type = types.nullOr types.str;
-                    default = "/run/mysqld/mysqld.sock";
-                    description = "The socket; null when a `host` is given.";
-                  };
-                  host = maybe types.str "The server, instead of the socket.";
-                  port = opt types.port 3306 "The port.";
-                  user = user "The user. For a server of this host with its socket the module makes it, with the right to read.";
-                  passwordFile = k.file "The password; not needed with a socket that knows its users.";
-                  singleTransaction = opt types.bool true "Dump in one transaction, so that nothing is locked. Consistent for InnoDB.";
-                  package = mysql;
-                } "Databases of MySQL or MariaDB.";
-                sqlite = k.kind {
-                  databases = need (types.nonEmptyListOf types.str) "The files: absolute paths.";
-                } "Files of SQLite: an online copy and its integrity check.";
-                redis = k.kind {
-                  server = maybe types.str "A name in `services.redis.servers`: its socket and its group are used.";
-                  socket = maybe types.str "The socket.";
-                  host = maybe types.str "The server, instead of a socket.";
-                  port = opt types.port 6379 "The port.";
-                  passwordFile = k.file "The password.";
-                } "A Redis server: its snapshot.";
-                qdrant = k.kind {
-                  url = opt types.str "http://127.0.0.1:6333" "The server.";
-                  collections = databases "Which; all when it is empty.";
-                  apiKeyFile = k.file "The API key.";
-                } "Collections of Qdrant: their snapshots.";
-                command = k.kind {
-                  argv = need (types.nonEmptyListOf types.str) "The program, an absolute path, and its arguments. No secrets.";
-                  filename = need types.str "Under which name its output stands in the snapshot.";
-                  path = opt (types.listOf types.package) [ ] "Packages whose programs the command finds.";
-                } "What a command prints. When it fails, so does the backup.";
-              };
+              type = types.attrTag (import ./sources.nix { inherit lib pkgs config; });
             };
             repositories = inherited "repositories" (types.nonEmptyListOf (k.nameOf "a repository")) ''
               Where to. One run writes to one after the other.
@@ -200,14 +134,14 @@ in
     };
     type = types.attrsOf (
       types.submodule (
-        { name, config, ... }:
+        { name, ... }@drill:
         {
           options = {
             enable = opt types.bool true "Whether it is done.";
             backup = need (k.nameOf "a backup") "The backup that is restored.";
             repository = mkOption {
               type = k.nameOf "a repository";
-              default = lib.head ((cfg.backups.${config.backup}.repositories or cfg.defaults.repositories) ++ [ "" ]);
+              default = lib.head ((cfg.backups.${drill.config.backup}.repositories or cfg.defaults.repositories) ++ [ "" ]);
               defaultText = lib.literalMD "the first repository of the backup";
               description = "From which repository. It needs an `identityFile`.";
             };
@@ -225,6 +159,16 @@ in
                   keep = opt types.bool false "Leave what was restored there.";
                 } "A directory.";
                 postgresql = k.kind {
+                  private = maybe types.bool ''
+                    Whether a server of its own is started for the drill, which needs nothing but `package`; the agent's default, yes, when it is
+                    null. With `false` the options below name a server that runs.
+                  '';
+                  package = mkOption {
+                    type = types.nullOr types.package;
+                    default = null;
+                    example = lib.literalExpression "pkgs.postgresql_17";
+                    description = "The installation whose `bin` holds `initdb`, `postgres` and `pg_restore`; that of `services.postgresql`, or `pkgs.postgresql`, when it is null.";
+                  };
                   scratchPrefix = opt types.str "keepwatch_drill_" ''
                     What the names of scratch databases begin with. Only databases with such a name are ever dropped.
                   '';
@@ -232,7 +176,12 @@ in
                   port = opt types.port 5432 "The port.";
                   user = user "The role; it must be allowed to create databases. For a server of this host the module sees to that.";
                   passwordFile = k.file "The password.";
-                } "A scratch database of a PostgreSQL server; dropped afterwards.";
+                } "PostgreSQL: a private server on scratch data, or a scratch database of a server that runs; removed afterwards.";
+                mysql = server (
+                  if config.services.mysql.enable or false then config.services.mysql.package else pkgs.mariadb
+                ) "pkgs.mariadb" "A private server of MariaDB or MySQL on scratch data.";
+                redis = server (config.services.redis.package or pkgs.redis) "config.services.redis.package" "A private Redis server on the dump.";
+                qdrant = server (config.services.qdrant.package or pkgs.qdrant) "config.services.qdrant.package" "A private Qdrant server.";
                 sqlite = k.kind { } "A scratch file of SQLite, in the runtime directory.";
                 command = k.kind {
                   argv = need (types.nonEmptyListOf types.str) "The program, an absolute path, and its arguments.";

@@ -128,6 +128,9 @@ in
       A URL of somebody elsewhere (healthchecks.io and the like) who is told every five minutes that alerts still arrive, and raises the
       alarm when they do not.
     '';
+    grafanaUrl = maybe (types.strMatching "https?://[^ /]+(/[^ ]*[^ /])?") ''
+      Where people reach Grafana, such as `https://grafana.example.org`: messages then link to the dashboard that shows what is wrong.
+    '';
     fragments = mkOption {
       type = types.attrsOf types.unspecified;
       readOnly = true;

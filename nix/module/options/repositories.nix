@@ -99,15 +99,15 @@ in
             '';
             writerKeyFile = k.file ''
               The host's writing secrets, made by `keepwatch init` or `keepwatch key writer`; they cannot read what was written. When it is
-              null, they lie under `/var/lib/keepwatch/writer-keys`, where `initialize` puts them.
+              null, they lie in `/var/lib/keepwatch/writer-keys/‹name›.key`, where `initialize` puts them.
             '';
             identityFile = k.file ''
               An identity that can read. Only drills, restores, and verifying or copying what is inside need it, and only their units get it;
               a host that does none of these should not have it.
             '';
             initialize = opt types.bool true ''
-              Create the repository on first use when it is absent, and this host's writer key with it. Done once: a repository that was
-              there and is gone is never made anew behind your back. Without effect when `writerKeyFile` is given.
+              Create the repository before its first backup when it is absent, and this host's writer key with it. Done once: a repository
+              that was there and is gone is never made anew behind your back. Without effect when `writerKeyFile` is given.
             '';
             prune = sub (
               schedule "weekly"
@@ -135,7 +135,6 @@ in
             units = {
               prune = generated name "prune";
               verify = generated name "verify";
-              init = generated name "init";
             };
           };
         }

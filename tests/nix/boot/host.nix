@@ -1,7 +1,7 @@
-# The host that tests/nix/boot/run boots: made of the modules as any other, with packages where Debian has them.
-{ recipient }:
+# The host that tests/nix/boot/run boots: made of the modules as any other, with packages where Debian has them. What comes of it stands in
+# expected/boot.json, kept current by tests/nix/run, so that it can also be booted where there is no Nix. The recipient is put in then.
 let
-  lib = import <nixpkgs/lib>;
+  recipient = "@RECIPIENT@";
 in
 import ../eval.nix {
   modules = [
@@ -40,6 +40,26 @@ import ../eval.nix {
           recipients = [ recipient ];
           identityFile = "/etc/secrets/identity";
           verify.readData = "all";
+        };
+        # A bucket, by credentials that root alone can read.
+        repositories.bucket = {
+          backend.s3 = {
+            bucket = "backups";
+            prefix = "kw-boot";
+            endpoint = "http://127.0.0.1:7070";
+            accessKeyIdFile = "/etc/secrets/s3-id";
+            secretAccessKeyFile = "/etc/secrets/s3-key";
+          };
+          recipients = [ recipient ];
+          identityFile = "/etc/secrets/identity";
+        };
+        # A disk that is mounted and belongs to root.
+        repositories.mounted = {
+          backend.local = {
+            path = "/mnt/disk/some/repository";
+            requireMount = "/mnt/disk";
+          };
+          recipients = [ recipient ];
         };
         # A disk that is not there.
         repositories.absent = {
@@ -85,7 +105,7 @@ import ../eval.nix {
               argv = [
                 "/bin/sh"
                 "-euc"
-                "pg_dumpall --globals-only --host=/run/postgresql --database=postgres && pg_dump --host=/run/postgresql --large-objects app"
+                "pg_dumpall --globals-only --host=/run/postgresql --database=postgres && pg_dump --host=/run/postgresql app"
               ];
               filename = "app.sql";
             };
@@ -113,9 +133,46 @@ import ../eval.nix {
             postHook = "echo the end is $KEEPWATCH_RESULT";
             startAt = null;
           };
+          slow = {
+            source.command = {
+              argv = [
+                "/bin/sleep"
+                "100"
+              ];
+              filename = "nothing";
+            };
+            inhibitsSleep = true;
+            startAt = null;
+          };
+          far = {
+            source.paths.include = [ "/etc/secret-app" ];
+            repositories = [ "bucket" ];
+            startAt = null;
+          };
+          mounted = {
+            source.paths.include = [ "/etc/hostname" ];
+            repositories = [ "mounted" ];
+            startAt = null;
+          };
           away = {
             source.paths.include = [ "/etc/hostname" ];
             repositories = [ "absent" ];
+            startAt = null;
+          };
+        };
+
+        # Restores rehearsed: files into a directory, a database into a server of its own.
+        drills = {
+          files = {
+            backup = "files";
+            target.directory = { };
+            expect.minFiles = 2;
+            startAt = null;
+          };
+          app = {
+            backup = "app";
+            target.postgresql = { };
+            expect.sql = [ "select count(*) = 1 from t" ];
             startAt = null;
           };
         };

@@ -63,6 +63,16 @@ in
     modules = with' { backups.app.source.postgresql = { }; };
     message = "services.postgresql.enable is false";
   };
+  "two parts in one directory" = {
+    modules =
+      with' {
+        backups.app.source.several.parts = [
+          { sqlite.databases = [ "/a" ]; }
+          { sqlite.databases = [ "/b" ]; }
+        ];
+      };
+    message = "services.keepwatch.backups.app.source.several.parts: two of them would lie in the same directory of the snapshot (sqlite, sqlite)";
+  };
   "half of the credentials" = {
     modules = keepwatch {
       repositories.far = {

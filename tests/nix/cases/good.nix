@@ -42,7 +42,7 @@ in
     units = [
       "keepwatch-backup-home.service"
       "keepwatch-backup-home.timer"
-      "keepwatch-init-disk.service"
+      "keepwatch-directory-disk.service"
       "keepwatch-prune-disk.service"
       "keepwatch-prune-disk.timer"
       "keepwatch-verify-disk.service"
@@ -59,9 +59,8 @@ in
       "SuccessExitStatus=3"
       "X-RestartIfChanged=false"
       "LogExtraFields=KEEPWATCH_JOB=home"
-      "Wants=keepwatch-init-disk.service"
+      "Wants=keepwatch-directory-disk.service"
       ''ExecStart="/opt/keepwatch/bin/keepwatch" "backup" "--job=home" "--config=/etc/keepwatch/config.toml"''
-      ''ExecStart="/opt/keepwatch/bin/keepwatch" "forget" "--job=home" "--config=/etc/keepwatch/config.toml"''
     ];
     lacks."keepwatch-backup-home.service" = [
       "WantedBy="
@@ -74,9 +73,11 @@ in
       "X-OnlyManualStart=true"
       "WantedBy=timers.target"
     ];
-    has."keepwatch-init-disk.service" = [
-      "ConditionPathExists=!/var/lib/keepwatch/initialized/disk"
+    # As root, in a sandbox of its own, and never beneath a mount that is absent.
+    has."keepwatch-directory-disk.service" = [
       "ConditionPathIsMountPoint=/mnt/backup"
+      ''"--owner=keepwatch" "--group=keepwatch" "/mnt/backup/web1"''
+      "ReadWritePaths=/mnt/backup"
     ];
     has.wrappers = [ "keepwatch-home" ];
   };
@@ -159,7 +160,7 @@ in
         backups.home.source.paths.include = [ "/home" ];
       })
     ];
-    absent = [ "keepwatch-init-far.service" ];
+    absent = [ "keepwatch-directory-far.service" ];
     has."keepwatch-backup-home.service" = [
       "LoadCredential=repository-far-access-key-id:/run/secrets/id"
       "LoadCredential=repository-far-secret-access-key:/run/secrets/key"
@@ -185,24 +186,22 @@ in
     lacks.toml = [ "/run/secrets" ];
   };
 
-  "a bucket is made with its credentials when there is no writer key" = {
+  "a repository in a home: its jobs and the daemon see it" = {
     modules = [
       (keepwatch {
-        repositories.far = {
-          backend.s3 = {
-            bucket = "backups";
-            accessKeyIdFile = "/run/secrets/id";
-            secretAccessKeyFile = "/run/secrets/key";
-          };
+        repositories.mine = {
+          backend.local.path = "/home/me/backup";
           inherit recipients;
         };
-        backups.home.source.paths.include = [ "/home" ];
+        backups.etc.source.paths.include = [ "/etc" ];
       })
     ];
-    has."keepwatch-init-far.service" = [
-      "s3://backups?access-key-file=%d/repository-far-access-key-id&region=us-east-1&secret-key-file=%d/repository-far-secret-access-key"
-      "LoadCredential=repository-far-access-key-id:/run/secrets/id"
+    has."keepwatch-backup-etc.service" = [
+      "ProtectHome=read-only"
+      "ReadWritePaths=-/home/me/backup"
     ];
+    has."keepwatch.service" = [ "ProtectHome=read-only" ];
+    warnings = [ "the only repository lies on this host's own disk" ];
   };
 
   "the role in PostgreSQL reads and does not rule" = {
@@ -215,7 +214,7 @@ in
       "After=postgresql.service postgresql-setup.service"
     ];
     has."keepwatch-backup-app.service" = [
-      "After=keepwatch-init-disk.service postgresql.service keepwatch-postgresql.service"
+      "After=keepwatch-directory-disk.service postgresql.service keepwatch-postgresql.service"
       "CapabilityBoundingSet="
       "PrivateUsers=true"
     ];
@@ -230,6 +229,60 @@ in
     ];
     has."keepwatch-backup-cache.service" = [ "SupplementaryGroups=redis-cache" ];
     has.toml = [ ''socket = "/run/redis-cache/redis.sock"'' ];
+  };
+
+  "several sources in one snapshot: each has its secrets, all have what any of them needs" = {
+    modules = [
+      (with' {
+        backups.app.source.several.parts = [
+          {
+            postgresql = {
+              host = "db1";
+              passwordFile = "/run/secrets/one";
+              label = "one";
+            };
+          }
+          {
+            postgresql = {
+              host = "db2";
+              passwordFile = "/run/secrets/two";
+              label = "two";
+            };
+          }
+          { redis.server = "cache"; }
+        ];
+      })
+      { services.redis.servers.cache.enable = true; }
+    ];
+    has."keepwatch-backup-app.service" = [
+      "LoadCredential=backup-app-0-password:/run/secrets/one"
+      "LoadCredential=backup-app-1-password:/run/secrets/two"
+      "SupplementaryGroups=redis-cache"
+      "PrivateNetwork=false"
+    ];
+    has.toml = [ ''password_file = "credential:backup-app-1-password"'' ];
+    # The agent of before it knew them.
+    unchecked = true;
+  };
+
+  "a drill with a server of its own" = {
+    modules = [
+      (keepwatch {
+        repositories.disk = disk // { identityFile = "/run/secrets/identity"; };
+        backups.vectors.source.qdrant = { };
+        drills.vectors = {
+          backup = "vectors";
+          target.qdrant = { };
+        };
+      })
+    ];
+    has."keepwatch-drill-vectors.service" = [
+      "PrivateNetwork=true"
+      "RestrictAddressFamilies=AF_INET"
+      "IPAddressAllow=localhost"
+      "MemoryDenyWriteExecute=false"
+    ];
+    unchecked = true;
   };
 
   "a restart may do what the check says and nothing else" = {
