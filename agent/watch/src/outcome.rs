@@ -31,7 +31,7 @@ impl Failure {
         }
     }
 
-    /// From an error with its causes: `cannot connect to 127.0.0.1:5432: Connection refused (os error 111)`.
+    /// From an error with its causes: `cannot connect to 127.0.0.1:5432: Connection refused`.
     pub fn because(reason: Reason, what: &str, error: &(dyn std::error::Error + '_)) -> Self {
         Self::new(reason, format!("{what}: {}", crate::text::chain(error)))
     }

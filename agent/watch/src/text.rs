@@ -12,7 +12,25 @@ pub const LONGEST: usize = 300;
 /// The text on one line: control, invisible and direction-changing characters become a space (runs of them one), the ends are
 /// trimmed, and what is longer than [`LONGEST`] characters is cut and ends in `…`.
 pub fn clean(text: &str) -> String {
-    clean_to(text, LONGEST)
+    clean_to(&plain(text), LONGEST)
+}
+
+/// Without the numbers that Rust appends to the system's errors: ` (os error 111)`.
+fn plain(text: &str) -> String {
+    const MARK: &str = " (os error ";
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(MARK) {
+        out.push_str(before);
+        match after.split_once(')') {
+            Some((number, behind)) if number.bytes().all(|b| b.is_ascii_digit()) => rest = behind,
+            _ => {
+                out.push_str(MARK);
+                rest = after;
+            }
+        }
+    }
+    out + rest
 }
 
 /// As [`clean`], with another limit in characters.
@@ -46,7 +64,7 @@ pub fn clean_bytes(bytes: &[u8]) -> String {
     clean(&String::from_utf8_lossy(head))
 }
 
-/// An error with its causes, on one line: `connection refused: os error 111`. A cause that the text before it already says
+/// An error with its causes, on one line. A cause that the text before it already says
 /// is left out.
 pub fn chain(error: &(dyn std::error::Error + '_)) -> String {
     let mut out = error.to_string();
@@ -75,6 +93,18 @@ fn is_hidden(c: char) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn numbers_of_errors_are_left_out() {
+        for (text, told) in [
+            ("refused (os error 111)", "refused"),
+            ("a (os error 2), b (os error 13)", "a, b"),
+            ("a (os error x) b", "a (os error x) b"),
+            ("a (os error 1", "a (os error 1"),
+        ] {
+            assert_eq!(clean(text), told);
+        }
+    }
 
     #[test]
     fn what_could_deceive_is_gone() {
