@@ -14,6 +14,7 @@
 
 mod examine;
 mod findings;
+mod wal;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -140,6 +141,8 @@ pub struct Report {
     pub bytes_read: u64,
     /// Envelopes opened and compared with the index.
     pub envelopes_opened: u64,
+    /// Files of PostgreSQL's write-ahead log whose heads were looked at, or that were read.
+    pub wal_files: u64,
     /// Live snapshots walked.
     pub snapshots_checked: u64,
     /// An identity was at hand.
@@ -286,6 +289,14 @@ pub fn run(
         );
     }
 
+    wal::examine(
+        repository,
+        &set.live,
+        read_data,
+        seed,
+        &mut findings,
+        cancel,
+    )?;
     let mut examiner = Examiner {
         repository,
         lookup: &lookup,
