@@ -147,6 +147,9 @@ pub struct Report {
     pub snapshots_checked: u64,
     /// An identity was at hand.
     pub with_identity: bool,
+    /// Live base backups of PostgreSQL, for those who judge whether the log that they need is there.
+    #[serde(skip)]
+    pub bases: Vec<SnapshotRecord>,
 }
 
 impl Report {
@@ -289,6 +292,8 @@ pub fn run(
         );
     }
 
+    let bases = set.live.iter().filter(|s| s.body.base.is_some());
+    findings.report.bases = bases.cloned().collect();
     wal::examine(
         repository,
         &set.live,
