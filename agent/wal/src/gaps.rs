@@ -365,11 +365,32 @@ fn merge(
     out
 }
 
-/// Why a base backup cannot be brought to where a restore should go; `None` when nothing speaks against it.
+/// The timelines that are replayed from a base backup to a timeline, its own first; `None` when none leads there.
+pub fn path(log: &ClusterLog, base: &BaseBackup, timeline: u32) -> Option<Vec<u32>> {
+    if base.timeline == timeline {
+        return Some(vec![timeline]);
+    }
+    let ancestors = log.histories.get(&timeline)?;
+    let at = ancestors
+        .iter()
+        .position(|a| a.timeline == base.timeline && a.switch >= base.end)?;
+    let between = ancestors[at..].iter().map(|a| a.timeline);
+    Some(between.chain([timeline]).collect())
+}
+
+/// The newest timeline of which there is anything.
+pub fn newest_timeline(log: &ClusterLog) -> Option<u32> {
+    let histories = log.histories.keys().next_back();
+    let segments = log.segments.keys().next_back();
+    histories.max(segments).copied()
+}
+
+/// Why a base backup cannot be brought along these timelines to where a restore should go; `None` when nothing speaks against it.
 pub fn obstacle(
     report: &ClusterReport,
     log: &ClusterLog,
     snapshot: ObjectId,
+    path: &[u32],
     to: Option<Lsn>,
 ) -> Option<String> {
     let base = report.bases.iter().find(|b| b.snapshot == snapshot)?;
@@ -382,7 +403,9 @@ pub fn obstacle(
     let size = report.segment_bytes?;
     let wanted = to.map(|l| last_of(l, size));
     let gap = report.gaps.iter().find(|g| {
-        g.snapshots.contains(&snapshot) && wanted.is_none_or(|w| g.range.0 <= w)
+        g.snapshots.contains(&snapshot)
+            && path.contains(&g.timeline)
+            && wanted.is_none_or(|w| g.range.0 <= w)
     });
     if let Some(g) = gap {
         return Some(format!(
@@ -397,8 +420,9 @@ pub fn obstacle(
     };
     let newest = log
         .segments
-        .values()
-        .filter_map(|l| numbers.of(*l.last()?))
+        .iter()
+        .filter(|(t, _)| path.contains(t))
+        .filter_map(|(_, l)| numbers.of(*l.last()?))
         .max();
     match (wanted, newest) {
         (Some(w), Some(n)) if w > n => Some(format!(
@@ -476,11 +500,11 @@ mod tests {
         assert_eq!(r.gaps[0].snapshots, [ObjectId([1; 32])]);
         assert_eq!(r.bases.iter().map(|b| (b.restorable, b.complete)).collect::<Vec<_>>(), [(true, false), (true, true)]);
         let l = log(&[(1, &[1, 2, 4, 5])], &[]);
-        assert!(obstacle(&r, &l, ObjectId([1; 32]), None).unwrap().contains("a segment is missing"));
-        assert_eq!(obstacle(&r, &l, ObjectId([1; 32]), Some(Lsn(2 * SIZE + 100))), None);
-        assert!(obstacle(&r, &l, ObjectId([1; 32]), Some(Lsn(4 * SIZE + 100))).is_some());
-        assert_eq!(obstacle(&r, &l, ObjectId([2; 32]), None), None);
-        assert!(obstacle(&r, &l, ObjectId([2; 32]), Some(Lsn(9 * SIZE))).unwrap().contains("ends with"));
+        assert!(obstacle(&r, &l, ObjectId([1; 32]), &[1], None).unwrap().contains("a segment is missing"));
+        assert_eq!(obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(2 * SIZE + 100))), None);
+        assert!(obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(4 * SIZE + 100))).is_some());
+        assert_eq!(obstacle(&r, &l, ObjectId([2; 32]), &[1], None), None);
+        assert!(obstacle(&r, &l, ObjectId([2; 32]), &[1], Some(Lsn(9 * SIZE))).unwrap().contains("ends with"));
     }
 
     #[test]
@@ -518,6 +542,21 @@ mod tests {
         // A timeline that was left before the base backup began is not its own.
         let (r, gaps) = told(&log(&[(1, &[6, 7]), (2, &[5, 9])], &[(2, &[(1, 5)])]), &[base(1, 1, 6, 6, false)]);
         assert!(r.is_sound(), "{gaps:?}");
+    }
+
+    #[test]
+    fn which_timelines_lead_where() {
+        let l = log(&[(1, &[2, 3]), (2, &[5]), (3, &[7])], &[(2, &[(1, 5)]), (3, &[(1, 5), (2, 7)])]);
+        assert_eq!(newest_timeline(&l), Some(3));
+        let early = base(1, 1, 2, 2, false).body;
+        assert_eq!(path(&l, &early, 3), Some(vec![1, 2, 3]));
+        assert_eq!(path(&l, &early, 1), Some(vec![1]));
+        assert_eq!(path(&l, &early, 4), None);
+        // Made on the first timeline after the second had left it.
+        let late = base(2, 1, 6, 6, false).body;
+        assert_eq!(path(&l, &late, 3), None);
+        assert_eq!(path(&l, &late, 1), Some(vec![1]));
+        assert_eq!(path(&l, &base(3, 2, 6, 6, false).body, 3), Some(vec![2, 3]));
     }
 
     #[test]

@@ -39,6 +39,8 @@ struct Kept {
     manifest: Vec<u8>,
     wal: bool,
     links: bool,
+    /// `global/pg_control`, which the server sends last of all data, has passed.
+    sent: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -82,6 +84,7 @@ impl Sink for Kept {
         Ok(())
     }
     fn end(&mut self) -> io::Result<()> {
+        self.sent |= matches!(self.current, Some(Which::Control));
         self.current = None;
         Ok(())
     }
@@ -91,6 +94,7 @@ impl Sink for Kept {
 struct State {
     parser: Parser,
     kept: Kept,
+    bytes: u64,
 }
 
 /// What was learnt of a stream, asked after its end.
@@ -117,13 +121,23 @@ impl<R: Read> Read for Watched<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         let mut state = self.learnt.0.lock().unwrap_or_else(|e| e.into_inner());
-        let State { parser, kept } = &mut *state;
+        let State {
+            parser,
+            kept,
+            bytes,
+        } = &mut *state;
+        *bytes += n as u64;
         parser.feed(&buf[..n], kept)?;
         Ok(n)
     }
 }
 
 impl Learnt {
+    /// How many bytes have passed, and whether all data was among them: from then on the server waits for its archive.
+    pub fn progress(&self) -> (u64, bool) {
+        let state = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        (state.bytes, state.kept.sent)
+    }
     /// What the base backup is; an error when it is not whole.
     pub fn base(&self) -> Result<BaseBackup, StreamError> {
         let state = self.0.lock().unwrap_or_else(|e| e.into_inner());

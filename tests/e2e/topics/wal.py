@@ -30,7 +30,7 @@ def fetch(t, repo, name, rc=0, *args, **more):
     out = t.path("fetched")
     if os.path.exists(out):
         os.unlink(out)
-    run = t.kw("wal", "fetch", "--repo", repo, "--cluster", SYSTEM, *args, name, out, rc=rc, **more)
+    run = t.kw("wal", "fetch", "--repo", repo, "--cluster", str(SYSTEM), *args, name, out, rc=rc, **more)
     need(os.path.exists(out) == (run.code == 0), run)
     need(not glob.glob(out + ".*"), "nothing is left behind")
     if run.code == 0:
@@ -64,8 +64,8 @@ def test_push_and_fetch(t):
     # What is not what its name says is refused before anything is stored.
     for path, why in [
         (t.write("pg_wal/" + name_of(9), segment(8)), "another place of the log"),
-        (t.write("pg_wal/" + name_of(9), segment(9)[:4096]), "4096 bytes"),
-        (t.write("pg_wal/" + name_of(9), b""), "does not begin"),
+        (t.write("pg_wal/" + name_of(11), segment(11)[:4096]), "4096 bytes"),
+        (t.write("pg_wal/" + name_of(12), b""), "does not begin"),
         (t.write("pg_wal/core", b"x"), "not the name of a WAL file"),
         (t.path("pg_wal", name_of(10)), "cannot read"),
     ]:
@@ -377,7 +377,7 @@ def test_gaps_retention_copies(t, pg):
     pg.sql("ALTER SYSTEM SET archive_command = 'false'")
     pg.sql("SELECT pg_reload_conf()")
     before = pg.js("snapshots", "--repo", pg.repo)["snapshots"]
-    need("no snapshot was made" in t.finish(t.start("wal", "backup", "--repo", pg.repo, "--wait-wal", "1s", env=dict(pg.env, PGOPTIONS="-c statement_timeout=3s"), uid=pg.uid, cwd=pg.home), rc=1).said, "refused")
+    need("for its log to be archived" in pg.kw("wal", "backup", "--repo", pg.repo, "--wait-wal", "2s", rc=1).said, "given up")
     need(pg.js("snapshots", "--repo", pg.repo)["snapshots"] == before, "no snapshot")
     own = pg.js("wal", "backup", "--repo", pg.repo, "--with-wal", "--job", "alone")
     need(own["with_wal"], own)

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -27,11 +28,16 @@ use crate::clock;
 use crate::context::{Context, host_name, user_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::output::{count, escape, plain, print_after, print_json_after, tell};
+use crate::signals::Child;
 
 /// The name of the archive in the snapshot.
 pub const ARCHIVE: &str = "base.tar";
 /// Bytes kept of the end of what the client says.
 const SAID: usize = 4096;
+/// A stream in which nothing comes for this long is given up. Before the first byte the server makes a checkpoint, which may be spread over minutes.
+const STALL: Duration = Duration::from_secs(30 * 60);
+/// How often it is looked whether something comes.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Make a base backup of a PostgreSQL cluster
 #[derive(Args)]
@@ -61,7 +67,7 @@ pub struct BaseArgs {
     /// How the server begins: at once, or when its next checkpoint is due anyway
     #[arg(long, value_name = "HOW", default_value = "fast")]
     pub checkpoint: Checkpoint,
-    /// Wait for the log in the repository for at most
+    /// Wait until the server has archived the log that it needs for at most
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
     pub wait_wal: Duration,
     /// Labels, separated by commas (repeatable)
@@ -268,18 +274,26 @@ fn stream(
         Ok(found)
     };
     let bar = context.bar();
-    let result = backup::run(
-        repository,
-        options,
-        Input::Base {
-            name: ARCHIVE.to_owned(),
-            reader: Box::new(reader),
-            finish: Box::new(finish),
-        },
-        &clock::now,
-        &bar,
-        &context.cancel,
-    );
+    let ended = AtomicBool::new(false);
+    let (result, stalled) = std::thread::scope(|scope| {
+        let (learnt, ended, running) = (&learnt, &ended, context.child.clone());
+        let watch = move || give_up_on(learnt, &running, args.wait_wal, ended);
+        let stalled = scope.spawn(watch);
+        let result = backup::run(
+            repository,
+            options,
+            Input::Base {
+                name: ARCHIVE.to_owned(),
+                reader: Box::new(reader),
+                finish: Box::new(finish),
+            },
+            &clock::now,
+            &bar,
+            &context.cancel,
+        );
+        ended.store(true, Ordering::Relaxed);
+        (result, stalled.join().unwrap_or_default())
+    });
     bar.finish();
     context.child.set(None);
     // Still there only when the run broke off before the end of the stream.
@@ -288,7 +302,7 @@ fn stream(
         let _ = child.wait();
     }
     let said = said.join().unwrap_or_default();
-    let why = why.into_inner().unwrap_or_else(|e| e.into_inner());
+    let why = stalled.or(why.into_inner().unwrap_or_else(|e| e.into_inner()));
     let base = base.into_inner().unwrap_or_else(|e| e.into_inner());
     match (result, base, why) {
         (Ok(report), Some(base), _) => Ok((report, base)),
@@ -305,6 +319,37 @@ fn stream(
         (Err(e), _, _) => Err(e.into()),
         (Ok(_), None, _) => Err(Failure::failed("the base backup tells nothing of itself")),
     }
+}
+
+/// Ends a client through which nothing comes any more, and says why.
+fn give_up_on(
+    learnt: &stream::Learnt,
+    child: &Child,
+    wait_wal: Duration,
+    ended: &AtomicBool,
+) -> Option<String> {
+    let mut seen = (0, false);
+    let mut still = Duration::ZERO;
+    while !ended.load(Ordering::Relaxed) {
+        std::thread::sleep(LOOK);
+        let now = learnt.progress();
+        still = match now == seen {
+            true => still + LOOK,
+            false => Duration::ZERO,
+        };
+        seen = now;
+        let limit = if seen.1 { wait_wal } else { STALL };
+        if still > limit && child.terminate_running() {
+            let shown = human_duration(limit);
+            return Some(match seen.1 {
+                true => format!(
+                    "the server has sent everything and waited {shown} for its log to be archived; does archive_command ('keepwatch wal push … %p' with this repository) succeed? (--with-wal makes a base backup without archiving)"
+                ),
+                false => format!("nothing came from the server for {shown}"),
+            });
+        }
+    }
+    None
 }
 
 /// The last lines of what the client says, in one.

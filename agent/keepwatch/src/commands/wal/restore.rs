@@ -17,6 +17,7 @@ use keepwatch_model::size::human_bytes;
 use keepwatch_model::time::{Moment, parse_when};
 use keepwatch_wal::extract::{Extractor, Owner, Written};
 use keepwatch_wal::gaps;
+use keepwatch_wal::log::{self, ClusterLog};
 use keepwatch_wal::lsn::Lsn;
 use keepwatch_wal::settings::{self, Recovery, Target};
 use serde_json::json;
@@ -61,7 +62,7 @@ pub struct RestoreArgs {
     /// Leave out what happened exactly at the target
     #[arg(long, requires = "to")]
     pub exclusive: bool,
-    /// The timeline to follow: latest, current, or a number
+    /// The timeline to follow: latest, current (that of the base backup), or a number [default: latest]
     #[arg(long, value_name = "TIMELINE", value_parser = timeline)]
     pub timeline: Option<String>,
     /// What the server does at the target
@@ -124,10 +125,11 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
         .transpose()?;
     let repository = context.open_reader()?;
     let set = context.snapshots(&repository)?;
-    let (snapshot, base) = choose(&set, args, moment, now)?;
-    look_ahead(&repository, &set, args, snapshot, &base)?;
+    let start = choose(&repository, &set, args, moment, now)?;
+    look_ahead(&repository, &set, args, &start)?;
+    let (snapshot, base) = (start.snapshot, start.base.clone());
     must_have_room(&directory, snapshot.body.totals.bytes)?;
-    let recovery = recovery(context, args, &repository, &base, moment)?;
+    let recovery = recovery(context, args, &repository, &start, moment)?;
     let path = snapshot
         .body
         .paths
@@ -273,38 +275,76 @@ fn must_have_room(directory: &Path, bytes: u64) -> Result<(), Failure> {
     }
 }
 
-/// The base backup to begin with.
+/// Where the replay begins and along which timelines it goes.
+struct Start<'a> {
+    snapshot: &'a SnapshotRecord,
+    base: BaseBackup,
+    path: Vec<u32>,
+    log: ClusterLog,
+}
+
+/// The base backup to begin with: the newest before the target that leads to the wanted timeline. Without a word about timelines that is the newest one, as with PostgreSQL: a cluster that was
+/// brought back to an earlier moment went on from there, and base backups made after that moment belong to the life that was given up.
 fn choose<'a>(
+    repository: &Repository,
     set: &'a SnapshotSet,
     args: &RestoreArgs,
     moment: Option<Moment>,
     now: Moment,
-) -> Result<(&'a SnapshotRecord, BaseBackup), Failure> {
+) -> Result<Start<'a>, Failure> {
     let none = |what: String| {
         Failure::new(Exit::NothingFound, what)
             .advice("'keepwatch wal verify' lists the base backups that there are")
     };
+    let log_of = |system: u64| -> Result<ClusterLog, Failure> {
+        let cluster = repository.hash().cluster(system);
+        let mut logs = log::load(repository, Some(cluster))?;
+        Ok(logs.remove(&cluster).unwrap_or_default())
+    };
+    let before = |s: &SnapshotRecord, b: &BaseBackup| {
+        moment.is_none_or(|m| s.end <= m) && args.to_lsn.is_none_or(|l| b.end <= l.0)
+    };
+    let number = args.timeline.as_deref().and_then(|t| t.parse::<u32>().ok());
+    let current = args.timeline.as_deref() == Some("current");
     let filter = args.filter.filter();
     if let Some(text) = args.snapshot.as_deref().filter(|t| *t != "latest") {
-        let s = pick(set, text, &filter, now)?;
-        let Some(base) = s.body.base.clone() else {
+        let snapshot = pick(set, text, &filter, now)?;
+        let Some(base) = snapshot.body.base.clone() else {
             return Err(Failure::usage(format!(
                 "snapshot {} is no base backup of PostgreSQL",
-                s.id.short()
+                snapshot.id.short()
             )));
         };
-        let early = match (moment, args.to_lsn) {
-            (Some(m), _) => m < s.end,
-            (_, Some(l)) => l.0 < base.end,
-            _ => false,
-        };
-        if early {
+        if !before(snapshot, &base) {
             return Err(Failure::usage(format!(
                 "base backup {} became consistent only after the target: choose an older one",
-                s.id.short()
+                snapshot.id.short()
             )));
         }
-        return Ok((s, base));
+        let log = log_of(base.system)?;
+        let path = match number {
+            Some(n) => gaps::path(&log, &base, n).ok_or_else(|| {
+                Failure::usage(format!(
+                    "base backup {} does not lead to timeline {n}: it was made on timeline {}, after that had been left, or the history is missing",
+                    snapshot.id.short(),
+                    base.timeline
+                ))
+            })?,
+            // The newest that it leads to.
+            None => log
+                .histories
+                .keys()
+                .rev()
+                .filter(|_| !current)
+                .find_map(|t| gaps::path(&log, &base, *t))
+                .unwrap_or_else(|| vec![base.timeline]),
+        };
+        return Ok(Start {
+            snapshot,
+            base,
+            path,
+            log,
+        });
     }
     let fits: Vec<(&SnapshotRecord, &BaseBackup)> = set
         .live
@@ -314,18 +354,45 @@ fn choose<'a>(
         .filter(|(_, b)| args.cluster.is_none_or(|c| c == b.system))
         .collect();
     let Some((_, first)) = fits.first() else {
-        return Err(none("there is no base backup that fits in the repository".into()));
+        return Err(none(
+            "there is no base backup that fits in the repository".into(),
+        ));
     };
     if fits.iter().any(|(_, b)| b.system != first.system) {
-        return Err(Failure::usage("there are base backups of several clusters")
-            .advice("choose with --cluster, --host or --job; 'keepwatch wal verify' shows them"));
+        return Err(
+            Failure::usage("there are base backups of several clusters").advice(
+                "choose with --cluster, --host or --job; 'keepwatch wal verify' shows them",
+            ),
+        );
     }
-    fits.iter()
-        .filter(|(s, _)| moment.is_none_or(|m| s.end <= m))
-        .filter(|(_, b)| args.to_lsn.is_none_or(|l| b.end <= l.0))
-        .max_by_key(|(s, _)| (s.start, s.id))
-        .map(|(s, b)| (*s, (*b).clone()))
-        .ok_or_else(|| none("every base backup was made after the target".into()))
+    let log = log_of(first.system)?;
+    let wanted = match current {
+        true => None,
+        false => number.or_else(|| gaps::newest_timeline(&log)),
+    };
+    let leads = |b: &BaseBackup| match wanted {
+        Some(t) => gaps::path(&log, b, t),
+        None => Some(vec![b.timeline]),
+    };
+    let chosen = fits
+        .iter()
+        .filter(|(s, b)| before(s, b))
+        .filter_map(|(s, b)| Some((*s, (*b).clone(), leads(b)?)))
+        .max_by_key(|(s, _, _)| (s.start, s.id));
+    match chosen {
+        Some((snapshot, base, path)) => Ok(Start {
+            snapshot,
+            base,
+            path,
+            log,
+        }),
+        None => Err(match wanted.filter(|_| fits.iter().any(|(s, b)| before(s, b))) {
+            Some(t) => none(format!(
+                "no base backup before the target leads to timeline {t}; choose another with --timeline"
+            )),
+            None => none("every base backup was made after the target".into()),
+        }),
+    }
 }
 
 /// Whether the log suffices.
@@ -333,21 +400,23 @@ fn look_ahead(
     repository: &Repository,
     set: &SnapshotSet,
     args: &RestoreArgs,
-    snapshot: &SnapshotRecord,
-    base: &BaseBackup,
+    start: &Start<'_>,
 ) -> Result<(), Failure> {
+    let (snapshot, base) = (start.snapshot, &start.base);
     // A forgotten base backup can be restored by its id until it is pruned.
     let mut known: Vec<SnapshotRecord> = set.live.clone();
     if !known.iter().any(|s| s.id == snapshot.id) {
         known.push(snapshot.clone());
     }
-    let (log, report) = status::one(repository, &known, base.system)?;
+    let cluster = repository.hash().cluster(base.system);
+    let bases = status::bases(repository, &known, cluster);
+    let report = gaps::judge(cluster, &start.log, &bases);
     let to = match (args.to_lsn, args.to_consistent) {
         (Some(l), _) => Some(l),
         (None, true) => Some(Lsn(base.end)),
         (None, false) => None,
     };
-    let Some(why) = gaps::obstacle(&report, &log, snapshot.id, to) else {
+    let Some(why) = gaps::obstacle(&report, &start.log, snapshot.id, &start.path, to) else {
         return Ok(());
     };
     // Where in the log a time or a name lies is found out by the server, which stops at the gap.
@@ -377,7 +446,7 @@ fn recovery(
     context: &Context,
     args: &RestoreArgs,
     repository: &Repository,
-    base: &BaseBackup,
+    start: &Start<'_>,
     moment: Option<Moment>,
 ) -> Result<Recovery, Failure> {
     let program = match &args.program {
@@ -424,7 +493,7 @@ fn recovery(
         }
     }
     words.extend(["--owner-key".into(), repository.owner().to_string()]);
-    words.extend(["--cluster".into(), base.system.to_string()]);
+    words.extend(["--cluster".into(), start.base.system.to_string()]);
     if args.up_to_gap {
         words.push("--tolerate-gaps".into());
     }
@@ -439,7 +508,8 @@ fn recovery(
             _ => Target::Latest,
         },
         exclusive: args.exclusive,
-        timeline: args.timeline.clone(),
+        // By its number, so that a timeline that comes up meanwhile changes nothing.
+        timeline: start.path.last().map(u32::to_string),
         action: match args.action {
             Action::Promote => settings::Action::Promote,
             Action::Pause => settings::Action::Pause,

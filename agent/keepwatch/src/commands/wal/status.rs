@@ -1,12 +1,13 @@
 //! `wal verify`: what of the log is missing, and what each base backup is good for. Also a part of `verify`.
 
 use clap::Args;
+use keepwatch_engine::ids::WalCluster;
 use keepwatch_engine::object::ObjectError;
 use keepwatch_engine::repository::Repository;
 use keepwatch_engine::snapshots::SnapshotRecord;
 use keepwatch_model::size::human_bytes;
 use keepwatch_wal::gaps::{self, Base, ClusterReport};
-use keepwatch_wal::log::{self, ClusterLog};
+use keepwatch_wal::log;
 use serde_json::json;
 
 use crate::clock;
@@ -81,7 +82,7 @@ pub fn of(
 pub fn bases(
     repository: &Repository,
     snapshots: &[SnapshotRecord],
-    cluster: keepwatch_engine::ids::WalCluster,
+    cluster: WalCluster,
 ) -> Vec<Base> {
     snapshots
         .iter()
@@ -94,20 +95,6 @@ pub fn bases(
             })
         })
         .collect()
-}
-
-/// The log of one cluster, and its judgement.
-pub fn one(
-    repository: &Repository,
-    snapshots: &[SnapshotRecord],
-    system: u64,
-) -> Result<(ClusterLog, ClusterReport), ObjectError> {
-    let cluster = repository.hash().cluster(system);
-    let log = log::load(repository, Some(cluster))?
-        .remove(&cluster)
-        .unwrap_or_default();
-    let report = gaps::judge(cluster, &log, &bases(repository, snapshots, cluster));
-    Ok((log, report))
 }
 
 /// As many of each are told to people; JSON has more.
