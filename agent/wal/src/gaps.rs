@@ -77,6 +77,8 @@ pub struct BaseReport {
     pub end: String,
     /// Major version of the server.
     pub version: String,
+    /// The log that makes it consistent is in the base backup itself.
+    pub with_wal: bool,
     /// All that it needs to become consistent is there.
     pub restorable: bool,
     /// It can be brought to the end of the log without a gap.
@@ -166,6 +168,7 @@ pub fn judge(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterRe
                 start: Lsn(b.body.start).to_string(),
                 end: Lsn(b.body.end).to_string(),
                 version: b.body.version.clone(),
+                with_wal: b.body.with_wal,
                 restorable: b.body.with_wal,
                 complete: true,
             })
@@ -402,6 +405,10 @@ pub fn obstacle(
     }
     let size = report.segment_bytes?;
     let wanted = to.map(|l| last_of(l, size));
+    let own = base.end.parse::<Lsn>().ok().filter(|_| base.with_wal);
+    if own.is_some_and(|end| to.is_some_and(|to| to <= end)) {
+        return None;
+    }
     let gap = report.gaps.iter().find(|g| {
         g.snapshots.contains(&snapshot)
             && path.contains(&g.timeline)
@@ -521,6 +528,10 @@ mod tests {
         let (r, gaps) = told(&log(&[(1, &[5])], &[]), &[base(1, 1, 2, 3, true)]);
         assert_eq!(gaps, [(1, "00000003".into(), 2)]);
         assert!(r.bases[0].restorable && !r.bases[0].complete);
+        let l = log(&[(1, &[1])], &[]);
+        let (r, _) = told(&l, &[base(1, 1, 2, 3, true)]);
+        assert_eq!(obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(3 * SIZE + 256))), None);
+        assert!(obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(5 * SIZE))).is_some());
     }
 
     #[test]

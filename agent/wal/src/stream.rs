@@ -39,7 +39,7 @@ struct Kept {
     manifest: Vec<u8>,
     wal: bool,
     links: bool,
-    /// `global/pg_control`, which the server sends last of all data, has passed.
+    /// The header of `global/pg_control`, which the server sends last of all data, has passed.
     sent: bool,
 }
 
@@ -56,6 +56,8 @@ impl Sink for Kept {
         self.links |= entry.kind == Kind::Link && entry.name.starts_with("pg_tblspc/");
         let wal = entry.name.strip_prefix("pg_wal/");
         self.wal |= entry.kind == Kind::File && wal.is_some_and(|n| n.len() == 24);
+        // The client keeps some kilobytes back, so its content may not have come yet.
+        self.sent |= entry.name == "global/pg_control";
         self.current = match entry.name.as_str() {
             "backup_label" => Some(Which::Label),
             "PG_VERSION" => Some(Which::Version),
@@ -84,7 +86,6 @@ impl Sink for Kept {
         Ok(())
     }
     fn end(&mut self) -> io::Result<()> {
-        self.sent |= matches!(self.current, Some(Which::Control));
         self.current = None;
         Ok(())
     }
