@@ -234,8 +234,7 @@ pub(crate) fn head_of(
     let Some(record) = record::length(bytes).filter(|n| *n <= bytes.len()) else {
         return refuse(RecordError::Frame.into());
     };
-    let (writer, body): (_, WalHead) =
-        repository.open_signed(Area::Wal, name, &bytes[..record])?;
+    let (writer, body): (_, WalHead) = repository.open_signed(Area::Wal, name, &bytes[..record])?;
     let Name::Wal(cluster, file, _) = name else {
         return refuse(odd("its name is not that of a WAL file"));
     };
@@ -245,7 +244,10 @@ pub(crate) fn head_of(
     let sealed: u64 = body.envelopes.iter().map(|n| u64::from(*n)).sum();
     if body.length == 0
         || body.length > limits::WAL_FILE_BYTES
-        || body.ancestors.as_ref().is_some_and(|a| a.len() > limits::WAL_ANCESTORS)
+        || body
+            .ancestors
+            .as_ref()
+            .is_some_and(|a| a.len() > limits::WAL_ANCESTORS)
     {
         return refuse(odd("it has impossible numbers"));
     }

@@ -98,7 +98,9 @@ impl fmt::Display for WalFile {
 
 /// Text that is no name of a WAL file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not the name of a WAL file (a segment such as 000000010000000000000003, .partial, .backup, or 00000002.history)")]
+#[error(
+    "'{0}' is not the name of a WAL file (a segment such as 000000010000000000000003, .partial, .backup, or 00000002.history)"
+)]
 pub struct ParseWalFileError(String);
 
 impl FromStr for WalFile {
@@ -145,9 +147,15 @@ mod tests {
             assert_eq!(file.to_string(), text);
         }
         let segment: WalFile = "000000020000000100000003".parse().unwrap();
-        assert_eq!((segment.timeline(), segment.position()), (2, Some(1 << 32 | 3)));
+        assert_eq!(
+            (segment.timeline(), segment.position()),
+            (2, Some(1 << 32 | 3))
+        );
         assert_eq!(segment.directory(), "0000000200000001");
-        assert_eq!("00000002.history".parse::<WalFile>().unwrap().directory(), "history");
+        assert_eq!(
+            "00000002.history".parse::<WalFile>().unwrap().directory(),
+            "history"
+        );
     }
 
     #[test]

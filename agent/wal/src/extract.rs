@@ -186,7 +186,13 @@ mod tests {
             ("base/1/2", b'0', &[3; 70_000]),
             ("pg_wal/archive_status/", b'5', b""),
         ]);
-        assert_eq!(result.unwrap(), Written { files: 2, bytes: 70_005 });
+        assert_eq!(
+            result.unwrap(),
+            Written {
+                files: 2,
+                bytes: 70_005
+            }
+        );
         let data = dir.path().join("data");
         assert_eq!(std::fs::read(data.join("base/1/2")).unwrap(), [3; 70_000]);
         assert!(data.join("pg_wal/archive_status").is_dir());

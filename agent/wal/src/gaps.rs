@@ -178,7 +178,9 @@ pub fn judge(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterRe
     let segment_bytes = match log.segment_bytes {
         Some(n) if n.is_power_of_two() && (1 << 20..=1 << 30).contains(&n) => n,
         Some(n) => {
-            report.problems.push(format!("segments of {n} bytes cannot be"));
+            report
+                .problems
+                .push(format!("segments of {n} bytes cannot be"));
             return report;
         }
         None => {
@@ -417,7 +419,11 @@ pub fn obstacle(
     if let Some(g) = gap {
         return Some(format!(
             "{} missing from {} to {}",
-            if g.segments == 1 { "a segment is".to_owned() } else { format!("{} segments are", g.segments) },
+            if g.segments == 1 {
+                "a segment is".to_owned()
+            } else {
+                format!("{} segments are", g.segments)
+            },
             g.first,
             g.last
         ));
@@ -456,7 +462,10 @@ mod tests {
             histories: histories
                 .iter()
                 .map(|(t, a)| {
-                    let a = a.iter().map(|(timeline, n)| Ancestor { timeline: *timeline, switch: n * SIZE + 328 });
+                    let a = a.iter().map(|(timeline, n)| Ancestor {
+                        timeline: *timeline,
+                        switch: n * SIZE + 328,
+                    });
                     (*t, a.collect())
                 })
                 .collect(),
@@ -482,13 +491,20 @@ mod tests {
 
     fn told(log: &ClusterLog, bases: &[Base]) -> (ClusterReport, Vec<(u32, String, u64)>) {
         let r = judge(WalCluster([0; 8]), log, bases);
-        let gaps = r.gaps.iter().map(|g| (g.timeline, g.first[16..].to_owned(), g.segments)).collect();
+        let gaps = r
+            .gaps
+            .iter()
+            .map(|g| (g.timeline, g.first[16..].to_owned(), g.segments))
+            .collect();
         (r, gaps)
     }
 
     #[test]
     fn a_log_without_a_gap() {
-        let (r, gaps) = told(&log(&[(1, &[1, 2, 3, 4, 5])], &[]), &[base(1, 1, 2, 2, false), base(2, 1, 4, 4, false)]);
+        let (r, gaps) = told(
+            &log(&[(1, &[1, 2, 3, 4, 5])], &[]),
+            &[base(1, 1, 2, 2, false), base(2, 1, 4, 4, false)],
+        );
         assert!(r.is_sound() && gaps.is_empty());
         assert!(r.bases.iter().all(|b| b.restorable && b.complete));
         // What lies before every base backup does not matter.
@@ -502,16 +518,36 @@ mod tests {
 
     #[test]
     fn a_gap_hits_the_base_backups_before_it() {
-        let (r, gaps) = told(&log(&[(1, &[1, 2, 4, 5])], &[]), &[base(1, 1, 1, 1, false), base(2, 1, 4, 4, false)]);
+        let (r, gaps) = told(
+            &log(&[(1, &[1, 2, 4, 5])], &[]),
+            &[base(1, 1, 1, 1, false), base(2, 1, 4, 4, false)],
+        );
         assert_eq!(gaps, [(1, "00000003".into(), 1)]);
         assert_eq!(r.gaps[0].snapshots, [ObjectId([1; 32])]);
-        assert_eq!(r.bases.iter().map(|b| (b.restorable, b.complete)).collect::<Vec<_>>(), [(true, false), (true, true)]);
+        assert_eq!(
+            r.bases
+                .iter()
+                .map(|b| (b.restorable, b.complete))
+                .collect::<Vec<_>>(),
+            [(true, false), (true, true)]
+        );
         let l = log(&[(1, &[1, 2, 4, 5])], &[]);
-        assert!(obstacle(&r, &l, ObjectId([1; 32]), &[1], None).unwrap().contains("a segment is missing"));
-        assert_eq!(obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(2 * SIZE + 100))), None);
+        assert!(
+            obstacle(&r, &l, ObjectId([1; 32]), &[1], None)
+                .unwrap()
+                .contains("a segment is missing")
+        );
+        assert_eq!(
+            obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(2 * SIZE + 100))),
+            None
+        );
         assert!(obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(4 * SIZE + 100))).is_some());
         assert_eq!(obstacle(&r, &l, ObjectId([2; 32]), &[1], None), None);
-        assert!(obstacle(&r, &l, ObjectId([2; 32]), &[1], Some(Lsn(9 * SIZE))).unwrap().contains("ends with"));
+        assert!(
+            obstacle(&r, &l, ObjectId([2; 32]), &[1], Some(Lsn(9 * SIZE)))
+                .unwrap()
+                .contains("ends with")
+        );
     }
 
     #[test]
@@ -530,7 +566,10 @@ mod tests {
         assert!(r.bases[0].restorable && !r.bases[0].complete);
         let l = log(&[(1, &[1])], &[]);
         let (r, _) = told(&l, &[base(1, 1, 2, 3, true)]);
-        assert_eq!(obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(3 * SIZE + 256))), None);
+        assert_eq!(
+            obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(3 * SIZE + 256))),
+            None
+        );
         assert!(obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(5 * SIZE))).is_some());
     }
 
@@ -541,23 +580,41 @@ mod tests {
         let good = log(&[(1, &[2, 3, 4]), (2, &[5, 6])], &[(2, &[(1, 5)])]);
         let (r, gaps) = told(&good, &bases);
         assert!(r.is_sound(), "{gaps:?} {:?}", r.problems);
-        let (_, gaps) = told(&log(&[(1, &[2, 3]), (2, &[5, 6])], &[(2, &[(1, 5)])]), &bases);
+        let (_, gaps) = told(
+            &log(&[(1, &[2, 3]), (2, &[5, 6])], &[(2, &[(1, 5)])]),
+            &bases,
+        );
         assert_eq!(gaps, [(1, "00000004".into(), 1)]);
-        let (_, gaps) = told(&log(&[(1, &[2, 3, 4]), (2, &[6])], &[(2, &[(1, 5)])]), &bases);
+        let (_, gaps) = told(
+            &log(&[(1, &[2, 3, 4]), (2, &[6])], &[(2, &[(1, 5)])]),
+            &bases,
+        );
         assert_eq!(gaps, [(2, "00000005".into(), 1)]);
         let (r, _) = told(&log(&[(1, &[2, 3, 4]), (2, &[5, 6])], &[]), &bases);
         assert!(r.problems[0].contains("history of timeline 2"));
         // Three in a row, the second left in the segment in which it began.
-        let (r, gaps) = told(&log(&[(1, &[2, 3, 4]), (3, &[5, 6])], &[(2, &[(1, 5)]), (3, &[(1, 5), (2, 5)])]), &bases);
+        let (r, gaps) = told(
+            &log(
+                &[(1, &[2, 3, 4]), (3, &[5, 6])],
+                &[(2, &[(1, 5)]), (3, &[(1, 5), (2, 5)])],
+            ),
+            &bases,
+        );
         assert!(r.is_sound(), "{gaps:?}");
         // A timeline that was left before the base backup began is not its own.
-        let (r, gaps) = told(&log(&[(1, &[6, 7]), (2, &[5, 9])], &[(2, &[(1, 5)])]), &[base(1, 1, 6, 6, false)]);
+        let (r, gaps) = told(
+            &log(&[(1, &[6, 7]), (2, &[5, 9])], &[(2, &[(1, 5)])]),
+            &[base(1, 1, 6, 6, false)],
+        );
         assert!(r.is_sound(), "{gaps:?}");
     }
 
     #[test]
     fn which_timelines_lead_where() {
-        let l = log(&[(1, &[2, 3]), (2, &[5]), (3, &[7])], &[(2, &[(1, 5)]), (3, &[(1, 5), (2, 7)])]);
+        let l = log(
+            &[(1, &[2, 3]), (2, &[5]), (3, &[7])],
+            &[(2, &[(1, 5)]), (3, &[(1, 5), (2, 7)])],
+        );
         assert_eq!(newest_timeline(&l), Some(3));
         let early = base(1, 1, 2, 2, false).body;
         assert_eq!(path(&l, &early, 3), Some(vec![1, 2, 3]));

@@ -47,30 +47,28 @@ pub fn load(
     let mut out: BTreeMap<WalCluster, ClusterLog> = BTreeMap::new();
     let mut heads: BTreeMap<(WalCluster, Option<u32>), Vec<Listed>> = BTreeMap::new();
     let under = only.map(|c| format!("{c}/")).unwrap_or_default();
-    repository
-        .store()
-        .list_under(Area::Wal, &under, &mut |l| {
-            let Name::Wal(cluster, file, _) = l.name else {
-                return;
-            };
-            let log = out.entry(cluster).or_default();
-            log.files += 1;
-            log.bytes += l.size;
-            let stored = l.modified.duration_since(UNIX_EPOCH);
-            log.newest = log.newest.max(stored.ok().map(|d| d.as_secs()));
-            match file {
-                WalFile::Segment(s) => {
-                    log.segments.entry(s.timeline).or_default().push(s.position);
-                    // Any of them will do.
-                    let one = heads.entry((cluster, None)).or_default();
-                    if one.len() < 4 {
-                        one.push(l);
-                    }
+    repository.store().list_under(Area::Wal, &under, &mut |l| {
+        let Name::Wal(cluster, file, _) = l.name else {
+            return;
+        };
+        let log = out.entry(cluster).or_default();
+        log.files += 1;
+        log.bytes += l.size;
+        let stored = l.modified.duration_since(UNIX_EPOCH);
+        log.newest = log.newest.max(stored.ok().map(|d| d.as_secs()));
+        match file {
+            WalFile::Segment(s) => {
+                log.segments.entry(s.timeline).or_default().push(s.position);
+                // Any of them will do.
+                let one = heads.entry((cluster, None)).or_default();
+                if one.len() < 4 {
+                    one.push(l);
                 }
-                WalFile::History(t) => heads.entry((cluster, Some(t))).or_default().push(l),
-                WalFile::Partial(_) | WalFile::Label(..) => {}
             }
-        })?;
+            WalFile::History(t) => heads.entry((cluster, Some(t))).or_default().push(l),
+            WalFile::Partial(_) | WalFile::Label(..) => {}
+        }
+    })?;
     for log in out.values_mut() {
         for positions in log.segments.values_mut() {
             positions.sort_unstable();
@@ -115,4 +113,3 @@ pub fn goes_on(log: &ClusterLog, timeline: u32, position: u64) -> bool {
         .and_then(|p| p.last())
         .is_some_and(|last| *last > position)
 }
-

@@ -53,12 +53,26 @@ mod tests {
 
     #[test]
     fn positions_are_read_and_written_alike() {
-        for (text, n) in [("0/0", 0), ("0/16B3748", 0x16B_3748), ("A/FF", 0xA_0000_00FF)] {
+        for (text, n) in [
+            ("0/0", 0),
+            ("0/16B3748", 0x16B_3748),
+            ("A/FF", 0xA_0000_00FF),
+        ] {
             assert_eq!(text.parse::<Lsn>().unwrap().0, n);
             assert_eq!(Lsn(n).to_string(), text);
         }
         assert_eq!("0/3000000".parse::<Lsn>().unwrap().segment(16 << 20), 3);
-        for bad in ["", "0", "/", "0/", "0/123456789", "-1/0", "0/+1", "0/1/2", "0/g"] {
+        for bad in [
+            "",
+            "0",
+            "/",
+            "0/",
+            "0/123456789",
+            "-1/0",
+            "0/+1",
+            "0/1/2",
+            "0/g",
+        ] {
             assert!(bad.parse::<Lsn>().is_err(), "{bad}");
         }
     }

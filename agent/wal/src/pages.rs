@@ -70,7 +70,10 @@ mod tests {
     #[test]
     fn the_first_page_tells_whose_it_is() {
         let found = FirstPage::parse(&page(77, 16 << 20, 3 << 24)).unwrap();
-        assert_eq!((found.system, found.segment_bytes, found.address), (77, 16 << 20, 3 << 24));
+        assert_eq!(
+            (found.system, found.segment_bytes, found.address),
+            (77, 16 << 20, 3 << 24)
+        );
         assert_eq!(FirstPage::parse(&page(77, 3 << 20, 0)), None);
         assert_eq!(FirstPage::parse(&page(77, 1 << 19, 0)), None);
         assert_eq!(FirstPage::parse(&[0; 8192]), None);

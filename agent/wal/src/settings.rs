@@ -72,7 +72,8 @@ pub fn auto_conf(before: &str, recovery: &Recovery) -> Result<String, String> {
             .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
             .collect::<String>()
             .to_ascii_lowercase();
-        let is_ours = OURS.contains(&key.as_str()) || (recovery.no_archive && key == "archive_mode");
+        let is_ours =
+            OURS.contains(&key.as_str()) || (recovery.no_archive && key == "archive_mode");
         if !is_ours {
             out.push_str(line);
             out.push('\n');
@@ -132,9 +133,17 @@ mod tests {
 
     fn recovery() -> Recovery {
         Recovery {
-            command: ["/bin/keepwatch", "wal", "fetch", "--repo", "/a b/it's 100%", "%f", "%p"]
-                .map(str::to_owned)
-                .to_vec(),
+            command: [
+                "/bin/keepwatch",
+                "wal",
+                "fetch",
+                "--repo",
+                "/a b/it's 100%",
+                "%f",
+                "%p",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             target: Target::Time("2026-11-22T10:00:00Z".into()),
             exclusive: false,
             timeline: None,
@@ -160,9 +169,22 @@ mod tests {
         assert!(text.starts_with("# comment\nwork_mem = '4MB'\nrecovery_min_apply_delay = 5\narchive_mode = 'on'\nrestore_command"), "{text}");
         assert_eq!(text.matches("recovery_target_time").count(), 1);
         assert!(!text.contains("LSN") && text.ends_with("recovery_target_action = 'promote'\n"));
-        let r = Recovery { no_archive: true, target: Target::Lsn(Lsn(1)), timeline: Some("3".into()), exclusive: true, action: Action::Pause, ..recovery() };
+        let r = Recovery {
+            no_archive: true,
+            target: Target::Lsn(Lsn(1)),
+            timeline: Some("3".into()),
+            exclusive: true,
+            action: Action::Pause,
+            ..recovery()
+        };
         let text = auto_conf(before, &r).unwrap();
-        for wanted in ["recovery_target_lsn = '0/1'", "timeline = '3'", "inclusive = 'off'", "action = 'pause'", "archive_mode = 'off'"] {
+        for wanted in [
+            "recovery_target_lsn = '0/1'",
+            "timeline = '3'",
+            "inclusive = 'off'",
+            "action = 'pause'",
+            "archive_mode = 'off'",
+        ] {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
         assert_eq!(text.matches("archive_mode").count(), 1);
@@ -170,7 +192,10 @@ mod tests {
 
     #[test]
     fn a_line_end_cannot_add_a_setting() {
-        let r = Recovery { target: Target::Name("x\nshared_preload_libraries = 'evil'".into()), ..recovery() };
+        let r = Recovery {
+            target: Target::Name("x\nshared_preload_libraries = 'evil'".into()),
+            ..recovery()
+        };
         assert!(auto_conf("", &r).is_err());
     }
 }

@@ -62,7 +62,10 @@ pub enum SourceError {
 
 /// Reads a file of the log. `cluster`: the system identifier that it must have.
 pub fn read(path: &Path, cluster: Option<u64>) -> Result<Source, SourceError> {
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .and_then(|n| n.to_str())
+        .unwrap_or_default();
     let file: WalFile = name.parse()?;
     let content = content(path).map_err(|cause| SourceError::Read {
         path: path.to_owned(),
@@ -95,10 +98,12 @@ pub fn read(path: &Path, cluster: Option<u64>) -> Result<Source, SourceError> {
     };
     let given = match cluster {
         Some(c) => Some(c),
-        None if own.is_none() => Some(control_beside(path).map_err(|why| SourceError::Cluster {
-            path: path.to_owned(),
-            why,
-        })?),
+        None if own.is_none() => {
+            Some(control_beside(path).map_err(|why| SourceError::Cluster {
+                path: path.to_owned(),
+                why,
+            })?)
+        }
         None => None,
     };
     let system = match (own, given) {
@@ -127,10 +132,13 @@ fn content(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
     if size > limits::WAL_FILE_BYTES {
-        return Err(io::Error::other(format!("it has {size} bytes, more than any WAL file")));
+        return Err(io::Error::other(format!(
+            "it has {size} bytes, more than any WAL file"
+        )));
     }
     let mut out = Vec::with_capacity(size as usize + 1);
-    file.take(limits::WAL_FILE_BYTES + 1).read_to_end(&mut out)?;
+    file.take(limits::WAL_FILE_BYTES + 1)
+        .read_to_end(&mut out)?;
     Ok(out)
 }
 
@@ -228,7 +236,10 @@ mod tests {
         std::fs::create_dir(&wal).unwrap();
         let path = wal.join("00000002.history");
         std::fs::write(&path, "1\t0/5000148\tno recovery target specified\n").unwrap();
-        assert!(matches!(read(&path, None), Err(SourceError::Cluster { .. })));
+        assert!(matches!(
+            read(&path, None),
+            Err(SourceError::Cluster { .. })
+        ));
         assert_eq!(read(&path, Some(9)).unwrap().system, 9);
         std::fs::create_dir(dir.path().join("global")).unwrap();
         let mut control = 77u64.to_ne_bytes().to_vec();

@@ -209,7 +209,10 @@ mod tests {
         let bytes = made::archive(&whole);
         let base = learn(&bytes).unwrap();
         assert_eq!((base.system, base.timeline, base.segment), (4711, 1, 2));
-        assert_eq!((base.start, base.end, base.with_wal), (0x200_0028, 0x200_0100, false));
+        assert_eq!(
+            (base.start, base.end, base.with_wal),
+            (0x200_0028, 0x200_0100, false)
+        );
         assert_eq!(base.version, "15");
         for cut in [bytes.len() - 1, bytes.len() - 1024, bytes.len() / 2, 0] {
             assert_eq!(learn(&bytes[..cut]), Err(StreamError::Cut), "{cut}");
@@ -217,12 +220,18 @@ mod tests {
         for missing in [0, 1, 3, 4] {
             let mut part = whole.clone();
             part.remove(missing);
-            assert!(matches!(learn(&made::archive(&part)), Err(StreamError::Missing(_))));
+            assert!(matches!(
+                learn(&made::archive(&part)),
+                Err(StreamError::Missing(_))
+            ));
         }
         let mut with_wal = whole.clone();
         with_wal.push(("pg_wal/000000010000000000000002", b'0', b"x"));
         assert!(learn(&made::archive(&with_wal)).unwrap().with_wal);
         with_wal.push(("pg_tblspc/16384", b'2', b""));
-        assert_eq!(learn(&made::archive(&with_wal)), Err(StreamError::Tablespaces));
+        assert_eq!(
+            learn(&made::archive(&with_wal)),
+            Err(StreamError::Tablespaces)
+        );
     }
 }

@@ -130,7 +130,9 @@ impl Parser {
 }
 
 fn wrong(why: &str) -> io::Error {
-    io::Error::other(format!("the archive of the base backup is malformed: {why}"))
+    io::Error::other(format!(
+        "the archive of the base backup is malformed: {why}"
+    ))
 }
 
 fn header(b: &[u8]) -> io::Result<Entry> {
@@ -175,7 +177,8 @@ fn header(b: &[u8]) -> io::Result<Entry> {
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] == 0x80 {
         return field[1..].iter().try_fold(0u64, |n, b| {
-            n.checked_mul(256).and_then(|n| n.checked_add(u64::from(*b)))
+            n.checked_mul(256)
+                .and_then(|n| n.checked_add(u64::from(*b)))
         });
     }
     let text = std::str::from_utf8(field).ok()?;
@@ -206,7 +209,10 @@ pub mod made {
     }
     /// Entries and the end marker.
     pub fn archive(entries: &[(&str, u8, &[u8])]) -> Vec<u8> {
-        let mut out: Vec<u8> = entries.iter().flat_map(|(n, k, c)| entry(n, *k, c)).collect();
+        let mut out: Vec<u8> = entries
+            .iter()
+            .flat_map(|(n, k, c)| entry(n, *k, c))
+            .collect();
         out.extend_from_slice(&[0; 1024]);
         out
     }
@@ -250,8 +256,21 @@ mod tests {
                 parser.feed(piece, &mut all).unwrap();
             }
             assert!(parser.is_complete());
-            let names: Vec<_> = all.0.iter().map(|e| (e.0.name.as_str(), e.1.len(), e.2)).collect();
-            assert_eq!(names, [("backup_label", 5, true), ("base", 0, true), ("base/1", 1000, true), ("empty", 0, true), ("pg_tblspc/1", 0, true)]);
+            let names: Vec<_> = all
+                .0
+                .iter()
+                .map(|e| (e.0.name.as_str(), e.1.len(), e.2))
+                .collect();
+            assert_eq!(
+                names,
+                [
+                    ("backup_label", 5, true),
+                    ("base", 0, true),
+                    ("base/1", 1000, true),
+                    ("empty", 0, true),
+                    ("pg_tblspc/1", 0, true)
+                ]
+            );
         }
     }
 
@@ -271,7 +290,10 @@ mod tests {
         for (at, value) in [(0, b'b'), (130, b'9'), (150, b'x'), (156, b'L')] {
             let mut b = bytes.clone();
             b[at] = value;
-            assert!(Parser::default().feed(&b, &mut All::default()).is_err(), "{at}");
+            assert!(
+                Parser::default().feed(&b, &mut All::default()).is_err(),
+                "{at}"
+            );
         }
         let mut b = bytes.clone();
         b.push(1);

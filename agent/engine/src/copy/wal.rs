@@ -124,7 +124,10 @@ fn one(
     for listed in copies {
         match wal::read(from, &listed.name) {
             Ok((head, _)) if head.revoked => {
-                why = format!("it was signed by writer {}, whose key was revoked", head.writer);
+                why = format!(
+                    "it was signed by writer {}, whose key was revoked",
+                    head.writer
+                );
             }
             Ok((head, bytes)) => match &chosen {
                 Some((_, first, _)) if first.body.content != head.body.content => {

@@ -150,7 +150,10 @@ pub fn run(context: &Context, args: &CopyArgs) -> Outcome {
     bar.finish();
     let wal = wal?;
     for (file, why) in &wal.failed {
-        tell(&format!("keepwatch: the WAL file {file} was not copied: {}", escape(&plain(why))));
+        tell(&format!(
+            "keepwatch: the WAL file {file} was not copied: {}",
+            escape(&plain(why))
+        ));
     }
     for note in &report.notes {
         tell(&format!("keepwatch: {}", escape(&plain(note))));
@@ -183,8 +186,9 @@ pub fn run(context: &Context, args: &CopyArgs) -> Outcome {
         print_after(&text)?;
     }
     // A record that cannot be read may be a snapshot that was wanted.
-    let incomplete =
-        !report.failed.is_empty() || wal.failed_total > 0 || (args.snapshots.is_empty() && !set.problems.is_empty());
+    let incomplete = !report.failed.is_empty()
+        || wal.failed_total > 0
+        || (args.snapshots.is_empty() && !set.problems.is_empty());
     Ok(match incomplete {
         false => Exit::Done,
         true if report.copied.is_empty() && report.skipped.is_empty() => Exit::Failed,

@@ -166,7 +166,9 @@ fn program(args: &BaseArgs) -> PathBuf {
         return found;
     }
     // Debian keeps the versions apart, and none of them in PATH. A newer client speaks with older servers.
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
     versions
         .filter_map(|e| e.ok())
         .filter_map(|e| Some((e.file_name().to_str()?.parse::<u32>().ok()?, e.path())))
@@ -253,7 +255,11 @@ fn stream(
             *why.lock().unwrap_or_else(|e| e.into_inner()) = Some(text.clone());
             Err(text)
         };
-        let waited = child.lock().unwrap_or_else(lock).take().map(|mut c| c.wait());
+        let waited = child
+            .lock()
+            .unwrap_or_else(lock)
+            .take()
+            .map(|mut c| c.wait());
         watched.set(None);
         match waited {
             Some(Ok(status)) if status.success() => {}

@@ -149,14 +149,15 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
                 inner: Extractor::new(&directory, owner),
                 context,
             };
-            dump::dump_file(&repository, &lookup, snapshot, &path, &mut out)
-                .map_err(|e| match e {
+            dump::dump_file(&repository, &lookup, snapshot, &path, &mut out).map_err(
+                |e| match e {
                     DumpError::Out(_) if context.cancel.is_cancelled() => {
                         keepwatch_engine::progress::Cancelled.into()
                     }
                     DumpError::Out(e) => Failure::file("restore to", &directory, &e),
                     e => Failure::from(e),
-                })?;
+                },
+            )?;
             let written = out
                 .inner
                 .finish()
@@ -202,7 +203,12 @@ fn report(
             "bytes": written.bytes,
         }))?;
     } else if !context.globals.quiet {
-        let to = match (&args.to_time, &args.to_lsn, &args.to_name, args.to_consistent) {
+        let to = match (
+            &args.to_time,
+            &args.to_lsn,
+            &args.to_name,
+            args.to_consistent,
+        ) {
             (Some(t), ..) => format!("to {}", escape(t)),
             (_, Some(l), ..) => format!("to {l}"),
             (_, _, Some(n), _) => format!("to the point '{}'", escape(n)),
@@ -359,11 +365,8 @@ fn choose<'a>(
         ));
     };
     if fits.iter().any(|(_, b)| b.system != first.system) {
-        return Err(
-            Failure::usage("there are base backups of several clusters").advice(
-                "choose with --cluster, --host or --job; 'keepwatch wal verify' shows them",
-            ),
-        );
+        return Err(Failure::usage("there are base backups of several clusters")
+            .advice("choose with --cluster, --host or --job; 'keepwatch wal verify' shows them"));
     }
     let log = log_of(first.system)?;
     let wanted = match current {
@@ -386,12 +389,14 @@ fn choose<'a>(
             path,
             log,
         }),
-        None => Err(match wanted.filter(|_| fits.iter().any(|(s, b)| before(s, b))) {
-            Some(t) => none(format!(
-                "no base backup before the target leads to timeline {t}; choose another with --timeline"
-            )),
-            None => none("every base backup was made after the target".into()),
-        }),
+        None => Err(
+            match wanted.filter(|_| fits.iter().any(|(s, b)| before(s, b))) {
+                Some(t) => none(format!(
+                    "no base backup before the target leads to timeline {t}; choose another with --timeline"
+                )),
+                None => none("every base backup was made after the target".into()),
+            },
+        ),
     }
 }
 
@@ -452,8 +457,11 @@ fn recovery(
     let program = match &args.program {
         Some(p) => p.clone(),
         None => std::env::current_exe().map_err(|e| {
-            Failure::failed(format!("cannot tell where this program lies: {}", plain_io(&e)))
-                .advice("give it with --program")
+            Failure::failed(format!(
+                "cannot tell where this program lies: {}",
+                plain_io(&e)
+            ))
+            .advice("give it with --program")
         })?,
     };
     let text = |p: &Path| -> Result<String, Failure> {
@@ -481,7 +489,10 @@ fn recovery(
     if target.path().is_none() {
         words.extend(s3_options());
     }
-    let identity = args.server_identity.clone().or_else(|| context.identity_file());
+    let identity = args
+        .server_identity
+        .clone()
+        .or_else(|| context.identity_file());
     match (identity, &context.globals.passphrase_file) {
         (Some(file), _) => words.extend(["--identity".into(), text(&file)?]),
         (None, Some(file)) => words.extend(["--passphrase-file".into(), text(file)?]),

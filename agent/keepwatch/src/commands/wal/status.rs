@@ -72,9 +72,7 @@ pub fn of(
     }
     Ok(logs
         .iter()
-        .map(|(cluster, log)| {
-            gaps::judge(*cluster, log, &bases(repository, snapshots, *cluster))
-        })
+        .map(|(cluster, log)| gaps::judge(*cluster, log, &bases(repository, snapshots, *cluster)))
         .collect())
 }
 
@@ -105,9 +103,17 @@ pub fn tell_faults(c: &ClusterReport) {
     for gap in c.gaps.iter().take(SHOWN) {
         let what = match gap.segments {
             1 => format!("{} is missing", gap.first),
-            n => format!("{n} segments from {} to {} are missing", gap.first, gap.last),
+            n => format!(
+                "{n} segments from {} to {} are missing",
+                gap.first, gap.last
+            ),
         };
-        let hit: Vec<String> = gap.snapshots.iter().take(SHOWN).map(|s| s.short()).collect();
+        let hit: Vec<String> = gap
+            .snapshots
+            .iter()
+            .take(SHOWN)
+            .map(|s| s.short())
+            .collect();
         let hit = match hit.is_empty() {
             true => String::new(),
             false => format!("; no restore beyond from {}", hit.join(", ")),
@@ -115,7 +121,11 @@ pub fn tell_faults(c: &ClusterReport) {
         tell(&format!("gap: cluster {}: {what}{hit}", name(c)));
     }
     if c.gaps_total > SHOWN as u64 {
-        tell(&format!("gap: cluster {}: {} gaps in all", name(c), c.gaps_total));
+        tell(&format!(
+            "gap: cluster {}: {} gaps in all",
+            name(c),
+            c.gaps_total
+        ));
     }
     for b in c.bases.iter().filter(|b| !b.restorable).take(SHOWN) {
         tell(&format!(

@@ -127,16 +127,16 @@ fn bring(context: &Context, args: &FetchArgs) -> Result<Found, Failure> {
     let system = match args.cluster {
         Some(c) => c,
         None => source::system_of(Path::new("")).map_err(|why| {
-            Failure::usage(format!("it cannot be told whose log is wanted: {why}"))
-                .advice("give the system identifier with --cluster, or run it in the data directory")
+            Failure::usage(format!("it cannot be told whose log is wanted: {why}")).advice(
+                "give the system identifier with --cluster, or run it in the data directory",
+            )
         })?,
     };
     let repository = context.open_reader()?;
     let cluster = repository.hash().cluster(system);
     match wal::fetch(&repository, cluster, file, args.accept_revoked)? {
         Some(content) => {
-            write(&args.path, &content)
-                .map_err(|e| Failure::file("write", &args.path, &e))?;
+            write(&args.path, &content).map_err(|e| Failure::file("write", &args.path, &e))?;
             Ok(Found::Brought)
         }
         None => {
@@ -180,7 +180,11 @@ impl From<SourceError> for Failure {
     fn from(e: SourceError) -> Self {
         let message = match &e {
             SourceError::Read { path, cause } => {
-                format!("cannot read {}: {}", escape(&path.to_string_lossy()), plain_io(cause))
+                format!(
+                    "cannot read {}: {}",
+                    escape(&path.to_string_lossy()),
+                    plain_io(cause)
+                )
             }
             e => escape(&e.to_string()),
         };
