@@ -1,7 +1,7 @@
 """PostgreSQL with point-in-time recovery: base backups, the log, restores to a moment, and what happens when something is missing. With a real server where there is one."""
-import glob, json, os, re, shutil, signal, struct, subprocess, time
+import glob, os, re, shutil, signal, socket, struct, subprocess, time
 
-from harness import NOBODY, Skip, content_of, is_root, need, objects, remove
+from harness import NOBODY, Skip, content_of, is_root, need, need_tools, objects, remove
 
 MIB = 1 << 20
 SYSTEM = 7312345678901234567
@@ -103,6 +103,37 @@ def test_fetch_says_one_only_at_the_end(t):
     need("identity" in fetch(t, repo, name_of(3), 126).said, "a writer cannot read")
     push(t, repo, put(t, 7))
     need(status(t, repo, rc=1)["gaps_total"] == 1, "and sees a gap without reading")
+
+
+def test_stopped_fetch(t):
+    """Stopped while the repository does not answer: the status by which PostgreSQL knows its own SIGTERM, never that of the end of the log."""
+    silent = socket.create_server(("127.0.0.1", 0))
+    keys = [t.write(name, "x" * 20, 0o600) for name in ("access", "secret")]
+    place = "s3://bucket/p?endpoint=http://127.0.0.1:%d&access-key-file=%s&secret-key-file=%s&idle-timeout=1s&retry-for=1m" % (silent.getsockname()[1], *keys)
+    for stop, wanted in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
+        process = t.start("wal", "fetch", "--repo", place, "--identity", keys[0], "--cluster", "1", name_of(3), t.path("out"))
+        time.sleep(0.5)
+        process.send_signal(stop)
+        t.finish(process, rc=wanted, timeout=30)
+    silent.close()
+    fetch(t, place.replace("1m", "1s"), name_of(3), 126)
+    need(not os.path.exists(t.path("out")), "nothing was written")
+
+
+def test_by_hand(t):
+    """A segment with age and zstd alone, from what FORMAT.md says."""
+    need_tools("age", "zstd")
+    repo = t.repository()
+    content = segment(3, t.noise(5000))
+    push(t, repo, t.write("pg_wal/" + name_of(3), content))
+    slot = glob.glob(repo + "/keys/*.age")[0]
+    r = t.write("R.txt", t.sh("age", "-d", "-i", t.path("home/.config/keepwatch/identity.txt"), slot).out, 0o600)
+    with open(t.path(repo, *wal_objects(repo)), "rb") as f:
+        data = f.read()
+    at = 97 + struct.unpack("<I", data[29:33])[0]
+    need(data[:5] == b"KWR1\x07", "a record of kind 7")
+    plain = t.sh("age", "-d", "-i", r, input=data[at:]).out
+    need(t.sh("zstd", "-d", input=plain).out == content, "the segment")
 
 
 def test_damage(t):
