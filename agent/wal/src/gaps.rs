@@ -383,6 +383,41 @@ pub fn path(log: &ClusterLog, base: &BaseBackup, timeline: u32) -> Option<Vec<u3
     Some(between.chain([timeline]).collect())
 }
 
+/// The segments that a replay along these timelines reads, at most up to a position: timeline and position of each.
+pub fn segments(
+    log: &ClusterLog,
+    base: &BaseBackup,
+    path: &[u32],
+    to: Option<Lsn>,
+) -> Vec<Segment> {
+    let Some(size) = log.segment_bytes.filter(|n| n.is_power_of_two()) else {
+        return Vec::new();
+    };
+    let numbers = Numbers {
+        per_log: (1 << 32) / size,
+    };
+    let ancestors = path.last().and_then(|t| log.histories.get(t));
+    let mut out = Vec::new();
+    for timeline in path {
+        let left = ancestors
+            .and_then(|a| a.iter().find(|a| a.timeline == *timeline))
+            .map(|a| Lsn(a.switch).segment(size));
+        let last = [left, to.map(|l| l.segment(size))]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(u64::MAX);
+        let there = log.segments.get(timeline).into_iter().flatten();
+        let wanted =
+            there.filter(|p| **p >= base.segment && numbers.of(**p).is_some_and(|n| n <= last));
+        out.extend(wanted.map(|position| Segment {
+            timeline: *timeline,
+            position: *position,
+        }));
+    }
+    out
+}
+
 /// The newest timeline of which there is anything.
 pub fn newest_timeline(log: &ClusterLog) -> Option<u32> {
     let histories = log.histories.keys().next_back();
@@ -625,6 +660,22 @@ mod tests {
         assert_eq!(path(&l, &late, 3), None);
         assert_eq!(path(&l, &late, 1), Some(vec![1]));
         assert_eq!(path(&l, &base(3, 2, 6, 6, false).body, 3), Some(vec![2, 3]));
+        let l = log(
+            &[(1, &[1, 2, 3, 5, 6]), (2, &[5, 6, 7, 8])],
+            &[(2, &[(1, 5)])],
+        );
+        let read = |to| -> Vec<(u32, u64)> {
+            let found = segments(&l, &early, &[1, 2], to);
+            found.iter().map(|s| (s.timeline, s.position)).collect()
+        };
+        assert_eq!(
+            read(None),
+            [(1, 2), (1, 3), (1, 5), (2, 5), (2, 6), (2, 7), (2, 8)]
+        );
+        assert_eq!(
+            read(Some(Lsn(6 * SIZE))),
+            [(1, 2), (1, 3), (1, 5), (2, 5), (2, 6)]
+        );
     }
 
     #[test]

@@ -345,6 +345,23 @@ def test_point_in_time(t, pg):
     need("after the target" in pg.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--to-lsn", "0/1", rc=4).said, "too old a target")
     need("ends with" in pg.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--to-lsn", "9/0", rc=5).said, "beyond the end")
     need(not os.path.exists(data), "nothing was written")
+    # Without the repository and the identity within the server's reach.
+    identity = pg.home + "/.config/keepwatch/identity.txt"
+    pg.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--no-archive", "--with-log", "--to-lsn", lsn)
+    os.rename(identity, identity + ".away")
+    pg.open(data)
+    need(pg.sql("SELECT string_agg(n::text, ',' ORDER BY n) FROM rows") == "1,2,3", "the log was brought along")
+    pg.stop(data)
+    os.rename(identity + ".away", identity)
+    remove(data)
+    if is_root():
+        # By root, for the user of the server.
+        t.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--no-archive", "--identity", identity, "--owner", str(NOBODY))
+        need({os.lstat(p).st_uid for p in glob.glob(data + "/**", recursive=True)} == {NOBODY}, "all of it is the user's")
+        need(os.stat(data).st_mode & 0o777 == 0o700, "and private")
+        pg.open(data)
+        pg.stop(data)
+        remove(data)
     # Life goes on, on a timeline of its own, and is archived into the same repository.
     pg.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--to-lsn", lsn)
     pg.open(data)

@@ -1,6 +1,7 @@
 //! `wal`: PostgreSQL with point-in-time recovery. Base backups, and the write-ahead log between them.
 
 mod base;
+mod bring;
 mod restore;
 pub mod status;
 mod transfer;

@@ -22,6 +22,7 @@ use keepwatch_wal::lsn::Lsn;
 use keepwatch_wal::settings::{self, Recovery, Target};
 use serde_json::json;
 
+use super::bring::Log;
 use super::status;
 use crate::clock;
 use crate::context::Context;
@@ -74,6 +75,9 @@ pub struct RestoreArgs {
     /// Restore although the log has a gap: the server opens with what lies before it
     #[arg(long)]
     pub up_to_gap: bool,
+    /// Bring the log into the data directory as well: the server then needs neither the repository nor an identity
+    #[arg(long)]
+    pub with_log: bool,
     /// System identifier of the cluster, when there are several
     #[arg(long, value_name = "N")]
     pub cluster: Option<u64>,
@@ -162,6 +166,15 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
                 .inner
                 .finish()
                 .map_err(|e| Failure::file("restore to", &directory, &e))?;
+            if args.with_log {
+                let there = Log {
+                    base: &start.base,
+                    path: &start.path,
+                    log: &start.log,
+                    to: args.to_lsn,
+                };
+                there.bring(context, &repository, &directory, owner)?;
+            }
             settle(&directory, &recovery, owner)?;
             Ok(written)
         });
@@ -454,6 +467,29 @@ fn recovery(
     start: &Start<'_>,
     moment: Option<Moment>,
 ) -> Result<Recovery, Failure> {
+    let mut recovery = Recovery {
+        // The server wants one, and takes from pg_wal what it does not bring.
+        command: vec!["false".into()],
+        target: match (moment, args.to_lsn, &args.to_name, args.to_consistent) {
+            (Some(m), ..) => Target::Time(m.to_string()),
+            (_, Some(l), ..) => Target::Lsn(l),
+            (_, _, Some(n), _) => Target::Name(n.clone()),
+            (.., true) => Target::Immediate,
+            _ => Target::Latest,
+        },
+        exclusive: args.exclusive,
+        // By its number, so that a timeline that comes up meanwhile changes nothing.
+        timeline: start.path.last().map(u32::to_string),
+        action: match args.action {
+            Action::Promote => settings::Action::Promote,
+            Action::Pause => settings::Action::Pause,
+            Action::Shutdown => settings::Action::Shutdown,
+        },
+        no_archive: args.no_archive,
+    };
+    if args.with_log {
+        return Ok(recovery);
+    }
     let program = match &args.program {
         Some(p) => p.clone(),
         None => std::env::current_exe().map_err(|e| {
@@ -509,25 +545,8 @@ fn recovery(
         words.push("--tolerate-gaps".into());
     }
     words.extend(["%f".into(), "%p".into()]);
-    Ok(Recovery {
-        command: words,
-        target: match (moment, args.to_lsn, &args.to_name, args.to_consistent) {
-            (Some(m), ..) => Target::Time(m.to_string()),
-            (_, Some(l), ..) => Target::Lsn(l),
-            (_, _, Some(n), _) => Target::Name(n.clone()),
-            (.., true) => Target::Immediate,
-            _ => Target::Latest,
-        },
-        exclusive: args.exclusive,
-        // By its number, so that a timeline that comes up meanwhile changes nothing.
-        timeline: start.path.last().map(u32::to_string),
-        action: match args.action {
-            Action::Promote => settings::Action::Promote,
-            Action::Pause => settings::Action::Pause,
-            Action::Shutdown => settings::Action::Shutdown,
-        },
-        no_archive: args.no_archive,
-    })
+    recovery.command = words;
+    Ok(recovery)
 }
 
 /// The options for S3 as they were given now, and what the environment gave; never a secret, only where it lies.
