@@ -132,7 +132,7 @@ impl Numbers {
         (n < self.per_log).then(|| log * self.per_log + n)
     }
     fn name(&self, timeline: u32, n: u64) -> String {
-        let position = (n / self.per_log) << 32 | n % self.per_log;
+        let position = ((n / self.per_log) << 32) | (n % self.per_log);
         Segment { timeline, position }.to_string()
     }
 }
@@ -698,7 +698,7 @@ mod tests {
         #[test]
         fn exactly_what_is_taken_out_is_missing(from in 1u64..600, n in 1u64..80, out in proptest::collection::btree_set(0u64..80, 0..20)) {
             let numbers = Numbers { per_log: 256 };
-            let position = |n: u64| (n / 256) << 32 | n % 256;
+            let position = |n: u64| ((n / 256) << 32) | (n % 256);
             let gone: BTreeSet<u64> = out.iter().map(|o| from + o % n).filter(|o| *o != from + n - 1).collect();
             let there: Vec<u64> = (from..from + n).filter(|s| !gone.contains(s)).map(position).collect();
             let mut b = base(1, 1, 0, 0, false);

@@ -432,7 +432,7 @@ fn absent(log: &log::ClusterLog, base: &BaseBackup, size: u64) -> Option<Segment
     (Lsn(base.start).segment(size)..=last)
         .map(|n| Segment {
             timeline,
-            position: (n / per_log) << 32 | n % per_log,
+            position: ((n / per_log) << 32) | (n % per_log),
         })
         .find(|s| there.is_none_or(|t| t.binary_search(&s.position).is_err()))
 }
