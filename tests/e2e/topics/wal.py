@@ -480,6 +480,13 @@ def test_broken_base_backups(t, pg):
     need("no snapshot was made" in pg.kw("wal", "backup", "--repo", pg.repo, rc=1).said, "refused connection")
     need("--pg-bin" in pg.kw("wal", "backup", "--repo", pg.repo, "--pg-bin", "/none", rc=1).said, "no client")
     pg.start(data)
+    # A client that ends early and calls it a success, one that is killed, one that fails at its end, one that says something else.
+    for n, (script, why) in enumerate([("%s \"$@\" | head -c 900000", "ends before its end"), ("%s \"$@\" | head -c 900000; kill -9 $$", "signal 9"),
+                                       ("%s \"$@\"; echo 'pg_basebackup: error: disk on fire' >&2; exit 1", "disk on fire"), ("true %s", "ends before its end"), ("echo nonsense from %s; head -c 600 /dev/zero", "malformed")]):
+        wrapper = t.write("wrapper%d/pg_basebackup" % n, "#!/bin/sh\n" + script % (pg.bin + "/pg_basebackup") + "\n", 0o755)
+        said = pg.kw("wal", "backup", "--repo", pg.repo, "--pg-bin", os.path.dirname(wrapper), rc=1).said
+        need(why in said and "no snapshot was made" in said, said)
+    need(pg.js("snapshots", "--repo", pg.repo)["snapshots"] == [], "nothing became a snapshot")
     pg.sql("CREATE TABLE big AS SELECT n, repeat(md5(n::text), 20) AS t FROM generate_series(1, 60000) n")
     process = t.start("wal", "backup", "--repo", pg.repo, env=pg.env, uid=pg.uid, cwd=pg.home, prefix=["/usr/bin/env"])
     for _ in range(500):
