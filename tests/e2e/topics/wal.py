@@ -248,7 +248,7 @@ class Postgres:
         self.sh("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--wal-segsize=1", "--no-sync", "--locale=C", "-E", "UTF8")
         with open(data + "/postgresql.conf", "a") as f:
             f.write("listen_addresses=''\nport=5999\nunix_socket_directories='%s'\nfsync=off\narchive_mode=on\narchive_timeout=0\nmax_wal_size='64MB'\nlog_min_messages=log\n"
-                    "archive_command='%s wal push --repo %s %%p'\n" % (self.home, self.t.binary, self.repo))
+                    "archive_command='%s wal push --repo \"%s\" %%p'\n" % (self.home, self.t.binary, self.repo))
         return data
 
     def start(self, data, rc=0):
@@ -471,6 +471,32 @@ def test_gaps_retention_copies(t, pg):
     for to in (twin, stranger):
         pg.repo = to
         need(pg.restored() == "1,2,3,4,5", to)
+
+
+@with_server
+def test_in_s3(t, pg):
+    """The same with a repository in S3: what was given to reach it goes into restore_command, the secrets stay in their files."""
+    from topics import s3
+    with s3.server(s3.built(t)) as s:
+        pg.repo = s3.place(t, s, "pg")
+        if pg.uid is not None:
+            for path in glob.glob(t.path("creds/*")):
+                os.chown(path, pg.uid, pg.uid)
+        pg.kw("init", "--repo", pg.repo)
+        data = pg.create()
+        pg.start(data)
+        pg.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
+        pg.js("wal", "backup", "--repo", pg.repo)
+        pg.sql("INSERT INTO rows VALUES (2)")
+        pg.archived()
+        pg.stop(data)
+        remove(data)
+        need(pg.restored() == "1,2", "by what stands behind the place")
+        place, query = pg.repo.split("?")
+        options = [word for pair in query.split("&") for word in ("--s3-" + pair.split("=")[0], pair.split("=")[1])]
+        pg.repo = place
+        need(pg.restored(*options) == "1,2", "by options")
+        need(pg.restored(*options, "--with-log") == "1,2", "with the log brought along")
 
 
 @with_server
