@@ -551,22 +551,42 @@ fn recovery(
 
 /// The options for S3 as they were given now, and what the environment gave; never a secret, only where it lies.
 fn s3_options() -> Vec<String> {
-    let mut out = Vec::new();
-    let mut words = std::env::args_os().skip(1).peekable();
-    while let Some(word) = words.next() {
-        let word = word.to_string_lossy().into_owned();
-        if word.starts_with("--s3-") || word.starts_with("--limit-download") {
-            let lone = !word.contains('=') && !word.starts_with("--s3-requester-pays");
-            out.push(word);
-            if lone {
-                out.extend(words.next().map(|w| w.to_string_lossy().into_owned()));
-            }
-        }
-    }
+    let words = std::env::args_os().skip(1);
+    let mut out = s3_of(words.map(|w| w.to_string_lossy().into_owned()));
     if let Ok(endpoint) = std::env::var("KEEPWATCH_S3_ENDPOINT") {
         if !out.iter().any(|w| w.starts_with("--s3-endpoint")) {
-            out.extend(["--s3-endpoint".into(), endpoint]);
+            out.push(format!("--s3-endpoint={endpoint}"));
         }
+    }
+    out
+}
+
+/// Those among words, as one word each. The server works in its data directory, so that files are named by absolute paths.
+fn s3_of(words: impl Iterator<Item = String>) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut words = words.take_while(|w| w != "--");
+    while let Some(word) = words.next() {
+        if !word.starts_with("--s3-") && !word.starts_with("--limit-download") {
+            continue;
+        }
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            // The one that is given without a value.
+            None if word == "--s3-requester-pays" => (word, None),
+            None => (word, words.next()),
+        };
+        let Some(value) = value else {
+            out.push(name);
+            continue;
+        };
+        let whole = match name.ends_with("-file") {
+            true => std::path::absolute(&value).ok(),
+            false => None,
+        };
+        let value = whole
+            .and_then(|p| p.to_str().map(str::to_owned))
+            .unwrap_or(value);
+        out.push(format!("{name}={value}"));
     }
     out
 }
@@ -660,6 +680,38 @@ fn owner(named: Option<&str>) -> Result<Option<Owner>, Failure> {
         (None, None) => {
             tell("keepwatch: there is no user 'postgres' on this host; the files stay root's");
             Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_options_for_s3_go_along() {
+        let words = "wal --s3-region eu restore --s3-ca-file=ca.pem --s3-requester-pays --target x --s3-secret-key-file /k --limit-download 1M -- --s3-profile p";
+        let found = s3_of(words.split(' ').map(str::to_owned));
+        let here = std::env::current_dir().unwrap();
+        let ca = format!("--s3-ca-file={}/ca.pem", here.display());
+        assert_eq!(
+            found,
+            [
+                "--s3-region=eu",
+                &ca,
+                "--s3-requester-pays",
+                "--s3-secret-key-file=/k",
+                "--limit-download=1M"
+            ]
+        );
+    }
+
+    #[test]
+    fn timelines_as_people_write_them() {
+        assert_eq!(timeline("latest").as_deref(), Ok("latest"));
+        assert_eq!(timeline("007").as_deref(), Ok("7"));
+        for bad in ["", "0", "-1", "first"] {
+            assert!(timeline(bad).is_err(), "{bad}");
         }
     }
 }
