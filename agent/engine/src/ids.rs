@@ -119,6 +119,10 @@ id!(
     WriterId, 8, "a writer id"
 );
 id!(
+    /// A PostgreSQL cluster in the names of its WAL: a keyed hash of its system identifier.
+    WalCluster, 8, "a cluster"
+);
+id!(
     /// Ed25519 public key of a repository's owner: the fingerprint that readers pin.
     OwnerKey, 32, "an owner key"
 );

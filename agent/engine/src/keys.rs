@@ -7,7 +7,7 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use minicbor::{Decode, Encode};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::ids::{ChunkId, ChunkKind, OwnerKey, RepositoryId, WriterId, hex};
+use crate::ids::{ChunkId, ChunkKind, OwnerKey, RepositoryId, WalCluster, WriterId, hex};
 use crate::seal::{Identity, KeyTextError, Recipient};
 use crate::secret::{Secret32, SecretText};
 
@@ -37,6 +37,17 @@ impl HashKeys {
             ChunkKind::List => &self.list,
         };
         ChunkId(*blake3::keyed_hash(key.expose(), plain).as_bytes())
+    }
+    /// The name of a PostgreSQL cluster with this system identifier.
+    pub fn cluster(&self, system: u64) -> WalCluster {
+        let key = self.secret.derive("keepwatch v1 wal cluster");
+        let hash = blake3::keyed_hash(key.expose(), &system.to_le_bytes());
+        WalCluster(hash.as_bytes()[..8].try_into().expect("eight bytes"))
+    }
+    /// The keyed hash of the content of a WAL file.
+    pub fn wal(&self, content: &[u8]) -> [u8; 32] {
+        let key = self.secret.derive("keepwatch v1 wal content");
+        *blake3::keyed_hash(key.expose(), content).as_bytes()
     }
     /// 2048 secret bytes for the gear table.
     pub fn chunker_table(&self) -> [u8; 2048] {

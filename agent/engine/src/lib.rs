@@ -3,9 +3,9 @@
 //! Start here: [`repository::Repository`] opens a repository in a [`store::Store`]; the verbs are functions over it.
 //! The format is specified in `FORMAT.md` beside this crate. Layers, each using only those before it:
 //!
-//! 1. words: [`ids`], [`limits`], [`secret`], [`keys`]
+//! 1. words: [`ids`], [`limits`], [`secret`], [`keys`], [`wal_file`]
 //! 2. bytes: [`seal`] (age), [`record`] (signatures), [`records`] (bodies), [`envelope`], [`pack`], [`chunker`], [`list`], [`manifest`]
-//! 3. places: [`store`], [`lookup`] (the local index), [`repository`], [`snapshots`], [`chunks`]
+//! 3. places: [`store`], [`lookup`] (the local index), [`repository`], [`snapshots`], [`chunks`], [`wal`]
 //! 4. verbs: [`backup`], [`restore`], [`browse`], [`verify`], [`forget`], [`prune`], [`copy`], [`repair`]
 
 pub mod backup;
@@ -40,3 +40,5 @@ pub mod secret;
 pub mod snapshots;
 pub mod store;
 pub mod verify;
+pub mod wal;
+pub mod wal_file;

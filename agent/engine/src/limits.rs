@@ -50,3 +50,13 @@ pub const XATTR_BYTES: usize = 1 << 20;
 pub const HOLES: usize = 65_536;
 /// One key file, `keys/<name>.age`.
 pub const KEY_FILE_BYTES: usize = 128 << 10;
+/// A file of PostgreSQL's write-ahead log. A segment has 16 MiB by default and 1 GiB at most; one is held in memory, four times over while it is sealed.
+pub const WAL_FILE_BYTES: u64 = 1 << 30;
+/// The same as stored.
+pub const WAL_OBJECT_BYTES: u64 = WAL_FILE_BYTES + (64 << 20);
+/// The record in front of a stored WAL file.
+pub const WAL_HEAD_BYTES: u64 = 16 << 10;
+/// Decompressed body of that record.
+pub const WAL_HEAD_CONTENT: usize = 64 << 10;
+/// Timelines from which one comes that are noted with its history: 16 bytes each.
+pub const WAL_ANCESTORS: usize = 1000;

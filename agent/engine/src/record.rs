@@ -30,6 +30,8 @@ pub enum RecordKind {
     Tombstone = 5,
     /// `marks/…`
     Marks = 6,
+    /// The beginning of `wal/…`
+    Wal = 7,
 }
 
 /// Why a record was refused.
@@ -91,6 +93,13 @@ pub fn write(
     let signature = key.sign(&[DOMAIN, &out].concat());
     out.extend_from_slice(&signature.to_bytes());
     out
+}
+
+/// The length of the record that `bytes` begin with, as it says.
+pub fn length(bytes: &[u8]) -> Option<usize> {
+    let n = bytes.get(29..HEAD)?;
+    let n = u32::from_le_bytes(n.try_into().ok()?) as usize;
+    (&bytes[..4] == MAGIC).then_some(HEAD + n + SIGNATURE)
 }
 
 impl<'a> Record<'a> {

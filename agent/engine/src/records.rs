@@ -400,6 +400,78 @@ pub struct Snapshot {
     /// Of which snapshot it is a copy.
     #[n(15)]
     pub original: Option<Origin>,
+    /// Of a base backup of a PostgreSQL cluster: which, and where in its log.
+    #[n(16)]
+    pub base: Option<BaseBackup>,
+}
+
+/// What WAL a base backup of PostgreSQL needs.
+#[derive(Encode, Decode, Clone, Debug, PartialEq, Eq)]
+#[cbor(map)]
+pub struct BaseBackup {
+    /// System identifier of the cluster.
+    #[n(0)]
+    pub system: u64,
+    /// Timeline.
+    #[n(1)]
+    pub timeline: u32,
+    /// Where the replay begins, as a number.
+    #[n(2)]
+    pub start: u64,
+    /// Position of the segment in which it begins: see [`crate::wal_file::Segment`].
+    #[n(3)]
+    pub segment: u64,
+    /// From where on the copy is consistent.
+    #[n(4)]
+    pub end: u64,
+    /// Major version of the server, such as `15`.
+    #[n(5)]
+    pub version: String,
+    /// The segments from start to end are in the snapshot itself.
+    #[n(6)]
+    pub with_wal: bool,
+}
+
+/// Body of the record in front of a WAL file; see `wal`.
+#[derive(Encode, Decode, Clone, Debug, PartialEq, Eq)]
+#[cbor(map)]
+pub struct WalHead {
+    /// System identifier of the cluster.
+    #[n(0)]
+    pub system: u64,
+    /// Its name.
+    #[n(1)]
+    pub file: String,
+    /// When it was pushed. Seconds since 1970.
+    #[n(2)]
+    pub time: i64,
+    /// Bytes of the file.
+    #[n(3)]
+    pub length: u64,
+    /// Keyed hash of its content.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub content: [u8; 32],
+    /// Lengths of the envelopes that follow the record.
+    #[n(5)]
+    pub envelopes: Vec<u32>,
+    /// BLAKE3 of all that follows the record.
+    #[cbor(n(6), with = "minicbor::bytes")]
+    pub sealed: [u8; 32],
+    /// Of a history: the timelines from which this one comes, and where each was left, oldest first.
+    #[n(7)]
+    pub ancestors: Option<Vec<Ancestor>>,
+}
+
+/// A timeline that was left for another.
+#[derive(Encode, Decode, Clone, Copy, Debug, PartialEq, Eq)]
+#[cbor(array)]
+pub struct Ancestor {
+    /// Which.
+    #[n(0)]
+    pub timeline: u32,
+    /// Where in the log.
+    #[n(1)]
+    pub switch: u64,
 }
 
 /// Where a copied snapshot was made: the first one, however often it was copied on.

@@ -117,6 +117,7 @@ pub enum Command {
     Prune(commands::prune::PruneArgs),
     Copy(commands::copy::CopyArgs),
     Stats(commands::stats::StatsArgs),
+    Wal(commands::wal::WalArgs),
     Doctor(commands::doctor::DoctorArgs),
     Repair(commands::repair::RepairArgs),
     Key(commands::key::KeyArgs),
@@ -209,6 +210,12 @@ mod tests {
             "init --repo R --recipient age1x --if-absent",
             "config show",
             "config schema",
+            "wal push --repo R pg_wal/000000010000000000000003",
+            "wal fetch --repo R --cluster 7 000000010000000000000003 pg_wal/RECOVERYXLOG",
+            "wal backup --repo R --pg-host /run/postgresql --job pg",
+            "wal restore --repo R --target D --to-time yesterday --action pause",
+            "wal restore --repo R --target D --to-lsn 0/3000028 latest",
+            "wal verify --repo R --json",
         ] {
             let words = std::iter::once("keepwatch").chain(line.split(' '));
             if let Err(e) = Cli::try_parse_from(words) {
@@ -232,6 +239,10 @@ mod tests {
             "maintenance start --for soon w",
             "history --limit 0",
             "config",
+            "wal",
+            "wal fetch 000000010000000000000003",
+            "wal restore --target D --to-lsn 3",
+            "wal restore --target D --to-lsn 0/3 --to-time now",
         ] {
             let words =
                 std::iter::once("keepwatch").chain(line.split(' ').filter(|w| !w.is_empty()));

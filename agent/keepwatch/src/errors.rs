@@ -27,6 +27,10 @@ pub enum Exit {
     NothingFound = 4,
     /// Refused for safety, or somebody else is at work.
     Refused = 5,
+    /// Only of `wal fetch`: something is broken, and a recovery must stop rather than believe that the log ends here.
+    Broken = 126,
+    /// Only of `wal fetch`: it was asked to stop, which PostgreSQL takes as its own stopping.
+    Terminated = 143,
 }
 
 /// For `--help`.

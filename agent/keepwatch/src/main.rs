@@ -44,7 +44,11 @@ fn main() -> ExitCode {
                 let failure = wrong_use(&e);
                 let _ = output::print_json(&error_json(&failure));
             }
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+            let status = match e.use_stderr() {
+                true => status_of_mistakes(2),
+                false => 0,
+            };
+            return ExitCode::from(status);
         }
     };
     // The daemon logs as its configuration says.
@@ -164,8 +168,18 @@ fn end_panics_with_a_sentence() {
             "keepwatch: stopped by a mistake in Keepwatch itself: {}{place}; snapshots committed before are safe\n  what to do: run it again, and report this line",
             escape_lines(&what)
         ));
-        std::process::exit(1);
+        std::process::exit(status_of_mistakes(1).into());
     }));
+}
+
+/// The status with which a mistake ends: `usual`, unless PostgreSQL asked for a file of its log. By any small status it would believe that the log ends here, and open the database
+/// without the rest.
+fn status_of_mistakes(usual: u8) -> u8 {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    match words.windows(2).any(|w| w[0] == "wal" && w[1] == "fetch") {
+        true => errors::Exit::Broken as u8,
+        false => usual,
+    }
 }
 
 #[cfg(test)]

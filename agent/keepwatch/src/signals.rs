@@ -20,8 +20,13 @@ impl Child {
     }
     /// Asks it to end.
     pub fn terminate(&self) {
-        if let Some(pid) = *self.0.lock().unwrap_or_else(|e| e.into_inner()) {
-            let _ = kill_process(pid, Signal::TERM);
+        self.terminate_running();
+    }
+    /// Asks it to end; false when there is none.
+    pub fn terminate_running(&self) -> bool {
+        match *self.0.lock().unwrap_or_else(|e| e.into_inner()) {
+            Some(pid) => kill_process(pid, Signal::TERM).is_ok(),
+            None => false,
         }
     }
 }

@@ -222,6 +222,7 @@ pub fn leftover(store: &dyn Store) -> Result<Option<Leftover>, StoreError> {
         Area::Index,
         Area::Tombstones,
         Area::Marks,
+        Area::Wal,
     ] {
         if holds(area)? {
             return Ok(Some(Leftover::Robbed));

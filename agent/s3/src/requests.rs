@@ -153,7 +153,7 @@ impl Shared {
             .key(self.key(name))
             .content_length(bytes.len() as i64)
             .set_request_payer(self.payer());
-        if matches!(name, Name::Pack(_)) {
+        if matches!(name, Name::Pack(_) | Name::Wal(..)) {
             request = request.set_storage_class(o.storage_class.as_deref().map(StorageClass::from));
         }
         match &o.server_side {

@@ -360,9 +360,18 @@ impl Store for S3Store {
     }
 
     fn list(&self, area: Area, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
+        self.list_under(area, "", each)
+    }
+
+    fn list_under(
+        &self,
+        area: Area,
+        under: &str,
+        each: &mut dyn FnMut(Listed),
+    ) -> Result<(), StoreError> {
         let s = &self.shared;
-        let prefix = format!("{}/", area.prefix());
-        let full = s.options.place.key(&prefix);
+        let full = s.options.place.key(&format!("{}/", area.prefix()));
+        let prefix = format!("{}/{under}", area.prefix());
         let mut give = |key: &str, size, modified| {
             let name = key
                 .strip_prefix(&full)

@@ -1,5 +1,5 @@
 """S11: every verb on s3://, kills in the middle, credentials that may not delete, and no secret anywhere. The server is our own (tests/s3serve) or a real one (tests/s3/server)."""
-import contextlib, json, os, pathlib, shutil, signal, subprocess, sys, time
+import contextlib, json, os, pathlib, shutil, signal, struct, subprocess, sys, time
 
 from harness import Skip, need, need_tools, tree
 
@@ -316,6 +316,15 @@ def test_policies(t):
         for role in ("writer", "reader"):
             for words in (["snapshots"], ["ls", "latest"], ["find", "new"], ["diff", first, "latest"], ["stats"], ["key", "list"], ["verify", "--read-data"], ["dump", "latest", src + "/a/new"], ["restore", "--target", t.path("out-" + role)]):
                 as_role(role, *words)
+        # PostgreSQL's log: a segment made by hand.
+        name, system = "000000010000000000000003", "7312345678901234567"
+        page = struct.pack("=HHIQIIQII", 0xD110, 2, 1, 3 << 20, 0, 0, int(system), 1 << 20, 8192)
+        for _ in range(2):
+            as_role("writer", "wal", "push", t.write("pg_wal/" + name, page.ljust(1 << 20, b"\0")))
+        as_role("writer", "wal", "verify")
+        for rc, wanted in ((0, name), (1, "000000010000000000000004")):
+            as_role("reader", "wal", "fetch", "--cluster", system, wanted, t.path("fetched"), rc=rc)
+        as_role("writer", "verify", "--read-data")
         time.sleep(1.1)
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         time.sleep(1.1)

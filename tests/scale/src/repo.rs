@@ -489,6 +489,7 @@ impl<'a> Maker<'a> {
             program: concat!("keepwatch ", env!("CARGO_PKG_VERSION")).into(),
             source: 0,
             original: None,
+            base: None,
         };
         let (bytes, id) = self.repository.make_record(Area::Snapshots, &body)?;
         self.repository.store().put(&Name::Snapshot(id), &bytes)?;

@@ -103,6 +103,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "zeroize",
         ],
     ),
+    ("wal", &["keepwatch-engine", "rustix", "serde", "thiserror"]),
     (
         "expose",
         &[
@@ -230,14 +231,16 @@ pub const ONE_MANIFEST: &[(&str, &[&str], &str)] = &[
 
 /// Layers of the engine from the ground up: a module uses only modules of its own layer or of lower ones.
 pub const LAYERS: &[&[&str]] = &[
-    &["ids", "limits", "secret", "progress", "patterns"],
+    &[
+        "ids", "limits", "secret", "progress", "patterns", "wal_file",
+    ],
     &[
         "seal", "record", "records", "envelope", "pack", "chunker", "list", "manifest", "keys",
         "store",
     ],
     &["object", "lookup"],
     &["repository"],
-    &["snapshots", "chunks", "marks"],
+    &["snapshots", "chunks", "marks", "wal"],
     &["contents", "inventory"],
     &[
         "backup", "restore", "browse", "dump", "verify", "forget", "prune", "copy", "repair",
@@ -252,6 +255,15 @@ pub const WATCH_LAYERS: &[&[&str]] = &[
     &["probe", "restart"],
     &["event"],
     &["conductor"],
+];
+
+/// Layers of PostgreSQL's log from the ground up.
+pub const WAL_LAYERS: &[&[&str]] = &[
+    &["lsn", "history", "tar"],
+    &["pages", "label"],
+    &["source", "stream", "extract", "settings"],
+    &["log"],
+    &["gaps"],
 ];
 
 /// Layers of the endpoint from the ground up.
@@ -483,6 +495,7 @@ pub fn layers(root: &Path) -> Vec<Finding> {
     let mut out = crate_layers(root, "engine", LAYERS);
     out.extend(crate_layers(root, "watch", WATCH_LAYERS));
     out.extend(crate_layers(root, "config", CONFIG_LAYERS));
+    out.extend(crate_layers(root, "wal", WAL_LAYERS));
     out.extend(crate_layers(root, "expose", EXPOSE_LAYERS));
     out.extend(crate_layers(root, "panels", PANELS_LAYERS));
     out.extend(crate_layers(root, "notify", NOTIFY_LAYERS));

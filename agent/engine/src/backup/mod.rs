@@ -23,6 +23,7 @@ mod walk;
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use keepwatch_model::time::Moment;
 
@@ -34,7 +35,7 @@ use crate::marks::marked_packs;
 use crate::object::ObjectError;
 use crate::patterns::{PatternError, Patterns};
 use crate::progress::{Cancel, Cancelled, Event, Problems, Progress};
-use crate::records::{Outcome, Snapshot, Totals};
+use crate::records::{BaseBackup, Outcome, Snapshot, Totals};
 use crate::repository::{AccessError, PutError, Repository};
 use crate::store::{Area, Name};
 
@@ -115,6 +116,15 @@ pub enum Input<'a> {
         reader: Box<dyn Read + Send + 'a>,
         /// Called at its end, before the commit: an `Err` means that the stream is not to be trusted, and no snapshot is made.
         finish: Box<dyn FnOnce() -> Result<(), String> + Send + 'a>,
+    },
+    /// A base backup of a PostgreSQL cluster: a stream, of which is known at its end what WAL it needs.
+    Base {
+        /// Its name in the snapshot.
+        name: String,
+        /// The data.
+        reader: Box<dyn Read + Send + 'a>,
+        /// As that of a stream; what it says is written into the snapshot.
+        finish: Box<dyn FnOnce() -> Result<BaseBackup, String> + Send + 'a>,
     },
 }
 
@@ -232,7 +242,28 @@ pub fn run(
         std::thread::available_parallelism().map_or(2, |n| n.get())
     };
     Patterns::new(&options.excludes)?;
+    let base = Mutex::new(None);
+    let input = match input {
+        Input::Base {
+            name,
+            reader,
+            finish,
+        } => {
+            let base = &base;
+            Input::Stream {
+                name,
+                reader,
+                finish: Box::new(move || {
+                    let found = finish()?;
+                    *base.lock().unwrap_or_else(|e| e.into_inner()) = Some(found);
+                    Ok(())
+                }),
+            }
+        }
+        other => other,
+    };
     let (sources, missing, stream) = match input {
+        Input::Base { .. } => unreachable!("made a stream above"),
         Input::Files => {
             let (sources, missing) = walk::sources(&options.paths);
             if sources.is_empty() {
@@ -454,6 +485,7 @@ pub fn run(
         program: concat!("keepwatch ", env!("CARGO_PKG_VERSION")).into(),
         source: if sources.is_empty() { 1 } else { 0 },
         original: None,
+        base: base.lock().unwrap_or_else(|e| e.into_inner()).take(),
     };
     let (bytes, id) = repository.make_record(Area::Snapshots, &snapshot)?;
     let name = Name::Snapshot(id);

@@ -21,6 +21,7 @@ mod needs;
 mod pairs;
 mod reseal;
 mod target;
+pub mod wal;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -28,8 +28,10 @@ mod mark;
 mod newcomers;
 mod removal;
 mod repack;
+mod report;
 mod sweep;
 mod volume;
+mod wal;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -47,12 +49,14 @@ use crate::records::{Marks, Tombstone};
 use crate::repository::{PutError, Repository};
 use crate::snapshots::SnapshotRecord;
 use crate::store::{Area, Name, StoreError};
+use crate::wal::Needed;
 
 use ages::Ages;
 use mark::Needs;
 use removal::Removal;
 
 pub use ages::LEAP;
+pub use report::Report;
 pub use volume::MANY_BYTES;
 
 /// What `keepwatch prune` uses: longer than the longest backup.
@@ -112,53 +116,6 @@ impl Default for Options {
             many_bytes: MANY_BYTES,
         }
     }
-}
-
-/// What was done, or would be done. Counts of packs and sums of bytes as stored.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
-pub struct Report {
-    /// Snapshots that count: live ones, and those forgotten within the grace period.
-    pub snapshots_needed: u64,
-    /// Of these, forgotten ones that wait for their grace period.
-    pub snapshots_waiting: u64,
-    /// Forgotten snapshots whose objects were deleted.
-    pub snapshots_deleted: u64,
-    /// Packs that stay as they are.
-    pub packs_kept: u64,
-    /// Packs newly marked; those repacked and those in no index among them.
-    pub packs_marked: u64,
-    /// Of the newly marked, those whose living part was copied.
-    pub packs_repacked: u64,
-    /// Of the newly marked, those that no index names.
-    pub packs_orphaned: u64,
-    /// Packs deleted.
-    pub packs_deleted: u64,
-    /// Marked packs that are needed after all.
-    pub packs_rescued: u64,
-    /// Packs marked before that wait for their grace period.
-    pub packs_waiting: u64,
-    /// All packs, before.
-    pub bytes_before: u64,
-    /// All packs, after.
-    pub bytes_after: u64,
-    /// Needed by snapshots.
-    pub bytes_needed: u64,
-    /// In packs that stay and are older than the grace period, but not needed.
-    pub bytes_unused: u64,
-    /// Copied into new packs.
-    pub bytes_copied: u64,
-    /// Deleted.
-    pub bytes_freed: u64,
-    /// Marked, to be freed by a later prune.
-    pub bytes_waiting: u64,
-    /// Objects that would have been deleted and are locked; a later prune deletes them.
-    pub objects_locked: u64,
-    /// Objects whose locks were prolonged.
-    pub locks_renewed: u64,
-    /// The clock was not believed, see [`LEAP`]: nothing was deleted.
-    pub clock_ahead: bool,
-    /// What a person should know although nothing failed.
-    pub notes: Vec<String>,
 }
 
 /// Why prune stopped. Whatever it is: nothing that a snapshot needs was deleted.
@@ -302,6 +259,8 @@ struct Plan {
     /// Marked, unneeded, still there.
     waiting: HashSet<ObjectId>,
     ages: Ages,
+    /// Of the write-ahead log: what stays, and what goes.
+    wal: (Needed, Vec<Name>),
     report: Report,
 }
 
@@ -339,6 +298,8 @@ pub fn run(
             report.packs_deleted += second.packs_deleted;
             report.bytes_freed += second.bytes_freed;
             report.bytes_waiting = second.bytes_waiting;
+            report.wal_deleted += second.wal_deleted;
+            report.wal_bytes_freed += second.wal_bytes_freed;
             report.objects_locked += second.objects_locked;
             report.notes.extend(second.notes);
         }
@@ -477,7 +438,10 @@ impl Run<'_> {
                 marks.ignored.len()
             ));
         }
+        let needed = Needed::by(repository, set.live.iter().chain(waiting.iter().copied()));
+        let wal = wal::unneeded(self, &needed, &ages, &mut report)?;
         let mut plan = Plan {
+            wal: (needed, wal),
             drop: Bits::new(inventory.packs.len() as u64),
             lookup,
             inventory,
@@ -657,8 +621,15 @@ impl Run<'_> {
                 .map_err(PruneError::put)?;
             removal.remove(&Name::Tombstone(*id))?;
         }
-        let (renewed, problem) =
-            removal::renew(self.repository, &plan.inventory, &plan.needs, self.cancel)?;
+        let files = std::mem::take(&mut plan.wal.1);
+        wal::delete(self, &removal, files, &mut plan.report)?;
+        let (renewed, problem) = removal::renew(
+            self.repository,
+            &plan.inventory,
+            &plan.needs,
+            &plan.wal.0,
+            self.cancel,
+        )?;
         plan.report.locks_renewed = renewed;
         plan.report.notes.extend(problem);
         plan.report.objects_locked = removal.locked();

@@ -10,6 +10,7 @@ use crate::inventory::Inventory;
 use crate::progress::Cancel;
 use crate::repository::Repository;
 use crate::store::{Area, Fault, Name};
+use crate::wal::Needed;
 
 use super::PruneError;
 use super::mark::Needs;
@@ -52,6 +53,7 @@ pub(super) fn renew(
     repository: &Repository,
     inventory: &Inventory,
     needs: &Needs,
+    wal: &Needed,
     cancel: &Cancel,
 ) -> Result<(u64, Option<String>), PruneError> {
     let store = repository.store();
@@ -87,11 +89,21 @@ pub(super) fn renew(
             problem = one(&Name::Pack(p.id))?;
         }
     }
-    for area in [Area::Keys, Area::Writers, Area::Index, Area::Snapshots] {
+    for area in [
+        Area::Keys,
+        Area::Writers,
+        Area::Index,
+        Area::Snapshots,
+        Area::Wal,
+    ] {
         let mut old = Vec::new();
         store
             .list(area, &mut |l| {
-                if !young(l.modified) {
+                let needed = match l.name {
+                    Name::Wal(cluster, file, _) => wal.has(cluster, file),
+                    _ => true,
+                };
+                if needed && !young(l.modified) {
                     old.push(l.name);
                 }
             })

@@ -259,7 +259,8 @@ impl Repository {
         }
     }
 
-    fn open_signed<T: for<'b> minicbor::Decode<'b, ()>>(
+    /// Opens a record whose hash says nothing, since more than the record stands in the object.
+    pub(crate) fn open_signed<T: for<'b> minicbor::Decode<'b, ()>>(
         &self,
         area: Area,
         name: &Name,
@@ -282,6 +283,7 @@ impl Repository {
         let limit = match area {
             Area::Index => limits::INDEX_CONTENT_BYTES,
             Area::Snapshots => limits::SNAPSHOT_CONTENT_BYTES,
+            Area::Wal => limits::WAL_HEAD_CONTENT,
             _ => limits::RECORD_CONTENT_BYTES,
         };
         Ok((
@@ -400,6 +402,7 @@ fn kind_of(area: Area) -> RecordKind {
         Area::Snapshots => RecordKind::Snapshot,
         Area::Tombstones => RecordKind::Tombstone,
         Area::Marks => RecordKind::Marks,
+        Area::Wal => RecordKind::Wal,
         Area::Keys | Area::Writers | Area::Packs => {
             unreachable!("these areas hold no records of writers")
         }

@@ -112,7 +112,12 @@ impl LocalStore {
                     // First pack with this prefix.
                     let mut builder = DirBuilder::new();
                     builder.recursive(true).mode(0o700).create(parent)?;
-                    sync_dir(parent.parent().expect("areas have a parent"))?;
+                    for dir in parent.ancestors().skip(1) {
+                        sync_dir(dir)?;
+                        if dir == self.root {
+                            break;
+                        }
+                    }
                     fs::hard_link(&tmp, &path)
                 }
                 // File systems without hard links (FAT, some FUSE): rename that refuses to replace.
@@ -134,6 +139,76 @@ impl LocalStore {
         }
         Ok(())
     }
+}
+
+impl LocalStore {
+    /// Lists the directory `under` of an area, and those in it.
+    fn walk(
+        &self,
+        area: Area,
+        under: &str,
+        each: &mut dyn FnMut(Listed),
+    ) -> Result<(), StoreError> {
+        let depth = match area {
+            Area::Packs => 1,
+            Area::Wal => 2,
+            _ => 0,
+        };
+        let depth = usize::saturating_sub(depth, under.matches('/').count());
+        let top = self.root.join(area.prefix());
+        match visit(&top.join(under), area, under, depth, each) {
+            // An area that nothing was put into may be absent (a copy made without empty directories), but not when the repository itself is gone.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("config").exists() => {
+                Ok(())
+            }
+            Err(e) => Err(self.error("list", format!("{}/", area.prefix()), e)),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// `prefix`: the names on the way to `dir` within the area, each with a slash behind it.
+fn visit(
+    dir: &Path,
+    area: Area,
+    prefix: &str,
+    depth: usize,
+    each: &mut dyn FnMut(Listed),
+) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let Ok(file) = entry.file_name().into_string() else {
+            continue;
+        };
+        if depth > 0 {
+            // Of packs two letters, of WAL sixteen, or `history`; other directories are foreign.
+            if matches!(file.len(), 2 | 7 | 16) && entry.file_type()?.is_dir() {
+                visit(
+                    &entry.path(),
+                    area,
+                    &format!("{prefix}{file}/"),
+                    depth - 1,
+                    each,
+                )?;
+            }
+            continue;
+        }
+        let Some(name) = Name::parse(area, &format!("{prefix}{file}")) else {
+            continue;
+        };
+        let meta = match entry.metadata() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue, // deleted meanwhile
+            other => other?,
+        };
+        if meta.is_file() {
+            each(Listed {
+                name,
+                size: meta.len(),
+                modified: meta.modified()?,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn temp_name() -> io::Result<String> {
@@ -200,54 +275,16 @@ impl Store for LocalStore {
     }
 
     fn list(&self, area: Area, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
-        let top = self.root.join(area.prefix());
-        let mut visit = |dir: &Path, prefix: &str| -> io::Result<()> {
-            for entry in fs::read_dir(dir)? {
-                let entry = entry?;
-                let Ok(file) = entry.file_name().into_string() else {
-                    continue;
-                };
-                let Some(name) = Name::parse(area, &format!("{prefix}{file}")) else {
-                    continue;
-                };
-                let meta = match entry.metadata() {
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue, // deleted meanwhile
-                    other => other?,
-                };
-                if meta.is_file() {
-                    each(Listed {
-                        name,
-                        size: meta.len(),
-                        modified: meta.modified()?,
-                    });
-                }
-            }
-            Ok(())
-        };
-        let result = if area == Area::Packs {
-            fs::read_dir(&top).and_then(|dirs| {
-                for dir in dirs {
-                    let dir = dir?;
-                    let Ok(prefix) = dir.file_name().into_string() else {
-                        continue;
-                    };
-                    if prefix.len() == 2 && dir.file_type()?.is_dir() {
-                        visit(&dir.path(), &format!("{prefix}/"))?;
-                    }
-                }
-                Ok(())
-            })
-        } else {
-            visit(&top, "")
-        };
-        match result {
-            // An area that nothing was put into may be absent (a copy made without empty directories), but not when the repository itself is gone.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && self.root.join("config").exists() => {
-                Ok(())
-            }
-            Err(e) => Err(self.error("list", format!("{}/", area.prefix()), e)),
-            Ok(()) => Ok(()),
-        }
+        self.walk(area, "", each)
+    }
+
+    fn list_under(
+        &self,
+        area: Area,
+        under: &str,
+        each: &mut dyn FnMut(Listed),
+    ) -> Result<(), StoreError> {
+        self.walk(area, under, each)
     }
 
     fn delete(&self, name: &Name) -> Result<(), StoreError> {

@@ -12,7 +12,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::ids::{ObjectId, WriterId, unhex};
+use crate::ids::{ObjectId, WalCluster, WriterId, unhex};
+use crate::wal_file::WalFile;
 
 pub mod local;
 pub mod memory;
@@ -34,11 +35,13 @@ pub enum Area {
     Tombstones,
     /// `marks/`
     Marks,
+    /// `wal/`
+    Wal,
 }
 
 impl Area {
     /// All of them.
-    pub const ALL: [Area; 7] = [
+    pub const ALL: [Area; 8] = [
         Area::Keys,
         Area::Writers,
         Area::Packs,
@@ -46,6 +49,7 @@ impl Area {
         Area::Snapshots,
         Area::Tombstones,
         Area::Marks,
+        Area::Wal,
     ];
 
     /// The first component of the names in it.
@@ -58,6 +62,7 @@ impl Area {
             Area::Snapshots => "snapshots",
             Area::Tombstones => "tombstones",
             Area::Marks => "marks",
+            Area::Wal => "wal",
         }
     }
 }
@@ -101,6 +106,8 @@ pub enum Name {
     Tombstone(ObjectId),
     /// `marks/<64 hex>`
     Marks(ObjectId),
+    /// `wal/<cluster>/<directory>/<file>.<64 hex>`
+    Wal(WalCluster, WalFile, ObjectId),
 }
 
 impl Name {
@@ -112,7 +119,7 @@ impl Name {
             Area::Snapshots => Some(Name::Snapshot(id)),
             Area::Tombstones => Some(Name::Tombstone(id)),
             Area::Marks => Some(Name::Marks(id)),
-            Area::Keys | Area::Writers => None,
+            Area::Keys | Area::Writers | Area::Wal => None,
         }
     }
     /// The hash in the name, if it has one.
@@ -122,7 +129,8 @@ impl Name {
             | Name::Index(i)
             | Name::Snapshot(i)
             | Name::Tombstone(i)
-            | Name::Marks(i) => Some(*i),
+            | Name::Marks(i)
+            | Name::Wal(_, _, i) => Some(*i),
             Name::Config | Name::Key(_) | Name::Writer(..) => None,
         }
     }
@@ -146,6 +154,15 @@ impl Name {
                 let (dir, file) = rest.split_once('/')?;
                 (file.get(..2) == Some(dir)).then(|| hashed(file)).flatten()
             }
+            Area::Wal => {
+                let (cluster, rest) = rest.split_once('/')?;
+                let (dir, rest) = rest.split_once('/')?;
+                let (file, id) = rest.rsplit_once('.')?;
+                let file: WalFile = file.parse().ok()?;
+                let cluster = WalCluster(unhex::<8>(cluster)?);
+                let id = ObjectId(unhex::<32>(id)?);
+                (file.directory() == dir).then_some(Name::Wal(cluster, file, id))
+            }
             _ => hashed(rest),
         }
     }
@@ -166,6 +183,7 @@ impl fmt::Display for Name {
             Name::Snapshot(i) => write!(f, "snapshots/{i}"),
             Name::Tombstone(i) => write!(f, "tombstones/{i}"),
             Name::Marks(i) => write!(f, "marks/{i}"),
+            Name::Wal(c, file, i) => write!(f, "wal/{c}/{}/{file}.{i}", file.directory()),
         }
     }
 }
@@ -287,6 +305,20 @@ pub trait Store: Send + Sync {
     fn size(&self, name: &Name) -> Result<u64, StoreError>;
     /// Calls `each` for every object of an area, in any order; names that are not ours are passed over.
     fn list(&self, area: Area, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError>;
+    /// As [`Store::list`], only what lies in the directory `under` of the area, such as `0123456789abcdef/0000000100000000/`.
+    fn list_under(
+        &self,
+        area: Area,
+        under: &str,
+        each: &mut dyn FnMut(Listed),
+    ) -> Result<(), StoreError> {
+        let prefix = format!("{}/{under}", area.prefix());
+        self.list(area, &mut |l| {
+            if l.name.to_string().starts_with(&prefix) {
+                each(l)
+            }
+        })
+    }
     /// Removes an object; absent is fine.
     fn delete(&self, name: &Name) -> Result<(), StoreError>;
     /// Removes what interrupted writes left behind and is older than `before`; how many.
@@ -335,6 +367,14 @@ impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
     }
     fn list(&self, area: Area, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
         (**self).list(area, each)
+    }
+    fn list_under(
+        &self,
+        area: Area,
+        under: &str,
+        each: &mut dyn FnMut(Listed),
+    ) -> Result<(), StoreError> {
+        (**self).list_under(area, under, each)
     }
     fn delete(&self, name: &Name) -> Result<(), StoreError> {
         (**self).delete(name)

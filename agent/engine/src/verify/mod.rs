@@ -14,6 +14,7 @@
 
 mod examine;
 mod findings;
+mod wal;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -140,10 +141,15 @@ pub struct Report {
     pub bytes_read: u64,
     /// Envelopes opened and compared with the index.
     pub envelopes_opened: u64,
+    /// Files of PostgreSQL's write-ahead log whose heads were looked at, or that were read.
+    pub wal_files: u64,
     /// Live snapshots walked.
     pub snapshots_checked: u64,
     /// An identity was at hand.
     pub with_identity: bool,
+    /// Live base backups of PostgreSQL, for those who judge whether the log that they need is there.
+    #[serde(skip)]
+    pub bases: Vec<SnapshotRecord>,
 }
 
 impl Report {
@@ -286,6 +292,16 @@ pub fn run(
         );
     }
 
+    let bases = set.live.iter().filter(|s| s.body.base.is_some());
+    findings.report.bases = bases.cloned().collect();
+    wal::examine(
+        repository,
+        &set.live,
+        read_data,
+        seed,
+        &mut findings,
+        cancel,
+    )?;
     let mut examiner = Examiner {
         repository,
         lookup: &lookup,

@@ -338,6 +338,7 @@ impl<'a> Draftsman<'a> {
             program: "test".into(),
             source: 0,
             original: None,
+            base: None,
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use keepwatch_engine::ids::{ObjectId, WriterId};
+use keepwatch_engine::ids::{ObjectId, WalCluster, WriterId};
 use keepwatch_engine::store::{Area, Fault, KeyName, Name, Store};
 
 /// What is known of the store under test.
@@ -31,6 +31,12 @@ fn names(bytes: &[u8]) -> Vec<Name> {
         Name::Snapshot(id),
         Name::Tombstone(id),
         Name::Marks(id),
+        Name::Wal(
+            WalCluster([9; 8]),
+            "000000010000000000000003".parse().unwrap(),
+            id,
+        ),
+        Name::Wal(WalCluster([9; 8]), "00000002.history".parse().unwrap(), id),
     ]
 }
 
@@ -94,6 +100,20 @@ fn round_trip(store: &dyn Store) {
         assert_ne!(e.fault, Fault::Missing, "a limit that is too small: {e}");
     }
     let slack = Duration::from_secs(5);
+    for (under, count) in [
+        ("0909090909090909/", 2),
+        ("0909090909090909/history/", 1),
+        ("0909090909090909/0000000100000000/", 1),
+        ("0909090909090909/0000000200000000/", 0),
+        ("0808080808080808/", 0),
+    ] {
+        let mut there = Vec::new();
+        store
+            .list_under(Area::Wal, under, &mut |l| there.push(l.name))
+            .unwrap();
+        assert_eq!(there.len(), count, "{under}");
+        assert!(there.iter().all(|n| n.to_string().contains(under)));
+    }
     for area in Area::ALL {
         let there = listed(store, area);
         let expected: BTreeSet<Name> = names(b"content")

@@ -248,6 +248,7 @@ impl Builder {
             program: "test".into(),
             source: 0,
             original: None,
+            base: None,
         };
         self.repository
             .put_record(Area::Snapshots, &snapshot)

@@ -149,9 +149,23 @@ pub fn run(context: &Context, args: &CopyArgs) -> Outcome {
         &bar,
         &context.cancel,
     );
-    bar.finish();
-    let report = report?;
+    let report = match report {
+        Ok(r) => r,
+        Err(e) => {
+            bar.finish();
+            return Err(e.into());
+        }
+    };
     witness(context, &to, &report);
+    let wal = copy::wal::run(&from, &to, &options, &bar, &context.cancel);
+    bar.finish();
+    let wal = wal?;
+    for (file, why) in &wal.failed {
+        tell(&format!(
+            "keepwatch: the WAL file {file} was not copied: {}",
+            escape(&plain(why))
+        ));
+    }
     for note in &report.notes {
         tell(&format!("keepwatch: {}", escape(&plain(note))));
     }
@@ -165,16 +179,27 @@ pub fn run(context: &Context, args: &CopyArgs) -> Outcome {
     if context.json() {
         let mut document = json!(report);
         document["dry_run"] = json!(args.dry_run);
+        document["wal"] = json!(wal);
         document["from"] = json!(from.store().location());
         document["to"] = json!(to.store().location());
         document["unreadable"] = set.problems.iter().map(ToString::to_string).collect();
         print_json_after(&document)?;
     } else if !context.globals.quiet {
-        print_after(&summary(&report, args.dry_run))?;
+        let mut text = summary(&report, args.dry_run);
+        if wal.copied > 0 {
+            text += &format!(
+                "{} of PostgreSQL's log {}, {}\n",
+                count(wal.copied, "file", "files"),
+                if args.dry_run { "to copy" } else { "copied" },
+                human_bytes(wal.bytes)
+            );
+        }
+        print_after(&text)?;
     }
     // A record that cannot be read may be a snapshot that was wanted.
-    let incomplete =
-        !report.failed.is_empty() || (args.snapshots.is_empty() && !set.problems.is_empty());
+    let incomplete = !report.failed.is_empty()
+        || wal.failed_total > 0
+        || (args.snapshots.is_empty() && !set.problems.is_empty());
     Ok(match incomplete {
         false => Exit::Done,
         true if report.copied.is_empty() && report.skipped.is_empty() => Exit::Failed,

@@ -26,6 +26,7 @@ pub mod snapshots;
 pub mod stats;
 pub mod status;
 pub mod verify;
+pub mod wal;
 
 use crate::cli::Command;
 use crate::context::Context;
@@ -64,6 +65,7 @@ pub fn run(context: Context, command: Command) -> Outcome {
         Command::Prune(a) => prune::run(c, &a),
         Command::Copy(a) => copy::run(c, &a),
         Command::Stats(a) => stats::run(c, &a),
+        Command::Wal(a) => wal::run(c, &a),
         Command::Doctor(a) => doctor::run(c, &a),
         Command::Repair(a) => repair::run(c, &a),
         Command::Key(a) => key::run(c, &a),

@@ -156,6 +156,13 @@ pub fn summary(r: &Report, dry_run: bool) -> String {
             human_bytes(r.bytes_waiting)
         );
     }
+    if r.wal_deleted > 0 {
+        out += &format!(
+            "{} of PostgreSQL's log deleted, {}: no base backup that is kept needs them\n",
+            count(r.wal_deleted, "file", "files"),
+            human_bytes(r.wal_bytes_freed)
+        );
+    }
     if r.objects_locked > 0 {
         out += &format!(
             "{} locked: a prune after their locks have ended deletes them

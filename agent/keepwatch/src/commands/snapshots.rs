@@ -3,6 +3,7 @@
 use clap::Args;
 use keepwatch_engine::snapshots::SnapshotRecord;
 use keepwatch_model::size::human_bytes;
+use keepwatch_wal::lsn::Lsn;
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -144,6 +145,15 @@ pub fn record_json(s: &SnapshotRecord, forgotten: bool) -> Value {
         "previous": s.body.previous,
         "program": s.body.program,
         "original": s.body.original.map(|o| json!({ "repository": o.repository, "snapshot": o.snapshot })),
+        // Of a base backup of PostgreSQL.
+        "base": s.body.base.as_ref().map(|b| json!({
+            "system": b.system.to_string(),
+            "timeline": b.timeline,
+            "start_lsn": Lsn(b.start).to_string(),
+            "end_lsn": Lsn(b.end).to_string(),
+            "version": b.version,
+            "with_wal": b.with_wal,
+        })),
         "forgotten": forgotten,
         "writer_revoked": s.revoked,
     })

@@ -5,6 +5,7 @@ use keepwatch_engine::verify::{self, Loss, ReadData, Report, VerifyError};
 use keepwatch_model::size::human_bytes;
 use serde_json::json;
 
+use super::wal::status;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
@@ -66,9 +67,12 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
     );
     bar.finish();
     let report = report?;
+    let wal = status::of(&repository, &report.bases)?;
+    let gaps = wal.iter().filter(|c| !c.is_sound()).count() as u64;
     if context.json() {
         let mut document = json!(report);
-        document["sound"] = json!(report.is_sound());
+        document["sound"] = json!(report.is_sound() && gaps == 0);
+        document["wal"] = json!(wal);
         print_json_after(&document)?;
     } else {
         for d in &report.damages {
@@ -100,6 +104,9 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
         for l in &report.losses {
             tell(&loss_line(l));
         }
+        for cluster in &wal {
+            status::tell_faults(cluster);
+        }
         for n in &report.notes {
             context.note(&format!("note: {}", escape(&plain(n))));
         }
@@ -107,8 +114,11 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
             print_after(&summary(&report, args.read_data.is_some()))?;
         }
     }
-    if report.is_sound() {
+    if report.is_sound() && gaps == 0 {
         return Ok(Exit::Done);
+    }
+    if report.is_sound() {
+        return Err(status::failure(&repository, gaps));
     }
     Err(Failure::failed(format!("{} found in {}", count(report.damages.len() as u64, "damage was", "damages were"), repository.store().location())).advice(
         "undamaged files still restore; put damaged objects back from another copy if there is one; 'keepwatch repair index' rebuilds a lost index, and the next backup stores anew what the source still has",
@@ -179,6 +189,12 @@ fn summary(report: &Report, read: bool) -> String {
             ", {} read ({})",
             count(report.packs_read, "pack", "packs"),
             human_bytes(report.bytes_read)
+        );
+    }
+    if report.wal_files > 0 {
+        text += &format!(
+            ", {} of PostgreSQL's log",
+            count(report.wal_files, "file", "files")
         );
     }
     if report.envelopes_opened > 0 {

@@ -1,0 +1,527 @@
+"""PostgreSQL with point-in-time recovery: base backups, the log, restores to a moment, and what happens when something is missing. With a real server where there is one."""
+import glob, os, re, shutil, signal, socket, struct, subprocess, time
+
+from harness import NOBODY, Skip, content_of, is_root, need, need_tools, objects, remove
+
+MIB = 1 << 20
+SYSTEM = 7312345678901234567
+
+
+# Segments made by hand: 1 MiB, with the first page that the server writes.
+
+def segment(n, fill=b"", system=SYSTEM, size=MIB):
+    page = struct.pack("=HHIQIIQII", 0xD110, 2, 1, n * size, 0, 0, system, size, 8192)
+    return (page + fill).ljust(size, b"\0")
+
+
+def name_of(n, timeline=1):
+    return "%08X%08X%08X" % (timeline, n // 4096, n % 4096)
+
+
+def put(t, n, fill=b"", **more):
+    return t.write("pg_wal/" + name_of(n), segment(n, fill, **more))
+
+
+def push(t, repo, path, **more):
+    return t.kw("wal", "push", "--repo", repo, path, **more)
+
+
+def fetch(t, repo, name, rc=0, *args, **more):
+    out = t.path("fetched")
+    if os.path.exists(out):
+        os.unlink(out)
+    run = t.kw("wal", "fetch", "--repo", repo, "--cluster", str(SYSTEM), *args, name, out, rc=rc, **more)
+    need(os.path.exists(out) == (run.code == 0), run)
+    need(not glob.glob(out + ".*"), "nothing is left behind")
+    if run.code == 0:
+        with open(out, "rb") as f:
+            return f.read()
+    return run
+
+
+def wal_objects(repo):
+    return sorted(n for n in objects(repo) if n.startswith("wal/"))
+
+
+def status(t, repo, rc=0):
+    (cluster,) = t.js("wal", "verify", "--repo", repo, rc=rc)["clusters"]
+    return cluster
+
+
+def test_push_and_fetch(t):
+    repo = t.repository()
+    first = put(t, 3, b"one")
+    push(t, repo, first)
+    need(fetch(t, repo, name_of(3)) == segment(3, b"one"), "the same comes back")
+    # Twice is a success, and stores nothing.
+    before = content_of(repo)
+    need(t.js("wal", "push", "--repo", repo, first)["was_there"], "it is known")
+    need(content_of(repo) == before, "nothing was stored")
+    # Other content under the same name is loud, and overwrites nothing.
+    put(t, 3, b"two")
+    need("other content" in push(t, repo, first, rc=5).said, "a conflict is told")
+    need(content_of(repo) == before, "nothing was overwritten")
+    # What is not what its name says is refused before anything is stored.
+    for path, why in [
+        (t.write("pg_wal/" + name_of(9), segment(8)), "another place of the log"),
+        (t.write("pg_wal/" + name_of(11), segment(11)[:4096]), "4096 bytes"),
+        (t.write("pg_wal/" + name_of(12), b""), "does not begin"),
+        (t.write("pg_wal/core", b"x"), "not the name of a WAL file"),
+        (t.path("pg_wal", name_of(10)), "cannot read"),
+    ]:
+        need(why in push(t, repo, path, rc=(1, 2)).said, why)
+    need("identifier" in t.kw("wal", "push", "--repo", repo, "--cluster", "5", put(t, 4), rc=1).said, "another cluster")
+    need(content_of(repo) == before, "nothing was stored")
+    # Histories and labels: the control file says whose they are.
+    history = t.write("pg_wal/00000002.history", "1\t0/5000148\tno recovery target specified\n")
+    label = t.write("pg_wal/%s.00000028.backup" % name_of(3), "START WAL LOCATION: 0/300028 (file %s)\n" % name_of(3))
+    need("--cluster" in push(t, repo, history, rc=2).said, "nothing says whose it is")
+    t.write("global/pg_control", struct.pack("=QI", SYSTEM, 1300).ljust(8192, b"\0"))
+    for path in (history, label):
+        push(t, repo, os.path.relpath(path, t.dir))
+        with open(path, "rb") as f:
+            need(fetch(t, repo, os.path.basename(path)) == f.read(), path)
+    need(t.js("verify", "--repo", repo, "--read-data")["sound"], "sound")
+
+
+def test_fetch_says_one_only_at_the_end(t):
+    """From 1 to 125 PostgreSQL opens the database without the rest: only the true end of the log may look so."""
+    repo = t.repository()
+    for n in (3, 4, 6):
+        push(t, repo, put(t, n))
+    fetch(t, repo, name_of(7), 1)
+    fetch(t, repo, "00000002.history", 1)
+    fetch(t, repo, name_of(4, 2), 1)
+    need("later segments are there" in fetch(t, repo, name_of(5), 126).said, "a gap is told")
+    fetch(t, repo, name_of(5), 1, "--tolerate-gaps")
+    for args in (["wal", "fetch"], ["wal", "fetch", "--nonsense", "a", "b"], ["wal", "fetch", "--repo", repo, "x", "y"], ["wal", "fetch", "--repo", repo, name_of(3), "y"]):
+        t.kw(*args, rc=126)
+    fetch(t, t.path("nowhere"), name_of(3), 126)
+    fetch(t, repo, name_of(3), 126, "--identity", t.path("none"))
+    # Who writes cannot read.
+    t.write("home/.config/keepwatch/identity.txt", "")
+    need("identity" in fetch(t, repo, name_of(3), 126).said, "a writer cannot read")
+    push(t, repo, put(t, 7))
+    need(status(t, repo, rc=1)["gaps_total"] == 1, "and sees a gap without reading")
+
+
+def test_stopped_fetch(t):
+    """Stopped while the repository does not answer: the status by which PostgreSQL knows its own SIGTERM, never that of the end of the log."""
+    silent = socket.create_server(("127.0.0.1", 0))
+    keys = [t.write(name, "x" * 20, 0o600) for name in ("access", "secret")]
+    place = "s3://bucket/p?endpoint=http://127.0.0.1:%d&access-key-file=%s&secret-key-file=%s&idle-timeout=1s&retry-for=1m" % (silent.getsockname()[1], *keys)
+    for stop, wanted in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
+        process = t.start("wal", "fetch", "--repo", place, "--identity", keys[0], "--cluster", "1", name_of(3), t.path("out"))
+        time.sleep(0.5)
+        process.send_signal(stop)
+        t.finish(process, rc=wanted, timeout=30)
+    silent.close()
+    fetch(t, place.replace("1m", "1s"), name_of(3), 126)
+    need(not os.path.exists(t.path("out")), "nothing was written")
+
+
+def test_by_hand(t):
+    """A segment with age and zstd alone, from what FORMAT.md says."""
+    need_tools("age", "zstd")
+    repo = t.repository()
+    content = segment(3, t.noise(5000))
+    push(t, repo, t.write("pg_wal/" + name_of(3), content))
+    slot = glob.glob(repo + "/keys/*.age")[0]
+    r = t.write("R.txt", t.sh("age", "-d", "-i", t.path("home/.config/keepwatch/identity.txt"), slot).out, 0o600)
+    with open(t.path(repo, *wal_objects(repo)), "rb") as f:
+        data = f.read()
+    at = 97 + struct.unpack("<I", data[29:33])[0]
+    need(data[:5] == b"KWR1\x07", "a record of kind 7")
+    plain = t.sh("age", "-d", "-i", r, input=data[at:]).out
+    need(t.sh("zstd", "-d", input=plain).out == content, "the segment")
+
+
+def test_damage(t):
+    repo = t.repository()
+    for n in (3, 4, 5):
+        push(t, repo, put(t, n, t.noise(1000)))
+    victim = t.path(repo, next(o for o in wal_objects(repo) if name_of(4) in o))
+    with open(victim, "rb") as f:
+        good = f.read()
+    for place in (0, 40, 200, len(good) // 2, len(good) - 1):
+        os.chmod(victim, 0o600)
+        with open(victim, "wb") as f:
+            f.write(good[:place] + bytes([good[place] ^ 1]) + good[place + 1:])
+        fetch(t, repo, name_of(4), 126)
+        found = t.js("verify", "--repo", repo, "--read-data", rc=1)["damages"]
+        need([d["object"] for d in found] == [os.path.relpath(victim, repo)], found)
+    for size in (0, 10, 300, len(good) - 1, len(good) + 1):
+        with open(victim, "wb") as f:
+            f.write((good + b"x")[:size])
+        fetch(t, repo, name_of(4), 126)
+        need(len(t.js("verify", "--repo", repo, rc=1)["damages"]) == 1, "a wrong length is found without reading")
+    # The server still has it: pushed again it is stored beside the damaged one, and serves.
+    push(t, repo, t.path("pg_wal", name_of(4)))
+    with open(t.path("pg_wal", name_of(4)), "rb") as f:
+        need(fetch(t, repo, name_of(4)) == f.read(), "healed")
+    # Under another name nothing is believed.
+    with open(victim, "wb") as f:
+        f.write(good)
+    fifth = next(o for o in wal_objects(repo) if name_of(5) in o)
+    os.unlink(t.path(repo, fifth))
+    os.rename(victim, t.path(repo, fifth.replace(fifth[-64:], victim[-64:])))
+    need("another file" in fetch(t, repo, name_of(5), 126).said, "a renamed object is refused")
+
+
+def test_killed_push(t):
+    """Killed before its n-th call, for every n: the retry succeeds, and there is one whole copy, or a second one of the same content."""
+    repo = t.repository()
+    path = put(t, 3, t.noise(3000))
+    n = 0
+    while True:
+        n += 1
+        remove(t.path(repo, "wal"))
+        run = t.finish(t.start("wal", "push", "--repo", repo, path, prefix=t.killat(n)), rc=None)
+        if run.code == 0:
+            break
+        need(n < 200, "it ends at last")
+        push(t, repo, path)
+        with open(path, "rb") as f:
+            need(fetch(t, repo, name_of(3)) == f.read(), n)
+        need(len(wal_objects(repo)) <= 2, wal_objects(repo))
+        need(t.js("verify", "--repo", repo, "--read-data")["sound"], "sound after call %d" % n)
+    need(n > 4, "some calls were killed: %d" % n)
+
+
+def test_wrong_repository(t):
+    """A push into another repository than the writer key's, or into none, fails and changes nothing."""
+    repo, other = t.repository("repo"), t.repository("other", env=t.home("home2"))
+    path = put(t, 3)
+    before = content_of(other)
+    t.kw("wal", "push", "--repo", other, path, rc=(1, 5))
+    t.kw("wal", "push", "--repo", t.path("none"), path, rc=(1, 5))
+    need(content_of(other) == before and not os.path.exists(t.path("none")), "nothing was changed")
+    push(t, repo, path)
+
+
+def test_gaps_and_copies(t):
+    """Gaps are told exactly, also of a copy; a copy has the log of its base backups only."""
+    repo = t.repository()
+    for n in (3, 4, 5, 8, 9, 4097):
+        push(t, repo, put(t, n, b"%d" % n))
+    found = status(t, repo, rc=1)
+    need([(g["first"], g["last"], g["segments"]) for g in found["gaps"]] == [(name_of(6), name_of(7), 2), (name_of(10), name_of(4096), 4087)], found["gaps"])
+    need(found["segment_bytes"] == MIB and found["system"] == str(SYSTEM) and found["newest"] > 1.7e9, found)
+    need("gap" in t.kw("verify", "--repo", repo, rc=1).said, "verify tells it as well")
+    for n in [6, 7]:
+        push(t, repo, put(t, n, b"%d" % n))
+    need(status(t, repo, rc=1)["gaps_total"] == 1, "one is closed")
+
+
+# With a real server.
+
+class Postgres:
+    """A server of its own for a test, on a socket, run by nobody when the tests are run by root."""
+
+    def __init__(self, t):
+        found = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(re.findall(r"\d+", p)[0]))
+        if not found and not shutil.which("initdb"):
+            raise Skip("needs PostgreSQL")
+        self.t, self.bin = t, found[-1] if found else os.path.dirname(shutil.which("initdb"))
+        self.uid = NOBODY if is_root() else None
+        self.env = t.home("homepg", uid=self.uid)
+        self.env.update(PGHOST=t.path("homepg"), PGPORT="5999", PGUSER="postgres", PGDATABASE="postgres", PGCONNECT_TIMEOUT="10", LC_ALL="C")
+        self.home, self.running = t.path("homepg"), {}
+        self.repo = self.home + "/repo"
+        self.kw("init", "--repo", self.repo)
+
+    def sh(self, program, *args, rc=0, **more):
+        if self.uid is not None:
+            more.update(user=self.uid, group=self.uid, extra_groups=[])
+        if "/" not in program:
+            program = os.path.join(self.bin, program)
+        return self.t.sh(program, *args, rc=rc, env=self.env, cwd=self.home, **more)
+
+    def kw(self, *args, **more):
+        return self.t.kw(*args, env=self.env, uid=self.uid, cwd=self.home, **more)
+
+    def js(self, *args, **more):
+        return self.kw(*args, "--json", **more).json
+
+    def create(self, name="data"):
+        data = os.path.join(self.home, name)
+        self.sh("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--wal-segsize=1", "--no-sync", "--locale=C", "-E", "UTF8")
+        with open(data + "/postgresql.conf", "a") as f:
+            f.write("listen_addresses=''\nport=5999\nunix_socket_directories='%s'\nfsync=off\narchive_mode=on\narchive_timeout=0\nmax_wal_size='64MB'\nlog_min_messages=log\n"
+                    "archive_command='%s wal push --repo \"%s\" %%p'\n" % (self.home, self.t.binary, self.repo))
+        return data
+
+    def start(self, data, rc=0):
+        return self.sh("pg_ctl", "-D", data, "-w", "-t", "60", "-l", data + ".log", "start", rc=rc)
+
+    def stop(self, data, mode="immediate"):
+        self.sh("pg_ctl", "-D", data, "-w", "-m", mode, "stop")
+
+    def sql(self, text):
+        return self.sh("psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", text).text.strip()
+
+    def archived(self):
+        """Ends the segment, and waits until everything is archived. Returns its name."""
+        last = self.sql("SELECT pg_walfile_name(pg_switch_wal())")
+        for _ in range(300):
+            if self.sql("SELECT last_archived_wal >= '%s' FROM pg_stat_archiver" % last) == "t":
+                return last
+            time.sleep(0.1)
+        raise AssertionError("nothing is archived: %s" % self.sql("SELECT * FROM pg_stat_archiver"))
+
+    def open(self, data):
+        """Starts a restored server and waits until it is open for writing."""
+        run = self.start(data, rc=None)
+        if run.code == 0:
+            for _ in range(300):
+                if self.sql("SELECT pg_is_in_recovery()") == "f":
+                    return
+                time.sleep(0.1)
+        with open(data + ".log") as f:
+            raise AssertionError("it did not open: %s\n%s" % (run, f.read()[-3000:]))
+
+    def restored(self, *args, rows="SELECT string_agg(n::text, ',' ORDER BY n) FROM rows", name="back"):
+        """Restores, starts, asks, stops, removes."""
+        data = os.path.join(self.home, name)
+        self.kw("wal", "restore", "--repo", self.repo, "--target", data, "--no-archive", *args)
+        try:
+            self.open(data)
+            return self.sql(rows)
+        finally:
+            self.sh("pg_ctl", "-D", data, "-m", "immediate", "stop", rc=None)
+            remove(data)
+
+    def end(self):
+        for pid in glob.glob(self.home + "/*/postmaster.pid"):
+            self.sh("pg_ctl", "-D", os.path.dirname(pid), "-m", "immediate", "stop", rc=None)
+
+
+def with_server(test):
+    def run(t):
+        pg = Postgres(t)
+        try:
+            test(t, pg)
+        finally:
+            pg.end()
+    run.__doc__ = test.__doc__
+    return run
+
+
+@with_server
+def test_point_in_time(t, pg):
+    """Rows at known moments; the server destroyed; each moment comes back exactly."""
+    data = pg.create()
+    pg.start(data)
+    pg.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
+    base = pg.js("wal", "backup", "--repo", pg.repo)
+    need(base["version"] == re.findall(r"\d+", pg.bin)[-1] and not base["with_wal"], base)
+    pg.sql("INSERT INTO rows VALUES (2)")
+    time.sleep(0.05)
+    moment = pg.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US') || 'Z'")
+    time.sleep(0.05)
+    pg.sql("INSERT INTO rows VALUES (3)")
+    pg.sql("SELECT pg_create_restore_point('before four')")
+    lsn = pg.sql("SELECT pg_current_wal_insert_lsn()")
+    pg.sql("INSERT INTO rows VALUES (4)")
+    pg.archived()
+    second = pg.js("wal", "backup", "--repo", pg.repo)
+    pg.sql("INSERT INTO rows VALUES (5)")
+    pg.archived()
+    pg.stop(data)
+    remove(data)
+    # What is not empty is not touched.
+    os.mkdir(data)
+    t.write("homepg/data/precious", "x")
+    need("not empty" in pg.kw("wal", "restore", "--repo", pg.repo, "--target", data, rc=5).said, "refused")
+    need(os.listdir(data) == ["precious"], "untouched")
+    remove(data)
+    need(pg.restored() == "1,2,3,4,5", "the end of the log")
+    need(pg.restored(base["snapshot"]) == "1,2,3,4,5", "also from the first base backup")
+    need(pg.restored("--to-time", moment) == "1,2", "a time")
+    need(pg.restored("--to-lsn", lsn) == "1,2,3", "a position")
+    need(pg.restored("--to-name", "before four", base["snapshot"]) == "1,2,3", "a name")
+    need(pg.restored("--to-consistent", base["snapshot"]) == "1", "a base backup by itself")
+    need("after the target" in pg.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--to-lsn", lsn, second["snapshot"], rc=2).said, "a base backup that is too new")
+    need("after the target" in pg.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--to-lsn", "0/1", rc=4).said, "too old a target")
+    need("ends with" in pg.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--to-lsn", "9/0", rc=5).said, "beyond the end")
+    need(not os.path.exists(data), "nothing was written")
+    # Without the repository and the identity within the server's reach.
+    identity = pg.home + "/.config/keepwatch/identity.txt"
+    pg.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--no-archive", "--with-log", "--to-lsn", lsn)
+    os.rename(identity, identity + ".away")
+    pg.open(data)
+    need(pg.sql("SELECT string_agg(n::text, ',' ORDER BY n) FROM rows") == "1,2,3", "the log was brought along")
+    pg.stop(data)
+    os.rename(identity + ".away", identity)
+    remove(data)
+    if is_root():
+        # By root, for the user of the server.
+        t.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--no-archive", "--identity", identity, "--owner", str(NOBODY))
+        need({os.lstat(p).st_uid for p in glob.glob(data + "/**", recursive=True)} == {NOBODY}, "all of it is the user's")
+        need(os.stat(data).st_mode & 0o777 == 0o700, "and private")
+        pg.open(data)
+        pg.stop(data)
+        remove(data)
+    # Life goes on, on a timeline of its own, and is archived into the same repository.
+    pg.kw("wal", "restore", "--repo", pg.repo, "--target", data, "--to-lsn", lsn)
+    pg.open(data)
+    pg.sql("INSERT INTO rows VALUES (40)")
+    need(pg.archived().startswith("00000002"), "a new timeline")
+    pg.stop(data)
+    remove(data)
+    need(pg.restored() == "1,2,3,40", "latest follows the new timeline")
+    need(pg.restored("--timeline", "1") == "1,2,3,4,5", "the old one is there as well")
+    found = pg.js("wal", "verify", "--repo", pg.repo)
+    need(found["sound"] and len(found["clusters"][0]["timelines"]) == 2, found)
+    need(pg.js("verify", "--repo", pg.repo, "--read-data")["sound"], "sound")
+
+
+@with_server
+def test_under_load(t, pg):
+    """A base backup while pgbench writes; server and archiver killed; what comes back satisfies pgbench's balances."""
+    data = pg.create()
+    pg.start(data)
+    pg.sh("pgbench", "-i", "-s", "1", "-q", "postgres")
+    argv = [os.path.join(pg.bin, "pgbench"), "-n", "-c", "2", "-T", "5", "postgres"]
+    who = {} if pg.uid is None else {"user": pg.uid, "group": pg.uid, "extra_groups": []}
+    load = subprocess.Popen(argv, env=pg.env, cwd=pg.home, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **who)
+    try:
+        time.sleep(1)
+        pg.js("wal", "backup", "--repo", pg.repo)
+    finally:
+        load.wait(timeout=60)
+    last = pg.sql("SELECT max(mtime) || ' ' || count(*) FROM pgbench_history")
+    pg.archived()
+    pg.stop(data)
+    remove(data)
+    sums = ("SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history) AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(delta) FROM pgbench_history) "
+            "AND (SELECT sum(tbalance) FROM pgbench_tellers) = (SELECT sum(delta) FROM pgbench_history), (SELECT max(mtime) || ' ' || count(*) FROM pgbench_history)")
+    need(pg.restored(rows=sums) == "t|" + last, "balances, and the last transaction")
+
+
+@with_server
+def test_gaps_retention_copies(t, pg):
+    """A segment removed; a base backup forgotten; the log follows, and never more than that."""
+    data = pg.create()
+    pg.start(data)
+    pg.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
+    first = pg.js("wal", "backup", "--repo", pg.repo)
+    for n in (2, 3, 4):
+        pg.sql("INSERT INTO rows VALUES (%d)" % n)
+        last = pg.archived()
+    second = pg.js("wal", "backup", "--repo", pg.repo)
+    pg.sql("INSERT INTO rows VALUES (5)")
+    pg.archived()
+    # A copy by ciphertext, and one sealed anew: both restore.
+    twin, stranger = pg.home + "/twin", pg.home + "/stranger"
+    pg.kw("init", "--repo", twin, "--from", pg.repo)
+    pg.kw("init", "--repo", stranger)
+    for to in (twin, stranger):
+        copied = pg.js("copy", "--repo", to, "--from", pg.repo)
+        need(len(copied["copied"]) == 2 and copied["wal"]["copied"] > 4 and not copied["wal"]["failed"], copied)
+        need(pg.js("copy", "--repo", to, "--from", pg.repo)["wal"]["copied"] == 0, "a second time there is nothing to do")
+        need(pg.js("wal", "verify", "--repo", to)["sound"] and pg.js("verify", "--repo", to, "--read-data")["sound"], "sound")
+    # Without its log a base backup is refused, unless it brings its own.
+    pg.sql("ALTER SYSTEM SET archive_command = 'false'")
+    pg.sql("SELECT pg_reload_conf()")
+    before = pg.js("snapshots", "--repo", pg.repo)["snapshots"]
+    need("for its log to be archived" in pg.kw("wal", "backup", "--repo", pg.repo, "--wait-wal", "2s", rc=1).said, "given up")
+    need(pg.js("snapshots", "--repo", pg.repo)["snapshots"] == before, "no snapshot")
+    own = pg.js("wal", "backup", "--repo", pg.repo, "--with-wal", "--job", "alone")
+    need(own["with_wal"], own)
+    pg.stop(data)
+    remove(data)
+    need(pg.restored(own["snapshot"], "--to-consistent") == "1,2,3,4,5", "by itself")
+    # A segment between the two is lost.
+    gone = next(o for o in wal_objects(pg.repo) if os.path.basename(o).startswith(last + "."))
+    kept = t.path("kept")
+    shutil.move(os.path.join(pg.repo, gone), kept)
+    found = pg.js("wal", "verify", "--repo", pg.repo, rc=1)["clusters"][0]
+    need([(g["first"], g["segments"], g["snapshots"]) for g in found["gaps"]] == [(last, 1, [first["snapshot"]])], found)
+    need({b["snapshot"]: b["complete"] for b in found["bases"]}[second["snapshot"]], found["bases"])
+    need(not pg.js("verify", "--repo", pg.repo, rc=1)["sound"], "verify tells it as well")
+    back = pg.home + "/back"
+    need(last in pg.kw("wal", "restore", "--repo", pg.repo, "--target", back, first["snapshot"], rc=5).said, "refused beforehand")
+    need(not os.path.exists(back), "nothing was written")
+    need(pg.restored(first["snapshot"], "--up-to-gap") in ("1,2,3", "1,2,3,4"), "as far as it goes, when told to")
+    # A time behind the gap: the server stops at the gap instead of opening without the rest.
+    pg.kw("wal", "restore", "--repo", pg.repo, "--target", back, "--no-archive", "--to-time", "2037-01-01", first["snapshot"])
+    pg.start(back, rc=1)
+    with open(back + ".log") as f:
+        log = f.read()
+    need("later segments are there" in log and "ready to accept connections" not in log.split("starting PostgreSQL")[-1].replace("read-only", ""), log[-2000:])
+    remove(back)
+    # Forget the first: its log goes, that of the second stays, and the gap with it.
+    pg.kw("forget", "--repo", pg.repo, first["snapshot"])
+    count = len(wal_objects(pg.repo))
+    pg.kw("prune", "--repo", pg.repo)
+    need(len(wal_objects(pg.repo)) == count, "within the grace period nothing goes")
+    dry = pg.js("prune", "--repo", pg.repo, "--grace", "0s", "--dry-run")
+    need(len(wal_objects(pg.repo)) == count, "a dry run deletes nothing")
+    done = pg.js("prune", "--repo", pg.repo, "--grace", "0s")
+    need(done["wal_deleted"] == dry["wal_deleted"] == count - len(wal_objects(pg.repo)) > 0, (dry, done))
+    need(pg.js("wal", "verify", "--repo", pg.repo)["sound"] and pg.js("verify", "--repo", pg.repo)["sound"], "sound again")
+    need(pg.restored(second["snapshot"]) == "1,2,3,4,5", "the second restores to the end")
+    # With the last base backup gone, the log is kept: in doubt, keep.
+    pg.kw("forget", "--repo", pg.repo, second["snapshot"], own["snapshot"])
+    count = len(wal_objects(pg.repo))
+    pg.kw("prune", "--repo", pg.repo, "--grace", "0s")
+    need(len(wal_objects(pg.repo)) == count, "kept")
+    # The copies are whole: the machine is lost, and one of them brings all of it back.
+    for to in (twin, stranger):
+        pg.repo = to
+        need(pg.restored() == "1,2,3,4,5", to)
+
+
+@with_server
+def test_in_s3(t, pg):
+    """The same with a repository in S3: what was given to reach it goes into restore_command, the secrets stay in their files."""
+    from topics import s3
+    with s3.server(s3.built(t)) as s:
+        pg.repo = s3.place(t, s, "pg")
+        if pg.uid is not None:
+            for path in glob.glob(t.path("creds/*")):
+                os.chown(path, pg.uid, pg.uid)
+        pg.kw("init", "--repo", pg.repo)
+        data = pg.create()
+        pg.start(data)
+        pg.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
+        pg.js("wal", "backup", "--repo", pg.repo)
+        pg.sql("INSERT INTO rows VALUES (2)")
+        pg.archived()
+        pg.stop(data)
+        remove(data)
+        need(pg.restored() == "1,2", "by what stands behind the place")
+        place, query = pg.repo.split("?")
+        options = [word for pair in query.split("&") for word in ("--s3-" + pair.split("=")[0], pair.split("=")[1])]
+        pg.repo = place
+        need(pg.restored(*options) == "1,2", "by options")
+        need(pg.restored(*options, "--with-log") == "1,2", "with the log brought along")
+
+
+@with_server
+def test_broken_base_backups(t, pg):
+    """A server that dies, a client that cannot connect: no snapshot, one sentence."""
+    data = pg.create()
+    need("no snapshot was made" in pg.kw("wal", "backup", "--repo", pg.repo, rc=1).said, "refused connection")
+    need("--pg-bin" in pg.kw("wal", "backup", "--repo", pg.repo, "--pg-bin", "/none", rc=1).said, "no client")
+    pg.start(data)
+    # A client that ends early and calls it a success, one that is killed, one that fails at its end, one that says something else.
+    for n, (script, why) in enumerate([("%s \"$@\" | head -c 900000", "ends before its end"), ("%s \"$@\" | head -c 900000; kill -9 $$", "signal 9"),
+                                       ("%s \"$@\"; echo 'pg_basebackup: error: disk on fire' >&2; exit 1", "disk on fire"), ("true %s", "ends before its end"), ("echo nonsense from %s; head -c 600 /dev/zero", "malformed")]):
+        wrapper = t.write("wrapper%d/pg_basebackup" % n, "#!/bin/sh\n" + script % (pg.bin + "/pg_basebackup") + "\n", 0o755)
+        said = pg.kw("wal", "backup", "--repo", pg.repo, "--pg-bin", os.path.dirname(wrapper), rc=1).said
+        need(why in said and "no snapshot was made" in said, said)
+    need(pg.js("snapshots", "--repo", pg.repo)["snapshots"] == [], "nothing became a snapshot")
+    pg.sql("CREATE TABLE big AS SELECT n, repeat(md5(n::text), 20) AS t FROM generate_series(1, 60000) n")
+    process = t.start("wal", "backup", "--repo", pg.repo, env=pg.env, uid=pg.uid, cwd=pg.home, prefix=["/usr/bin/env"])
+    for _ in range(500):
+        if glob.glob(pg.repo + "/packs/*/*") or glob.glob(pg.repo + "/tmp/*") or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    with open(data + "/postmaster.pid") as f:
+        os.kill(int(f.readline()), signal.SIGQUIT)
+    run = t.finish(process, rc=(0, 1))
+    made = pg.js("snapshots", "--repo", pg.repo)["snapshots"]
+    need(len(made) == (run.code == 0), "only what was whole is a snapshot: %s" % run)
+    need(pg.js("verify", "--repo", pg.repo, rc=(0, 1))["damages"] == [], "and nothing is damaged")
