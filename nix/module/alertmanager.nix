@@ -39,7 +39,7 @@ let
           auth_password_file = if r.email.passwordFile == null then null else at name "passwordFile";
           require_tls = r.email.requireTls;
           headers.Subject = ''{{ template "keepwatch.subject" . }}'';
-          html = ''{{ template "keepwatch.mail.html" . }}'';
+          html = ''{{ template "keepwatch.email" . }}'';
           text = ''{{ template "keepwatch.text" . }}'';
           send_resolved = true;
         })

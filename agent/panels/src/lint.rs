@@ -29,6 +29,18 @@ pub const OTHERS: &[(&str, &[&str])] = &[
             "unit",
         ],
     ),
+    (
+        "ALERTS_FOR_STATE",
+        &[
+            "alertname",
+            "severity",
+            "check",
+            "kind",
+            "backup",
+            "repository",
+            "unit",
+        ],
+    ),
     ("alertmanager_notifications_failed_total", &["integration"]),
     ("check:keepwatch_check_up:avg1d", &["check", "kind"]),
     ("check:keepwatch_check_up:avg7d", &["check", "kind"]),

@@ -369,10 +369,10 @@ impl Panel {
                 "legend": { "show": true }, "tooltip": { "mode": "single", "yHistogram": false }, "yAxis": { "axisPlacement": "left", "unit": "s" },
                 "cellValues": { "unit": self.unit }, "filterValues": { "le": 1e-9 },
             }),
+            // No data source is named: rules of every Prometheus that Grafana knows are looked through.
             Sort::Alerts => json!({
-                "alertListOptions": { "showOptions": "current", "maxItems": 20, "sortOrder": 1 },
-                "viewMode": "list", "groupMode": "default", "maxItems": 20, "sortOrder": 1, "dashboardAlerts": false, "alertName": "Keepwatch",
-                "alertInstanceLabelFilter": "", "datasource": "${datasource}",
+                "viewMode": "list", "groupMode": "default", "groupBy": [], "maxItems": 20, "sortOrder": 1, "dashboardAlerts": false,
+                "alertName": "Keepwatch", "alertInstanceLabelFilter": "", "showInstances": true,
                 "stateFilter": { "firing": true, "pending": true, "noData": false, "normal": false, "error": true },
             }),
         }

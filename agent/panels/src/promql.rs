@@ -54,18 +54,18 @@ pub fn names(expression: &str) -> Result<Names, String> {
     while let Some(token) = tokens.get(at) {
         let next = tokens.get(at + 1);
         match token {
-            Token::Word(word) if LISTS.contains(&word.as_str()) => {
-                if next == Some(&Token::Sign('(')) {
-                    let end = end_of(&tokens, at + 1, ')')?;
-                    out.listed.extend(words(&tokens[at + 2..end]));
-                    at = end;
-                }
+            Token::Word(word)
+                if LISTS.contains(&word.as_str()) && next == Some(&Token::Sign('(')) =>
+            {
+                let end = end_of(&tokens, at + 1, ')')?;
+                out.listed.extend(words(&tokens[at + 2..end]));
+                at = end;
             }
-            Token::Word(word) if WORDS.contains(&word.to_lowercase().as_str()) => {}
-            Token::Word(word) if is_call(&tokens, at) => {
-                // `sum by (x) (…)`: the list is read when its word comes.
-                let _ = word;
-            }
+            Token::Word(word)
+                if LISTS.contains(&word.as_str())
+                    || WORDS.contains(&word.to_lowercase().as_str()) => {}
+            // `sum by (x) (…)`: the list is read when its word comes.
+            Token::Word(_) if is_call(&tokens, at) => {}
             Token::Word(word) => {
                 let mut selector = Selector {
                     metric: word.clone(),

@@ -6,11 +6,12 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Outcome};
 use keepwatch_model::check::Reason;
 
 /// The longest secret, in bytes.
@@ -29,6 +30,49 @@ impl Secret {
     /// The text, for the one operation that needs it.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+/// A result in which nothing repeats a secret that was sent: servers say back what they were told, in plain text or as it was encoded.
+///
+/// # Errors
+/// The given one.
+pub fn without(secrets: &[&Secret], result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
+    let clean = |failure: &mut Failure| {
+        for secret in secrets {
+            failure.text = secret.hidden(&failure.text);
+        }
+    };
+    match result {
+        Ok(mut outcome) => {
+            outcome.failure.iter_mut().for_each(clean);
+            for text in &mut outcome.warnings {
+                for secret in secrets {
+                    *text = secret.hidden(text);
+                }
+            }
+            Ok(outcome)
+        }
+        Err(mut failure) => {
+            clean(&mut failure);
+            Err(failure)
+        }
+    }
+}
+
+impl Secret {
+    /// A text in which it does not occur.
+    fn hidden(&self, text: &str) -> String {
+        // Shorter ones occur in anything.
+        if self.0.len() < 4 {
+            return text.to_owned();
+        }
+        let mut encoded = base64::engine::general_purpose::STANDARD.encode(&self.0);
+        let out = text
+            .replace(&self.0, "…")
+            .replace(encoded.trim_end_matches('='), "…");
+        encoded.zeroize();
+        out
     }
 }
 
@@ -103,6 +147,20 @@ mod tests {
     use super::*;
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn what_a_server_repeats_is_hidden() {
+        let secret = Secret::new("geheim-1".into());
+        let mut outcome = Outcome::success();
+        outcome.fail(Reason::Status, "said geheim-1, Z2VoZWltLTE= and more");
+        outcome.warn("geheim-1");
+        let seen = without(&[&secret], Ok(outcome)).unwrap();
+        assert_eq!(seen.failure.unwrap().text, "said …, …= and more");
+        assert_eq!(seen.warnings, ["…"]);
+        let failure = Failure::new(Reason::Auth, "no geheim-1");
+        let seen = without(&[&secret], Err(failure)).unwrap_err();
+        assert_eq!(seen.text, "no …");
+    }
 
     #[tokio::test]
     async fn reads_what_people_write_and_refuses_the_rest() {

@@ -47,8 +47,6 @@ pub use world::{moment, random};
 
 use crate::errors::{Failure, Outcome};
 
-/// Threads of the runtime: one may wait for the other, and there is little to compute.
-const THREADS: usize = 2;
 /// Threads that block (name resolution, files) are left behind after this.
 const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
@@ -67,8 +65,8 @@ pub fn run(file: &Path, loaded: keepwatch_config::Loaded) -> Outcome {
     for warning in &loaded.warnings {
         tracing::warn!("configuration: {warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
+    // One thread: there is little to compute, and several wake each other up for nothing. What blocks has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .thread_name("serve")
         .enable_all()
         .build()

@@ -41,6 +41,7 @@ pub fn board() -> Dashboard {
                     Panel::new(Sort::Table, "Backups by job", "How each backup stands: age and interval, what the last run did, what there is.")
                         .column("Age", "s", per(age(&backup(&n::BACKUP_LAST_SUCCESS))))
                         .column("Interval", "s", per(backup(&n::BACKUP_INTERVAL)))
+                        .column("Started", "s", per(age(&backup(&n::BACKUP_LAST_START))))
                         .column("Last run", "short", per(backup(&n::BACKUP_LAST_SUCCESSFUL))).worded(OK)
                         .column("Duration", "s", per(backup(&n::BACKUP_LAST_DURATION)))
                         .column("Source", "bytes", per(backup(&n::BACKUP_LAST_SOURCE_SIZE)))
@@ -70,6 +71,8 @@ pub fn board() -> Dashboard {
             Section::closed(
                 "Sizes and durations",
                 vec![
+                    Panel::new(Sort::Columns, "Duration by stage", "How long each stage of the last finished run took: dump, scan, upload, verify, retention.")
+                        .ask(format!("sum by (stage) ({})", backup(&n::BACKUP_LAST_STAGE_DURATION)), "{{stage}}").unit("s").from_zero(),
                     Panel::new(Sort::Graph, "Duration", "Duration of the last finished run.").ask(per(backup(&n::BACKUP_LAST_DURATION)), LEGEND).unit("s").from_zero(),
                     Panel::new(Sort::Graph, "Source size", "Size of the source in the last success.").ask(per(backup(&n::BACKUP_LAST_SOURCE_SIZE)), LEGEND).unit("bytes").from_zero(),
                     Panel::new(Sort::Graph, "Added size", "What the last success added to the repository, after deduplication and compression.").ask(per(backup(&n::BACKUP_LAST_ADDED_SIZE)), LEGEND).unit("bytes").from_zero(),
@@ -113,6 +116,10 @@ pub fn board() -> Dashboard {
                         .ask(format!("max by (instance, repository) ({})", repository(&n::REPOSITORY_REACHABLE)), "{{instance}} {{repository}}").words(&[(1.0, "reachable", "green"), (0.0, "AWAY", "red")]).size(12, 8).absent("not used yet"),
                     Panel::new(Sort::Graph, "Room left", "Bytes that can still be stored, where the place knows it.")
                         .ask(format!("min by (instance, repository) ({})", repository(&n::REPOSITORY_AVAILABLE)), "{{instance}} {{repository}}").unit("bytes").from_zero(),
+                    Panel::new(Sort::Graph, "Repository size", "Bytes stored in each repository; known from its first prune on.")
+                        .ask(format!("max by (instance, repository) ({})", repository(&n::REPOSITORY_SIZE)), "{{instance}} {{repository}}").unit("bytes").from_zero().absent("not known before a prune"),
+                    Panel::new(Sort::Stat, "Repositories away", "Repositories that did not answer when they were last used or looked at.")
+                        .ask(format!("sum({} == bool 0)", repository(&n::REPOSITORY_REACHABLE)), "away").steps(NONE_WANTED).absent("none yet").size(12, 8),
                     Panel::new(Sort::Bars, "Room used", "Used share of the place of each repository.")
                         .ask(format!("max by (instance, repository) (1 - {} / {})", repository(&n::REPOSITORY_AVAILABLE), repository(&n::REPOSITORY_CAPACITY)), "{{instance}} {{repository}}")
                         .unit("percentunit").decimals(0).between(0.0, 1.0).steps(&[(0.8, "yellow"), (0.95, "red")]).size(12, 6).absent("not known"),

@@ -50,7 +50,9 @@ pub fn board() -> Dashboard {
             Section::open(
                 "Alerts",
                 vec![
-                    Panel::new(Sort::Alerts, "Alerts that fire", "Alerts that fire or wait to fire, the newest first.").size(12, 10),
+                    Panel::new(Sort::Table, "Alerts that fire or wait", "Alerts of Keepwatch, with what they are about and for how long.")
+                        .column("For", "s", format!("time() - max by (alertname, severity, instance, check, backup, repository, unit) ({})", named("ALERTS_FOR_STATE", r#"alertname=~"Keepwatch.*""#)))
+                        .size(12, 10),
                     Panel::new(Sort::Columns, "Alerts by severity", "Alerts that fire, by severity.").ask(format!("count by (severity) ({})", alerts(r#"alertstate="firing""#)), "{{severity}}").from_zero().size(12, 10).absent("none"),
                     Panel::new(Sort::Timeline, "Alerts over time", "When each alert fired.").ask(format!("max by (alertname, instance) ({})", alerts(r#"alertstate="firing""#)), "{{instance}} {{alertname}}").words(&[(1.0, "firing", "red")]).absent("none"),
                 ],
