@@ -1,4 +1,4 @@
-# The examples and the VM tests with the real NixOS modules, where a whole nixpkgs is <nixpkgs>. Evaluated and instantiated, never built.
+# The examples, and the scripts of the VM tests, with the real NixOS modules, where a whole nixpkgs is <nixpkgs>. Evaluated and instantiated, never built.
 {
   system ? "x86_64-linux",
 }:
@@ -94,7 +94,8 @@ in
   # The derivation of the whole system.
   toplevel = name: (host name).config.system.build.toplevel.drvPath;
 
-  tests =
+  # The scripts of the VM tests. The machines themselves are instantiated by `nix flake check`.
+  scripts =
     let
       directory = ../nixos;
       files = lib.filter (lib.hasSuffix ".nix") (lib.attrNames (builtins.readDir directory));
@@ -109,9 +110,6 @@ in
           }
         );
       in
-      {
-        inherit (test) drvPath;
-        script = test.config.testScriptString;
-      }
+      test.config.testScriptString
     );
 }

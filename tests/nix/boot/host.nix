@@ -29,8 +29,12 @@ import ../eval.nix {
         };
       };
 
-      # Debian starts it.
+      # Debian starts it, with a socket that is its group's alone.
       systemd.services.redis-server = { };
+      services.redis.servers."" = {
+        enable = true;
+        unixSocket = "/run/redis/redis.sock";
+      };
 
       services.keepwatch = {
         enable = true;
@@ -186,6 +190,10 @@ import ../eval.nix {
             failureThreshold = 2;
             severity = "critical";
             onFailure.restartUnit = "redis-server.service";
+          };
+          redis-socket = {
+            probe.redis.target = "unix:/run/redis/redis.sock";
+            interval = "2s";
           };
           shop = {
             probe.systemd.unit = "shop.service";
