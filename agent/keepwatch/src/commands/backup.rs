@@ -570,7 +570,7 @@ impl From<BackupError> for Failure {
             BackupError::Pattern(e) => e.into(),
             BackupError::NoSources(_) => Failure::failed(message).safe("no snapshot was made").advice("check the paths"),
             BackupError::StreamName(_) => Failure::usage(message),
-            BackupError::Stream { .. } => Failure::failed(message).advice("mend the command or the stream, and run it again"),
+            BackupError::Stream { .. } | BackupError::Streams(_) => Failure::failed(message).advice("mend the command or the stream, and run it again"),
             BackupError::Cache(_) => Failure::failed(message).safe(SAFE).advice("give another place with --cache-dir, or use --no-cache; the cache can be deleted at any time"),
             BackupError::Cancelled(_) => Failure::failed(message).advice("run the same command again"),
             BackupError::Pruned => Failure::new(Exit::Refused, message).advice("give 'keepwatch prune' a longer --grace, and run the backup again"),
