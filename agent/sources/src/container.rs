@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::about::About;
 use crate::check::{Checked, NotEmpty, TarEnd};
 use crate::child::{Program, find};
-use crate::dump::{Body, Part, Parts};
+use crate::dump::{Body, Explained, Part, Parts};
 use crate::fault::{Fault, Reason};
 use crate::restore::{Report, Stored};
 use crate::setting::Setting;
@@ -231,33 +231,20 @@ impl Parts for Dump {
                 )
             }
         };
-        let source = Explained(source, body);
         Ok(Some(Part {
             name,
             what,
-            of: Some(source.0.name.clone()),
+            of: Some(source.name.clone()),
             details,
-            body: Box::new(source),
+            body: Box::new(Explained {
+                body,
+                explain: Box::new(move |fault| source.explain(fault)),
+            }),
         }))
     }
 
     fn about(&mut self) -> About {
         self.about.clone()
-    }
-}
-
-struct Explained(Container, Box<dyn Body>);
-
-impl std::io::Read for Explained {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.1.read(buffer)
-    }
-}
-
-impl Body for Explained {
-    fn finish(self: Box<Self>) -> Result<(), Fault> {
-        let Explained(container, body) = *self;
-        body.finish().map_err(|e| container.explain(e))
     }
 }
 

@@ -24,6 +24,27 @@ impl Body for Running {
     }
 }
 
+/// A stream whose program speaks a language of its own: what it says at its end is put into ours.
+pub struct Explained {
+    /// The stream.
+    pub body: Box<dyn Body>,
+    /// Puts it.
+    pub explain: Box<dyn Fn(Fault) -> Fault + Send>,
+}
+
+impl Read for Explained {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.body.read(buffer)
+    }
+}
+
+impl Body for Explained {
+    fn finish(self: Box<Self>) -> Result<(), Fault> {
+        let Explained { body, explain } = *self;
+        body.finish().map_err(explain)
+    }
+}
+
 impl Body for Cursor<Vec<u8>> {
     fn finish(self: Box<Self>) -> Result<(), Fault> {
         Ok(())

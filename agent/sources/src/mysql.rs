@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::about::{About, Item};
 use crate::check::{Checked, EndLine};
-use crate::child::{Program, find};
-use crate::dump::{Body, Part, Parts};
+use crate::child::{Program, Running, find};
+use crate::dump::{Body, Explained, Part, Parts};
 use crate::fault::{Fault, Reason};
 use crate::restore::{Report, Stored};
 use crate::scratch::Scratch;
@@ -133,14 +133,6 @@ impl Asker {
         })
     }
 
-    fn place(&self) -> String {
-        match (&self.server.socket, &self.server.host) {
-            (Some(socket), _) => format!("the server at {}", socket.display()),
-            (None, Some(host)) => format!("the server at {host}, port {}", self.server.port),
-            (None, None) => "the server at the usual socket".to_owned(),
-        }
-    }
-
     fn program(&self, names: &[&str]) -> Result<Program, Fault> {
         let path = find(names, self.server.package.as_deref())?;
         let mut first = std::ffi::OsString::from("--defaults-file=");
@@ -182,6 +174,24 @@ impl Asker {
             .collect())
     }
 
+    fn explain(&self, fault: Fault) -> Fault {
+        self.server.explain(fault)
+    }
+
+    fn place(&self) -> String {
+        self.server.place()
+    }
+}
+
+impl Server {
+    fn place(&self) -> String {
+        match (&self.socket, &self.host) {
+            (Some(socket), _) => format!("the server at {}", socket.display()),
+            (None, Some(host)) => format!("the server at {host}, port {}", self.port),
+            (None, None) => "the server at the usual socket".to_owned(),
+        }
+    }
+
     /// Says in one sentence what the server says in many ways.
     fn explain(&self, fault: Fault) -> Fault {
         if fault.reason != Reason::Failed {
@@ -200,7 +210,7 @@ impl Asker {
         ]) {
             (
                 Reason::Denied,
-                format!("{place} refuses the user {}", self.server.user),
+                format!("{place} refuses the user {}", self.user),
             )
         } else if has(&["ERROR 1049", "error: 1049", "Unknown database"]) {
             (Reason::NotThere, format!("{place} has no such database"))
@@ -383,6 +393,16 @@ struct Dump {
     about: About,
 }
 
+impl Dump {
+    fn explained(&self, running: Running) -> Box<dyn Body> {
+        let server = self.source.server.clone();
+        Box::new(Explained {
+            body: Box::new(running),
+            explain: Box::new(move |fault| server.explain(fault)),
+        })
+    }
+}
+
 impl Parts for Dump {
     fn next(&mut self) -> Result<Option<Part>, Fault> {
         if std::mem::take(&mut self.users) {
@@ -396,7 +416,11 @@ impl Parts for Dump {
                 what: "users",
                 of: None,
                 details: Value::Null,
-                body: Checked::new(Box::new(running), EndLine::new(END), "the dump of users"),
+                body: Checked::new(
+                    self.explained(running),
+                    EndLine::new(END),
+                    "the dump of users",
+                ),
             }));
         }
         let Some(Database { name, details }) = self.there.pop_front() else {
@@ -417,7 +441,7 @@ impl Parts for Dump {
         if !self.is_mariadb {
             program = program.args(["--set-gtid-purged=OFF", "--no-tablespaces"]);
         }
-        let running: Box<dyn Body> = Box::new(program.arg("--").arg(&name).read(&self.setting)?);
+        let running = self.explained(program.arg("--").arg(&name).read(&self.setting)?);
         Ok(Some(Part {
             name: format!("{}.sql", component(&name)),
             what: "database",
@@ -510,7 +534,8 @@ pub fn restore(
     }
     let mut report = Report::default();
     for item in users {
-        feed(stored, item, None, &asker, setting).map_err(|e| e.during("restore the users"))?;
+        self::users(stored, item, &asker, setting, &mut report)
+            .map_err(|e| e.during("restore the users"))?;
         report.restored.push("users".into());
     }
     for (item, name) in chosen {
@@ -527,7 +552,7 @@ pub fn restore(
         }
         let restored = asker
             .rows(&make)
-            .and_then(|_| feed(stored, item, Some(&name), &asker, setting))
+            .and_then(|_| feed(stored, item, &name, &asker, setting))
             .and_then(|()| {
                 let tables = databases(&asker)?
                     .into_iter()
@@ -556,19 +581,52 @@ pub fn restore(
     Ok(report)
 }
 
+/// Users that are there stay as they are; what cannot be granted is told.
+fn users(
+    stored: &dyn Stored,
+    item: &Item,
+    asker: &Asker,
+    setting: &Setting,
+    report: &mut Report,
+) -> Result<(), Fault> {
+    let mut running = asker
+        .client()?
+        .args(["--batch", "--binary-mode", "--force"])
+        .write(setting)?;
+    stored
+        .write(&item.name, &mut running)
+        .map_err(|e| asker.explain(e))?;
+    let status = running.wait()?;
+    let complaints = running.complaints();
+    let of_statements = complaints
+        .lines()
+        .filter(|l| l.starts_with("ERROR") && l.contains(" at line "));
+    let before = report.notes.len();
+    report
+        .notes
+        .extend(of_statements.map(|l| format!("users: {}", crate::text::said(l.as_bytes(), &[]))));
+    match status.success() || report.notes.len() > before {
+        true => Ok(()),
+        false => Err(asker.explain(Fault::new(
+            Reason::Failed,
+            crate::text::said(complaints.as_bytes(), &[]),
+        ))),
+    }
+}
+
 /// In binary mode the client knows no commands of its own: a dump cannot start a shell.
 fn feed(
     stored: &dyn Stored,
     item: &Item,
-    database: Option<&str>,
+    database: &str,
     asker: &Asker,
     setting: &Setting,
 ) -> Result<(), Fault> {
-    let mut program = asker.client()?.args(["--batch", "--binary-mode"]);
-    if let Some(database) = database {
-        program = program.arg(format!("--database={database}"));
-    }
-    let mut running = program.write(setting)?;
+    let mut running = asker
+        .client()?
+        .args(["--batch", "--binary-mode"])
+        .arg(format!("--database={database}"))
+        .write(setting)?;
     stored
         .write(&item.name, &mut running)
         .map_err(|e| asker.explain(e))?;

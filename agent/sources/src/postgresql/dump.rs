@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::{Archive, Asker, KIND, Postgresql, conninfo};
 use crate::about::About;
 use crate::check::{Checked, EndLine};
-use crate::dump::{Body, Part, Parts};
+use crate::child::Running;
+use crate::dump::{Body, Explained, Part, Parts};
 use crate::fault::{Fault, Reason};
 use crate::setting::Setting;
 use crate::text::component;
@@ -136,6 +137,16 @@ struct Dump {
     about: About,
 }
 
+impl Dump {
+    fn explained(&self, running: Running) -> Box<dyn Body> {
+        let server = self.source.server.clone();
+        Box::new(Explained {
+            body: Box::new(running),
+            explain: Box::new(move |fault| server.explain(fault)),
+        })
+    }
+}
+
 impl Parts for Dump {
     fn next(&mut self) -> Result<Option<Part>, Fault> {
         if std::mem::take(&mut self.globals) {
@@ -154,7 +165,7 @@ impl Parts for Dump {
                 what: "globals",
                 of: None,
                 details: Value::Null,
-                body: Checked::new(Box::new(running), EndLine::new(GLOBALS_END), what),
+                body: Checked::new(self.explained(running), EndLine::new(GLOBALS_END), what),
             }));
         }
         let Some(database) = self.chosen.pop_front() else {
@@ -179,7 +190,7 @@ impl Parts for Dump {
                 program = program.arg(format!("--exclude-table-data={pattern}"));
             }
         }
-        let running: Box<dyn Body> = Box::new(program.read(&self.setting)?);
+        let running = self.explained(program.read(&self.setting)?);
         let mut details = database;
         if let Some(fields) = details.as_object_mut() {
             fields.remove("name");

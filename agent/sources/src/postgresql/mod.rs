@@ -221,15 +221,19 @@ impl Asker {
             .map_err(|e| self.explain(e))
     }
 
+    /// See [`Server::explain`].
+    pub fn explain(&self, fault: Fault) -> Fault {
+        self.server.explain(fault)
+    }
+}
+
+impl Server {
     /// Says in one sentence what PostgreSQL says in many ways.
     pub fn explain(&self, fault: Fault) -> Fault {
         let text = fault.text.as_str();
-        let place = format!(
-            "PostgreSQL at {}, port {}",
-            self.server.host, self.server.port
-        );
+        let place = format!("PostgreSQL at {}, port {}", self.host, self.port);
         let has = |words: &[&str]| words.iter().any(|w| text.contains(w));
-        let user = &self.server.user;
+        let user = &self.user;
         let (reason, sentence) = if fault.reason != Reason::Failed {
             return fault;
         } else if has(&[
