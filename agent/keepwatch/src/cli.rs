@@ -120,6 +120,13 @@ pub enum Command {
     Doctor(commands::doctor::DoctorArgs),
     Repair(commands::repair::RepairArgs),
     Key(commands::key::KeyArgs),
+    Serve(commands::serve::ServeArgs),
+    Status(commands::status::StatusArgs),
+    History(commands::history::HistoryArgs),
+    Restart(commands::control::RestartArgs),
+    Reset(commands::control::ResetArgs),
+    Maintenance(commands::control::MaintenanceArgs),
+    Config(commands::config::ConfigVerbArgs),
     Completions(commands::meta::CompletionsArgs),
     Man(commands::meta::ManArgs),
 }
@@ -184,6 +191,18 @@ mod tests {
             "copy --repo R --from S --from-identity F --host h --tag a,b --job j --path /p --dry-run --no-read-back latest abcd",
             "repair index",
             "key writer --label h",
+            "serve --config F",
+            "status --json",
+            "history web --since yesterday --only runs --only restarts --limit 5",
+            "restart nginx.service --config F",
+            "reset nginx.service",
+            "maintenance start w --for 2h --check a --check b --note n",
+            "maintenance start w --until tomorrow",
+            "maintenance end w",
+            "maintenance list --json",
+            "config check --config F",
+            "config show",
+            "config schema",
         ] {
             let words = std::iter::once("keepwatch").chain(line.split(' '));
             if let Err(e) = Cli::try_parse_from(words) {
@@ -201,6 +220,12 @@ mod tests {
             "restore --overwrite perhaps",
             "copy --repo R",
             "init --repo R --from-identity F",
+            "restart nginx",
+            "maintenance start w",
+            "maintenance start w --for 2h --until tomorrow",
+            "maintenance start --for soon w",
+            "history --limit 0",
+            "config",
         ] {
             let words =
                 std::iter::once("keepwatch").chain(line.split(' ').filter(|w| !w.is_empty()));

@@ -12,6 +12,7 @@ mod output;
 mod places;
 mod progress;
 mod select;
+mod serve;
 mod signals;
 mod stores;
 
@@ -42,7 +43,10 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
-    log_to_stderr(cli.globals.verbose);
+    // The daemon logs as its configuration says.
+    if !matches!(cli.command, cli::Command::Serve(_)) {
+        log_to_stderr(cli.globals.verbose);
+    }
     let json = cli.globals.json;
     let context = Context {
         globals: cli.globals,
@@ -104,7 +108,7 @@ fn wrong_use(e: &clap::Error) -> Failure {
 }
 
 /// Libraries whose logs are never shown, whatever filter is given.
-const SILENT: [&str; 11] = [
+const SILENT: [&str; 16] = [
     "aws_config",
     "aws_credential_types",
     "aws_runtime",
@@ -116,29 +120,38 @@ const SILENT: [&str; 11] = [
     "aws_smithy_runtime_api",
     "hyper",
     "hyper_util",
+    "lettre",
+    "rustls",
+    "sqlx",
+    "tokio_postgres",
+    "zbus",
 ];
 
-fn log_to_stderr(verbose: u8) {
+/// What is logged at a level (or as `KEEPWATCH_LOG` says), without the libraries that say too much.
+fn quiet_filter(level: &str) -> tracing_subscriber::EnvFilter {
     use tracing_subscriber::EnvFilter;
+    let filter = std::env::var("KEEPWATCH_LOG")
+        .ok()
+        .and_then(|f| EnvFilter::try_new(f).ok())
+        .unwrap_or_else(|| EnvFilter::new(level));
+    // These write requests with their headers into the log, a session token among them, when they are asked to say more.
+    SILENT.iter().fold(filter, |filter, name| {
+        match format!("{name}=error").parse() {
+            Ok(directive) => filter.add_directive(directive),
+            Err(_) => filter,
+        }
+    })
+}
+
+fn log_to_stderr(verbose: u8) {
     let level = match verbose {
         0 => "warn",
         1 => "info",
         2 => "debug",
         _ => "trace",
     };
-    let filter = std::env::var("KEEPWATCH_LOG")
-        .ok()
-        .and_then(|f| EnvFilter::try_new(f).ok())
-        .unwrap_or_else(|| EnvFilter::new(level));
-    // These write requests with their headers into the log, a session token among them, when they are asked to say more.
-    let filter = SILENT.iter().fold(filter, |filter, name| {
-        match format!("{name}=error").parse() {
-            Ok(directive) => filter.add_directive(directive),
-            Err(_) => filter,
-        }
-    });
     let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(quiet_filter(level))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .without_time()

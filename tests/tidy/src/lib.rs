@@ -150,6 +150,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
         "keepwatch",
         &[
             "keepwatch-*",
+            "tokio",
             "clap*",
             "serde*",
             "indicatif",
@@ -289,8 +290,8 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     ),
     (
         "sqlx",
-        &["agent/catalog/"],
-        "databases are asked in one crate",
+        &["agent/catalog/", "agent/keepwatch/src/main.rs"],
+        "databases are asked in one crate; the binary only keeps its driver's log silent",
     ),
     (
         "metrics_exporter_prometheus::",

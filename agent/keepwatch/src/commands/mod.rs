@@ -1,12 +1,15 @@
 //! A file per verb: its options, and what it does with the engine's function of the same name.
 
 pub mod backup;
+pub mod config;
+pub mod control;
 pub mod copy;
 pub mod diff;
 pub mod doctor;
 pub mod dump;
 pub mod find;
 pub mod forget;
+pub mod history;
 pub mod init;
 pub mod key;
 pub mod ls;
@@ -14,9 +17,12 @@ pub mod meta;
 pub mod prune;
 pub mod repair;
 pub mod restore;
+pub mod serve;
+pub mod settings;
 pub mod sheet;
 pub mod snapshots;
 pub mod stats;
+pub mod status;
 pub mod verify;
 
 use crate::cli::Command;
@@ -29,14 +35,17 @@ pub fn run(context: Context, command: Command) -> Outcome {
     if let Some(wanted) = jobs::wanted(&context.globals, &command)? {
         return jobs::run(&context, &wanted);
     }
-    let supervisor = context.globals.supervised_by;
-    signals::listen(
-        context.cancel.clone(),
-        context.child.clone(),
-        supervisor.is_some(),
-    );
-    if let Some(supervisor) = supervisor {
-        signals::end_with(supervisor, &context.cancel);
+    // The daemon listens to signals by itself.
+    if !matches!(command, Command::Serve(_)) {
+        let supervisor = context.globals.supervised_by;
+        signals::listen(
+            context.cancel.clone(),
+            context.child.clone(),
+            supervisor.is_some(),
+        );
+        if let Some(supervisor) = supervisor {
+            signals::end_with(supervisor, &context.cancel);
+        }
     }
     let c = &context;
     match command {
@@ -56,6 +65,13 @@ pub fn run(context: Context, command: Command) -> Outcome {
         Command::Doctor(a) => doctor::run(c, &a),
         Command::Repair(a) => repair::run(c, &a),
         Command::Key(a) => key::run(c, &a),
+        Command::Serve(a) => serve::run(&a),
+        Command::Status(a) => status::run(c, &a),
+        Command::History(a) => history::run(c, &a),
+        Command::Restart(a) => control::restart(c, &a),
+        Command::Reset(a) => control::reset(c, &a),
+        Command::Maintenance(a) => control::maintenance(c, &a),
+        Command::Config(a) => config::run(c, &a),
         Command::Completions(a) => meta::completions(&a),
         Command::Man(a) => meta::man(&a),
     }

@@ -1,0 +1,167 @@
+//! The task that asks the catalog and the host every ten seconds, and puts down what it found.
+//!
+//! A scrape never waits for it. When the catalog does not answer, the last values stay and `collector_success` says so; what was
+//! spooled meanwhile is imported when it answers again. Runs whose process is gone are written down as lost here, too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepwatch_catalog::recorder::Recorder;
+use keepwatch_catalog::{Catalog, CatalogError, Numbers, Operation, events, facts, process, runs};
+use keepwatch_expose::counters::{Counters, DbOperation};
+use keepwatch_model::runs::RunRecord;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::collect::{self, Answers, Collected, collector};
+use super::scene::{Scene, Stop};
+use super::{host, journal, quiet};
+
+/// How often.
+const EVERY: Duration = Duration::from_secs(10);
+/// The longest that importing from the spool takes in one round.
+const IMPORT: Duration = Duration::from_secs(2);
+/// Operations of the catalog that are counted in one round; more than it does in ten seconds.
+const COUNTED_MAX: u64 = 1000;
+
+/// What it works with.
+pub struct Parts {
+    /// The catalog.
+    pub catalog: Catalog,
+    /// The queue in front of it.
+    pub recorder: Recorder,
+    /// Numbers.
+    pub counters: Arc<Counters>,
+    /// What is watched.
+    pub scenes: watch::Receiver<Arc<Scene>>,
+    /// Where it puts what it found.
+    pub out: watch::Sender<Arc<Collected>>,
+    /// The name of this host.
+    pub host: String,
+}
+
+/// Collects until it is told to stop.
+pub async fn run(parts: Parts, mut stop: Stop) {
+    let mut every = interval(EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before: Option<Numbers> = None;
+    let mut was_away = false;
+    loop {
+        tokio::select! {
+            () = stop.wait() => return,
+            _ = every.tick() => {}
+        }
+        let scene = parts.scenes.borrow().clone();
+        let mut found = Collected::clone(&parts.out.borrow());
+        let begun = Instant::now();
+        let answers = ask(&parts.catalog).await;
+        let asked = begun.elapsed();
+        match &answers {
+            Ok(answers) => {
+                found.backups = collect::backups(&scene.loaded.config, answers);
+                found.repositories = collect::repositories(&scene.loaded.config, answers);
+            }
+            Err(e) if !was_away => tracing::warn!("what is known of backups stays as it was: {e}"),
+            Err(_) => {}
+        }
+        if was_away && answers.is_ok() {
+            tracing::info!("the catalog answers again");
+        }
+        was_away = answers.is_err();
+        if answers.is_ok() {
+            look_at_runs(&parts.catalog, &scene).await;
+            import(&parts.catalog).await;
+        }
+        let (name, numbers) = (parts.host.clone(), numbers(&parts.catalog).await);
+        let sampled = tokio::task::spawn_blocking(move || {
+            (host::sample(&name), keepwatch_expose::process::sample())
+        });
+        if let Ok((host, process)) = sampled.await {
+            found.host = host;
+            found.process = Some(process);
+        }
+        found.collectors = vec![collector("catalog", answers.is_ok(), asked)];
+        found.queued = parts.recorder.waiting() as u64;
+        found.ready = true;
+        if let Some(numbers) = numbers {
+            let lost = numbers.lost_total + parts.recorder.dropped_total();
+            let lost_before = found.dropped.get("catalog").copied().unwrap_or(0);
+            found.writable = lost <= lost_before;
+            found.dropped.insert("catalog".into(), lost);
+            found.dropped.insert("spool".into(), numbers.spool.dropped);
+            found.size = numbers.size_bytes.or(found.size);
+            found.trouble = numbers.standing.trouble.as_ref().map(ToString::to_string);
+            count(&parts.counters, before.as_ref(), &numbers);
+            before = Some(numbers);
+        }
+        parts.out.send_replace(Arc::new(found));
+    }
+}
+
+async fn ask(catalog: &Catalog) -> Result<Answers, CatalogError> {
+    Ok(Answers {
+        backups: facts::backup_facts(catalog).await?,
+        verifications: facts::verification_facts(catalog).await?,
+        drills: facts::drill_facts(catalog).await?,
+        retention: facts::retention_facts(catalog).await?,
+        repositories: events::repositories(catalog, Some(catalog.host())).await?,
+    })
+}
+
+/// Runs that are under way: those without a process are lost, those of jobs with quiet checks open a maintenance window.
+async fn look_at_runs(catalog: &Catalog, scene: &Scene) {
+    match runs::reconcile(catalog, crate::clock::now(), process::run_lives).await {
+        Ok(lost) => lost.iter().for_each(journal::lost),
+        Err(e) => tracing::debug!("runs that were lost are looked for later: {e}"),
+    }
+    let open: Vec<RunRecord> = match runs::open(catalog).await {
+        Ok(open) => open,
+        Err(e) => return tracing::debug!("runs that are under way are looked for later: {e}"),
+    };
+    quiet::apply(scene, &open).await;
+}
+
+async fn import(catalog: &Catalog) {
+    match catalog.import_spool(IMPORT).await {
+        Ok(done) if done.records > 0 => tracing::info!(
+            "{} records came from the spool into the catalog",
+            done.records
+        ),
+        Ok(_) => {}
+        Err(e) => tracing::debug!("the spool is imported later: {e}"),
+    }
+}
+
+/// The catalog's numbers; looks into the spool's directory, so not on a thread that others wait for.
+async fn numbers(catalog: &Catalog) -> Option<Numbers> {
+    let catalog = catalog.clone();
+    tokio::task::spawn_blocking(move || catalog.numbers())
+        .await
+        .ok()
+}
+
+/// Counts what the catalog did since the last round. It tells sums and not each operation, so each counts with their mean.
+fn count(counters: &Counters, before: Option<&Numbers>, now: &Numbers) {
+    for (operation, numbers) in &now.operations {
+        let old = before.and_then(|b| b.operations.iter().find(|(o, _)| o == operation));
+        let (total, errors, sum) = old.map_or((0, 0, Duration::ZERO), |(_, n)| {
+            (n.total, n.errors, n.duration_sum)
+        });
+        let times = numbers.total.saturating_sub(total).min(COUNTED_MAX);
+        let failed = numbers.errors.saturating_sub(errors);
+        let mean = numbers
+            .duration_sum
+            .saturating_sub(sum)
+            .checked_div(u32::try_from(times).unwrap_or(u32::MAX))
+            .unwrap_or_default();
+        let kind = match operation {
+            Operation::Open => DbOperation::Migrate,
+            Operation::Record | Operation::Import => DbOperation::Write,
+            Operation::Read => DbOperation::Read,
+            Operation::Upkeep | Operation::Integrity => DbOperation::Upkeep,
+        };
+        for n in 0..times {
+            counters.database(kind, mean, n >= failed);
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What the daemon finds again after a restart: the states of checks and units, and what people were told.
+//!
+//! It lies in the catalog's table of states, in parts below the catalog's bound: `watch` (units, windows, heartbeats), `watch.0`,
+//! `watch.1`, … (200 checks each) and `people.NAME`. While the catalog is away it lies in a file beside the spool, so that an agent
+//! that watches the database of its own catalog forgets nothing; of the two the newer one is believed. What cannot be read is as
+//! if it had never been: checks then begin as unknown.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepwatch_catalog::{Catalog, STATE_MAX, states};
+use keepwatch_notify::plan::State;
+use keepwatch_watch::clock::At;
+use keepwatch_watch::conductor::{SAVED_VERSION, Saved};
+use tokio::sync::watch;
+
+use super::scene::{Scene, Stop};
+
+/// Checks in one part. Below 4 KiB each, so a part is below 1 MiB.
+const CHECKS_IN_PART: usize = 200;
+/// How often it is looked whether people were told something.
+const LOOK: Duration = Duration::from_secs(2);
+/// The largest file that is read back, in bytes: 1000 checks and 256 receivers take 8 MiB at worst.
+const FILE_MAX: u64 = 64 << 20;
+
+/// What is remembered.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// Of checks, units and windows.
+    pub watch: Saved,
+    /// Of what people were told, by receiver.
+    pub people: BTreeMap<String, State>,
+}
+
+type Parts = BTreeMap<String, String>;
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn parts(memory: &Memory) -> Parts {
+    let mut out = Parts::new();
+    let mut rest = memory.watch.clone();
+    let judges: Vec<_> = std::mem::take(&mut rest.judges).into_iter().collect();
+    out.insert("watch".into(), json(&rest));
+    for (n, some) in judges.chunks(CHECKS_IN_PART).enumerate() {
+        let part = Saved {
+            version: memory.watch.version,
+            at: memory.watch.at,
+            judges: some.iter().cloned().collect(),
+            ..Saved::default()
+        };
+        out.insert(format!("watch.{n}"), json(&part));
+    }
+    for (name, state) in &memory.people {
+        out.insert(format!("people.{name}"), json(state));
+    }
+    out
+}
+
+/// Parts of another moment than `watch` are left over from a time with more checks.
+fn whole(parts: &Parts) -> Memory {
+    let read = |text: &String| match serde_json::from_str::<Saved>(text) {
+        Ok(saved) if saved.version <= SAVED_VERSION => Some(saved),
+        Ok(_) => None,
+        Err(e) => {
+            tracing::warn!("what was remembered of checks cannot be read, they begin anew: {e}");
+            None
+        }
+    };
+    let mut memory = Memory {
+        watch: parts.get("watch").and_then(read).unwrap_or_default(),
+        people: BTreeMap::new(),
+    };
+    for (name, text) in parts {
+        if let Some(receiver) = name.strip_prefix("people.") {
+            match serde_json::from_str(text) {
+                Ok(state) => drop(memory.people.insert(receiver.to_owned(), state)),
+                Err(e) => {
+                    tracing::warn!("what {receiver} was told cannot be read, it begins anew: {e}");
+                }
+            }
+        } else if name.starts_with("watch.") {
+            let part = read(text).filter(|p| p.at == memory.watch.at);
+            memory.watch.judges.extend(part.unwrap_or_default().judges);
+        }
+    }
+    memory
+}
+
+/// The file for when the catalog is away.
+pub fn file(state_directory: &Path) -> PathBuf {
+    state_directory.join("memory.json")
+}
+
+/// What is remembered, from the catalog or from the file.
+pub async fn load(catalog: &Catalog, file: &Path) -> Memory {
+    let of_catalog = match states::load(catalog).await {
+        Ok(rows) => whole(
+            &rows
+                .into_iter()
+                .map(|(name, _, body)| (name, body))
+                .collect(),
+        ),
+        Err(e) => {
+            tracing::warn!(
+                "what is remembered is read from {} because of: {e}",
+                file.display()
+            );
+            Memory::default()
+        }
+    };
+    let path = file.to_owned();
+    let text = tokio::task::spawn_blocking(move || read_file(&path)).await;
+    match text.ok().flatten().map(|parts| whole(&parts)) {
+        Some(of_file) if of_file.watch.at > of_catalog.watch.at => of_file,
+        _ => of_catalog,
+    }
+}
+
+fn read_file(path: &Path) -> Option<Parts> {
+    use std::io::Read as _;
+    let file = std::fs::File::open(path).ok()?;
+    let mut text = String::new();
+    file.take(FILE_MAX).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// Stores it, in the catalog or else in the file. Whether it is stored.
+pub async fn save(catalog: &Catalog, file: &Path, memory: &Memory) -> bool {
+    let parts = parts(memory);
+    let (fitting, large): (Vec<_>, Vec<_>) = parts
+        .clone()
+        .into_iter()
+        .partition(|(_, body)| body.len() <= STATE_MAX);
+    for (name, _) in &large {
+        tracing::warn!("'{name}' is too large to be remembered in the catalog");
+    }
+    let path = file.to_owned();
+    match states::save(catalog, &fitting).await {
+        Ok(()) => {
+            // An older one must not be believed later, when the clock was set back.
+            let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(path)).await;
+            true
+        }
+        Err(e) => {
+            tracing::debug!("what is to be remembered goes to a file: {e}");
+            let text = json(&parts);
+            let written =
+                tokio::task::spawn_blocking(move || crate::places::replace_private(&path, &text));
+            match written.await {
+                Ok(Ok(())) => true,
+                Ok(Err(e)) => {
+                    tracing::error!(
+                        "nothing is remembered after a restart: neither the catalog nor {} can be written: {e}",
+                        file.display()
+                    );
+                    false
+                }
+                Err(_) => false,
+            }
+        }
+    }
+}
+
+/// Stores what changes until it is told to stop. The last state is stored by who stops everything.
+pub async fn keep(
+    catalog: Catalog,
+    file: PathBuf,
+    mut scenes: watch::Receiver<Arc<Scene>>,
+    mut stop: Stop,
+) {
+    let mut before = Memory::default();
+    loop {
+        let scene = scenes.borrow_and_update().clone();
+        let mut saved = scene.saved.clone();
+        let same_scene = loop {
+            tokio::select! {
+                () = stop.wait() => return,
+                changed = scenes.changed() => break changed.is_ok(),
+                changed = saved.changed() => if changed.is_err() {
+                    // The watcher is gone; another comes with the next scene.
+                    tokio::time::sleep(LOOK).await;
+                },
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let watch = Saved::clone(&saved.borrow_and_update());
+            let memory = Memory {
+                watch,
+                people: scene.office.states(),
+            };
+            // The one that the channel began with is empty.
+            if memory.watch.at != At::default() && memory != before {
+                save(&catalog, &file, &memory).await;
+                before = memory;
+            }
+        };
+        if !same_scene {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keepwatch_watch::judge::JudgeState;
+
+    #[test]
+    fn it_comes_back_whole_and_leftovers_do_not() {
+        let mut memory = Memory::default();
+        memory.watch.version = SAVED_VERSION;
+        memory.watch.at = At(5);
+        for n in 0..450 {
+            let name = format!("c{n}").parse().expect("a name");
+            memory.watch.judges.insert(name, JudgeState::new(At(n)));
+        }
+        memory.people.insert("mail".into(), State::default());
+        let mut all = parts(&memory);
+        assert_eq!(all.keys().filter(|k| k.starts_with("watch.")).count(), 3);
+        assert_eq!(whole(&all), memory);
+        let mut old = memory.clone();
+        old.watch.at = At(4);
+        let name = "gone".parse().expect("a name");
+        old.watch.judges = BTreeMap::from([(name, JudgeState::new(At(0)))]);
+        let leftover = parts(&old).remove("watch.0").expect("a part");
+        all.insert("watch.7".into(), leftover);
+        assert_eq!(whole(&all), memory);
+    }
+
+    #[test]
+    fn damage_begins_anew_and_harms_nothing_else() {
+        let mut memory = Memory::default();
+        memory.watch.at = At(5);
+        memory.people.insert("mail".into(), State::default());
+        let mut all = parts(&memory);
+        all.insert("watch".into(), "{\"at\":".into());
+        all.insert("people.other".into(), "[]x".into());
+        let back = whole(&all);
+        assert_eq!(back.watch, Saved::default());
+        assert_eq!(back.people.len(), 1);
+        let newer = format!("{{\"version\":{}}}", SAVED_VERSION + 1);
+        all.insert("watch".into(), newer);
+        assert_eq!(whole(&all).watch, Saved::default());
+    }
+}
