@@ -119,6 +119,7 @@ pub enum Command {
     Stats(commands::stats::StatsArgs),
     Doctor(commands::doctor::DoctorArgs),
     Repair(commands::repair::RepairArgs),
+    Drill(commands::drill::DrillArgs),
     Key(commands::key::KeyArgs),
     Serve(commands::serve::ServeArgs),
     Status(commands::status::StatusArgs),

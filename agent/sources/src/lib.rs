@@ -30,6 +30,7 @@ pub mod mysql;
 pub mod postgresql;
 pub mod qdrant;
 pub mod redis;
+pub mod rehearse;
 pub mod restore;
 pub mod scratch;
 pub mod secret;

@@ -159,11 +159,20 @@ impl Asker {
     /// # Errors
     /// It cannot be reached, or refuses.
     pub fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>, Fault> {
+        self.rows_of(None, sql)
+    }
+
+    /// The same, in a database.
+    ///
+    /// # Errors
+    /// It cannot be reached, or refuses.
+    pub fn rows_of(&self, database: Option<&str>, sql: &str) -> Result<Vec<Vec<String>>, Fault> {
         let mut setting = self.setting.clone();
         setting.stall = setting.stall.min(QUESTION);
         let out = self
             .client()?
             .args(["--batch", "--skip-column-names"])
+            .args(database.map(|d| format!("--database={d}")))
             .arg(format!("--execute={sql}"))
             .output(&setting, ANSWER)
             .map_err(|e| self.explain(e))?;

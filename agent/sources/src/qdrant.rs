@@ -518,3 +518,42 @@ pub fn restore(
 pub fn leftovers(scratch: &Path) -> usize {
     fs::read_dir(scratch.join("keepwatch-qdrant-snapshots")).map_or(0, |d| d.flatten().count())
 }
+
+/// The version of a server.
+///
+/// # Errors
+/// It cannot be reached.
+pub fn version(server: &Server, setting: &Setting) -> Result<String, Fault> {
+    let root = Asker::new(server, setting)?.result(Method::GET, "/", None, "version")?;
+    Ok(root["version"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Collections of a dump, how many points were counted when it was made, and how many are there.
+///
+/// # Errors
+/// The server cannot be asked, or lacks one.
+pub fn counts(
+    server: &Server,
+    about: &About,
+    setting: &Setting,
+) -> Result<Vec<(String, u64, u64)>, Fault> {
+    let asker = Asker::new(server, setting)?;
+    about
+        .all("collection")
+        .map(|item| {
+            let name = item.of.clone().unwrap_or_default();
+            let path = format!("/collections/{}/points/count", encoded(&name));
+            let has = asker.result(
+                Method::POST,
+                &path,
+                Some(&json!({"exact": true})),
+                "count of points",
+            )?;
+            Ok((
+                name,
+                item.details["points"].as_u64().unwrap_or(0),
+                has["count"].as_u64().unwrap_or(0),
+            ))
+        })
+        .collect()
+}

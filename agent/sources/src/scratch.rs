@@ -1,6 +1,6 @@
 //! Private scratch directories, removed when they are dropped. What a killed run left is removed by the next one.
 //!
-//! A directory is named `keepwatch-scratch-PID-START-RANDOM`, of the process that made it and when that one started, so that another
+//! A directory is named `kw-scratch-PID-START-RANDOM`, short because sockets lie beneath it: of the process that made it and when that one started, so that another
 //! process can tell whether its owner still lives. Modes are 0700 and 0600 from the start.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -12,7 +12,7 @@ use crate::fault::{Fault, Reason};
 use crate::text::hex;
 
 /// What the names begin with.
-const PREFIX: &str = "keepwatch-scratch-";
+const PREFIX: &str = "kw-scratch-";
 
 /// A private directory.
 pub struct Scratch {
@@ -26,7 +26,7 @@ impl Scratch {
     /// It cannot be made.
     pub fn new(parent: &Path) -> Result<Self, Fault> {
         sweep(parent);
-        let mut random = [0; 8];
+        let mut random = [0; 4];
         getrandom::fill(&mut random).map_err(|e| {
             Fault::new(
                 Reason::Failed,
@@ -230,10 +230,10 @@ mod tests {
     #[test]
     fn what_dead_processes_left_goes_with_their_servers() {
         let dir = tempfile::tempdir().unwrap();
-        let dead = dir.path().join("keepwatch-scratch-999999999-1-aa");
+        let dead = dir.path().join("kw-scratch-999999999-1-aa");
         let recycled = dir
             .path()
-            .join(format!("keepwatch-scratch-{}-1-aa", std::process::id()));
+            .join(format!("kw-scratch-{}-1-aa", std::process::id()));
         let foreign = dir.path().join("keepwatch-other");
         for d in [&dead, &recycled, &foreign] {
             fs::create_dir(d).unwrap();

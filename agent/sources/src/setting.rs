@@ -16,16 +16,26 @@ pub const QUESTION: Duration = Duration::from_secs(60);
 
 /// A request to stop, shared with whoever may ask.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop {
+    asked: Arc<AtomicBool>,
+    also: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+}
 
 impl Stop {
+    /// Also when somebody else says so.
+    pub fn when(also: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Stop {
+            asked: Arc::default(),
+            also: Some(Arc::new(also)),
+        }
+    }
     /// Asks.
     pub fn stop(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.asked.store(true, Ordering::SeqCst);
     }
     /// True when asked.
     pub fn is_asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed) || self.also.as_ref().is_some_and(|also| also())
     }
     /// For `?` where work may end.
     ///

@@ -514,7 +514,7 @@ mod tests {
             let left: Vec<_> = fs::read_dir(dir.path())
                 .unwrap()
                 .map(|e| e.unwrap().file_name().into_string().unwrap())
-                .filter(|n| n.contains("keepwatch"))
+                .filter(|n| n.contains("scratch"))
                 .collect();
             assert_eq!(left, Vec::<String>::new());
         }

@@ -285,10 +285,6 @@ fn what_comes_back_is_what_was_there() {
             replace: jobs == 3,
             ..Default::default()
         };
-        let mut about = about.clone();
-        about
-            .streams
-            .retain(|i| i.of.as_deref() != Some("postgres"));
         let report = postgresql::restore(&memory, &about, &other.server(), &options, &s).unwrap();
         assert_eq!(report.notes, Vec::<String>::new());
         assert_eq!(other.fingerprint("app"), before);

@@ -30,6 +30,8 @@ pub struct Options {
     pub globals: bool,
     /// Whether databases that hold something are replaced.
     pub replace: bool,
+    /// Leave out table spaces, which are directories of the host: for a rehearsal beside the original.
+    pub no_tablespaces: bool,
     /// Tables restored at once; more than one needs scratch space for a whole dump.
     pub jobs: usize,
 }
@@ -112,14 +114,6 @@ pub fn restore(
         if !found.databases.contains(name) {
             continue;
         }
-        if *name == server.maintenance && asker.json::<bool>(name, HOLDS)? {
-            return Err(Fault::new(
-                Reason::InTheWay,
-                format!(
-                    "the database '{name}' is used to manage the server and holds something, so it cannot be replaced; restore it under another name with --database {name}=NAME; nothing was touched"
-                ),
-            ));
-        }
         if !options.replace && asker.json::<bool>(name, HOLDS)? {
             return Err(Fault::new(
                 Reason::InTheWay,
@@ -132,7 +126,7 @@ pub fn restore(
     }
     let mut report = Report::default();
     for item in globals {
-        self::globals(stored, item, &asker, server, setting, &mut report)?;
+        self::globals(stored, item, &asker, server, options, setting, &mut report)?;
     }
     for (item, name) in chosen {
         database(
@@ -181,6 +175,7 @@ fn globals(
     item: &Item,
     asker: &Asker,
     server: &Server,
+    options: &Options,
     setting: &Setting,
     report: &mut Report,
 ) -> Result<(), Fault> {
@@ -194,6 +189,18 @@ fn globals(
     let sql = script::plain(&text).map_err(|line| {
         Fault::new(Reason::NotWhole, format!("the dump of roles holds a command for psql in line {line}, and is not run; nothing was touched"))
     })?;
+    let sql: String = match options.no_tablespaces {
+        false => sql,
+        true => sql
+            .split_inclusive('\n')
+            .filter(|l| {
+                !["CREATE", "ALTER", "COMMENT ON"].iter().any(|w| {
+                    l.strip_prefix(w)
+                        .is_some_and(|l| l.starts_with(" TABLESPACE "))
+                })
+            })
+            .collect(),
+    };
     let mut psql = asker
         .program("psql")?
         .args([
@@ -256,7 +263,11 @@ fn database(
             make += &format!(" {word} {}", literal(value));
         }
     }
-    let maintenance = &server.maintenance;
+    // A database cannot be dropped by one who is in it.
+    let maintenance = match name == server.maintenance {
+        true => "template1",
+        false => server.maintenance.as_str(),
+    };
     asker
         .execute(maintenance, &make)
         .map_err(|e| e.during(format!("make a database for '{name}'")))?;
@@ -328,6 +339,7 @@ fn fill(
     let program = asker
         .program("pg_restore")?
         .args(["--exit-on-error"])
+        .args(options.no_tablespaces.then_some("--no-tablespaces"))
         .arg(format!("--dbname={}", conninfo(database)));
     if options.jobs > 1 && has_room(setting, item.bytes) {
         let scratch = Scratch::new(&setting.scratch)?;

@@ -319,6 +319,21 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
+/// How many keys an answer to `INFO` speaks of.
+pub fn keys(info: &str) -> u64 {
+    info.lines()
+        .filter_map(|l| {
+            l.strip_prefix("db")?
+                .split_once(":keys=")?
+                .1
+                .split(',')
+                .next()?
+                .parse::<u64>()
+                .ok()
+        })
+        .sum()
+}
+
 /// Begins a dump.
 ///
 /// # Errors
