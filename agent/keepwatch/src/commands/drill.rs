@@ -468,7 +468,7 @@ impl Drill<'_> {
         };
         let restored = postgresql::restore(&stored, &about, &server, &options, self.setting);
         let took = self.began.elapsed();
-        let answers = restored.as_ref().map(|_| {
+        let answers: Vec<Answer> = if restored.is_ok() {
             let ask = |question: &String| {
                 let (of, sql) = match question.strip_prefix('@').and_then(|q| q.split_once(' ')) {
                     Some((of, sql)) => (Some(of), sql),
@@ -490,7 +490,9 @@ impl Drill<'_> {
                 answer(question.clone(), holds, said.err().map(|e| e.text))
             };
             self.args.expect_sql.iter().map(ask).collect()
-        });
+        } else {
+            Vec::new()
+        };
         let mut own = self.setting.clone();
         own.stop = Stop::default();
         let dropped = Asker::new(&server, &own).and_then(|a| drop_all(&a));
@@ -499,7 +501,7 @@ impl Drill<'_> {
         Ok(Came {
             files: about.streams.len() as u64,
             bytes: report.bytes,
-            answers: answers.unwrap_or_default(),
+            answers,
             notes: report.notes,
             restored: took,
         })

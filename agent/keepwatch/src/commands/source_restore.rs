@@ -274,6 +274,7 @@ impl Place {
                     databases: renamed(spec.many("database")),
                     globals: spec.flag("globals")?.unwrap_or(true),
                     replace,
+                    no_tablespaces: false,
                     jobs: match args.threads {
                         0 => std::thread::available_parallelism()
                             .map_or(1, |n| n.get())

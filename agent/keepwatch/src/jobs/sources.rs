@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use keepwatch_config::sections::backups::{
-    ContainerEngine, ContainerSource, DumpFormat, MysqlSource, Part, PostgresqlSource,
+    ContainerEngine, ContainerSource, DrillTarget, DumpFormat, MysqlSource, Part, PostgresqlSource,
     QdrantSource, RedisSource, Source, SqliteSource,
 };
 use keepwatch_config::{Credentials, SecretSource};
