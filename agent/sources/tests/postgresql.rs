@@ -260,6 +260,7 @@ fn what_comes_back_is_what_was_there() {
         globals: true,
         replace: false,
         jobs: 2,
+        ..Default::default()
     };
     // It is there and not empty: nothing is touched.
     let e = postgresql::restore(&memory, &about, &pg.server(), &options, &s).unwrap_err();

@@ -179,7 +179,7 @@ fn a_real_btrfs_gives_a_view_that_stands_still() {
         return;
     }
     let s = setting(dir.path());
-    let checked = std::panic::catch_unwind(|| {
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let sub = mounted.join("data");
         ok(Command::new("btrfs")
             .args(["subvolume", "create"])
@@ -191,23 +191,24 @@ fn a_real_btrfs_gives_a_view_that_stands_still() {
         assert_eq!(fs::read(held.root().join("f")).unwrap(), b"before");
         assert_eq!(view.take(&s).err().unwrap().reason, Reason::InTheWay);
         let root = held.root().to_owned();
-        // Killed: nothing is removed in good order, and the lock goes with the process.
-        std::mem::forget(held);
-        let _ = root;
-        drop(view);
-        // The lock is still held by the leaked handle; a view of another label shows the removal.
+        held.release().unwrap();
+        assert!(!root.exists());
+        // What a killed run left is replaced by a fresh one.
         ok(Command::new("btrfs")
-            .args(["subvolume", "delete"])
+            .args(["subvolume", "snapshot", "-r"])
+            .arg(&sub)
             .arg(&root));
+        fs::write(sub.join("f"), "later").unwrap();
+        let held = view.take(&s).unwrap();
+        assert_eq!(fs::read(held.root().join("f")).unwrap(), b"later");
+        drop(held);
+        assert!(!root.exists());
         fs::create_dir(mounted.join("plain")).unwrap();
-        let e = View::parse(&format!("btrfs:{}", mounted.join("plain").display()))
-            .unwrap()
-            .take(&s)
-            .err()
-            .unwrap();
+        let plain = View::parse(&format!("btrfs:{}", mounted.join("plain").display())).unwrap();
+        let e = plain.take(&s).err().unwrap();
         assert!(e.text.contains("take a view"), "{e}");
         assert_eq!(fs::read_dir(mounted.join("plain")).unwrap().count(), 0);
-    });
+    }));
     let _ = Command::new("umount").arg(&mounted).status();
     checked.unwrap();
 }

@@ -2,7 +2,7 @@
 //!
 //! We connect, authenticate, and ask to be synchronized (`SYNC`). Because we do not claim to understand streams without a length, the
 //! server writes a snapshot to its disk and sends it with its length, at once and without the delay by which it waits for more replicas.
-//! What arrives is an RDB file: its length, its end mark and its CRC-64 must be right. Then we go. No program is needed, and the password
+//! (That snapshot stays in its directory, as after `BGSAVE`.) What arrives is an RDB file: its length, its end mark and its CRC-64 must be right. Then we go. No program is needed, and the password
 //! goes through the socket only.
 
 mod rdb;
@@ -542,15 +542,6 @@ pub fn restore(
             ),
         )
     })?;
-    if fs::symlink_metadata(to).is_ok() && !options.replace {
-        return Err(Fault::new(
-            Reason::InTheWay,
-            format!(
-                "{} is there already; replace it with --replace; nothing was touched",
-                to.display()
-            ),
-        ));
-    }
     if let Some(server) = server {
         if !matches!(Connection::open(server, setting), Err(e) if e.reason == Reason::NoConnection)
         {
@@ -562,6 +553,15 @@ pub fn restore(
                 ),
             ));
         }
+    }
+    if fs::symlink_metadata(to).is_ok() && !options.replace {
+        return Err(Fault::new(
+            Reason::InTheWay,
+            format!(
+                "{} is there already; replace it with --replace; nothing was touched",
+                to.display()
+            ),
+        ));
     }
     let free = rustix::fs::statvfs(dir).map_or(u64::MAX, |s| s.f_bavail.saturating_mul(s.f_frsize));
     if free < item.bytes {
