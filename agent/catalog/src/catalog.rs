@@ -102,6 +102,8 @@ pub struct Recorded {
     pub refused: u64,
     /// Results that are older than results are kept.
     pub late: u64,
+    /// Written down afterwards, and known already.
+    pub known: u64,
 }
 
 /// What was brought from the spool into the database.
@@ -254,6 +256,7 @@ impl Catalog {
                         recorded.stored += done.stored;
                         recorded.refused += done.refused;
                         recorded.late += done.late;
+                        recorded.known += done.known;
                         waiting = &waiting[batch.len()..];
                     }
                     // The damaged file is out of the way: once more, into the new one.
@@ -310,6 +313,7 @@ impl Catalog {
                 Ok(one) => {
                     recorded.stored += one.stored;
                     recorded.late += one.late;
+                    recorded.known += one.known;
                 }
                 Err(Trouble::Sql(e)) if fault(&e) == Fault::Record => {
                     recorded.refused += 1;
@@ -328,7 +332,10 @@ impl Catalog {
         for entry in entries {
             match entry {
                 Entry::Run(run) if run.trigger == Trigger::Rebuilt => {
-                    runs::save_rebuilt(&mut tx, run).await?;
+                    if !runs::save_rebuilt(&mut tx, run).await? {
+                        recorded.known += 1;
+                        continue;
+                    }
                 }
                 Entry::Run(run) => {
                     runs::save(&mut tx, run).await?;

@@ -51,6 +51,7 @@ pub async fn import(catalog: &Catalog, facts: &[SnapshotFact]) -> Recorded {
             .collect();
         let one = catalog.record(entries).await;
         sum.stored += one.stored;
+        sum.known += one.known;
         sum.spooled += one.spooled;
         sum.lost += one.lost;
         sum.refused += one.refused;

@@ -31,9 +31,6 @@ pub(crate) fn markdown(root: &Table, example: &str) -> String {
 const HEAD: &str = "\
 # The configuration file
 
-**The `keepwatch` program does not read this file yet.** What follows describes what the library reads; the commands and the agent that are
-named here come with the daemon.
-
 One TOML file says all: what is backed up and where to, what is watched, what is restarted, who is told. The agent reads
 `/etc/keepwatch/config.toml`, or the file that `--config` names. The NixOS module writes it from its options: a key here is the option's
 name with `_` before each capital (`failureThreshold` is `failure_threshold`).

@@ -238,7 +238,8 @@ impl Desk {
         let mut page = Page::default();
         render::facts(&mut page, facts, self.legacy);
         let mut out = page.finish();
-        out.push_str(&self.counters.render());
+        let is_check = |name: &str| facts.checks.iter().any(|c| c.name.as_str() == name);
+        out.push_str(&self.counters.render(is_check));
         form(StatusCode::OK, text::CONTENT_TYPE, out.into())
     }
 

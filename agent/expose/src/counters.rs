@@ -49,6 +49,7 @@ pub struct Counters {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     legacy: bool,
+    per_check: bool,
 }
 
 impl Counters {
@@ -73,6 +74,7 @@ impl Counters {
             handle: recorder.handle(),
             recorder,
             legacy,
+            per_check: false,
         };
         // What can be seen from the start is there at 0, so that its first increase is seen.
         for op in DbOperation::ALL {
@@ -94,6 +96,12 @@ impl Counters {
         Ok(new)
     }
 
+    /// A histogram of durations for each check, and not only for each kind: about 14 series more for each.
+    #[must_use]
+    pub fn per_check(self, per_check: bool) -> Self {
+        Self { per_check, ..self }
+    }
+
     fn add(&self, metric: &Metric, labels: Vec<Label>, by: u64) {
         let key = Key::from_parts(metric.name, labels);
         self.recorder.register_counter(&key, &META).increment(by);
@@ -107,9 +115,13 @@ impl Counters {
     }
 
     /// A run of a check ended.
-    pub fn check_finished(&self, kind: CheckKind, duration: Duration) {
+    pub fn check_finished(&self, check: &str, kind: CheckKind, duration: Duration) {
         let labels = || vec![Label::from_static_parts("kind", kind.as_str())];
-        self.observe(&names::CHECK_DURATION, labels(), duration);
+        let mut own = labels();
+        if self.per_check {
+            own.push(Label::new("check", check.to_owned()));
+        }
+        self.observe(&names::CHECK_DURATION, own, duration);
         if self.legacy {
             self.observe(&names::LEGACY_CHECK_DURATION, labels(), duration);
         }
@@ -179,9 +191,26 @@ impl Counters {
         self.handle.run_upkeep();
     }
 
-    /// All of it in the exposition format.
-    pub fn render(&self) -> String {
-        self.handle.render()
+    /// All of it in the exposition format. `is_check` tells which checks there are: the histogram of one that was taken out of the
+    /// configuration is not shown any more.
+    pub fn render(&self, is_check: impl Fn(&str) -> bool) -> String {
+        let text = self.handle.render();
+        if !self.per_check {
+            return text;
+        }
+        let is_shown = |line: &&str| {
+            let of_check = line
+                .strip_prefix(names::CHECK_DURATION.name)
+                .and_then(|rest| rest.split_once("check=\""));
+            // Names of checks hold no quotes.
+            let name = of_check.and_then(|(_, rest)| rest.split('"').next());
+            name.is_none_or(&is_check)
+        };
+        let mut out = String::with_capacity(text.len());
+        for line in text.split_inclusive('\n').filter(is_shown) {
+            out.push_str(line);
+        }
+        out
     }
 }
 
@@ -192,15 +221,15 @@ mod tests {
     #[test]
     fn names_stay_as_declared() {
         let c = Counters::new(true).unwrap();
-        c.check_finished(CheckKind::Http, Duration::from_millis(30));
-        c.check_finished(CheckKind::Http, Duration::from_secs(99));
+        c.check_finished("web", CheckKind::Http, Duration::from_millis(30));
+        c.check_finished("web", CheckKind::Http, Duration::from_secs(99));
         c.database(DbOperation::Write, Duration::from_micros(700), false);
         c.logged(&tracing::Level::WARN);
         c.request("/metrics", 200, Duration::from_micros(10));
         c.request("/metrics", 599, Duration::from_micros(10));
         c.refused("full");
         c.upkeep();
-        let text = c.render();
+        let text = c.render(|_| true);
         for line in [
             "# TYPE keepwatch_check_duration_seconds histogram",
             "keepwatch_check_duration_seconds_bucket{kind=\"http\",le=\"0.025\"} 0",
@@ -231,7 +260,20 @@ mod tests {
         }
         // Without the option the other name is not there.
         let c = Counters::new(false).unwrap();
-        c.check_finished(CheckKind::Http, Duration::from_millis(30));
-        assert!(!c.render().contains("\nhealth_check_"));
+        c.check_finished("web", CheckKind::Http, Duration::from_millis(30));
+        assert!(!c.render(|_| true).contains("\nhealth_check_"));
+    }
+
+    #[test]
+    fn details_vanish_with_their_check() {
+        let c = Counters::new(false).unwrap().per_check(true);
+        for check in ["web", "gone"] {
+            c.check_finished(check, CheckKind::Http, Duration::from_millis(30));
+        }
+        let text = c.render(|name| name == "web");
+        let line = "keepwatch_check_duration_seconds_count{kind=\"http\",check=\"web\"} 1";
+        assert!(text.lines().any(|l| l == line), "{text}");
+        assert!(!text.contains("gone"), "{text}");
+        assert!(text.contains("# TYPE keepwatch_check_duration_seconds histogram"));
     }
 }

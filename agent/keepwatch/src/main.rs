@@ -8,13 +8,17 @@ mod errors;
 mod estimate;
 mod jobs;
 mod keys;
+mod logs;
+mod mount;
 mod output;
 mod places;
 mod progress;
 mod select;
 mod serve;
 mod signals;
+mod standing;
 mod stores;
+mod told;
 
 use std::process::ExitCode;
 
@@ -45,7 +49,7 @@ fn main() -> ExitCode {
     };
     // The daemon logs as its configuration says.
     if !matches!(cli.command, cli::Command::Serve(_)) {
-        log_to_stderr(cli.globals.verbose);
+        logs::begin(cli.globals.verbose);
     }
     let json = cli.globals.json;
     let context = Context {
@@ -141,22 +145,6 @@ fn quiet_filter(level: &str) -> tracing_subscriber::EnvFilter {
             Err(_) => filter,
         }
     })
-}
-
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
-    };
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(quiet_filter(level))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .without_time()
-        .with_target(verbose > 1)
-        .try_init();
 }
 
 /// A panic is a bug of ours. It ends as one sentence, and with the status of a failure.

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::header::{
@@ -155,6 +156,26 @@ impl Question<'_> {
         text.zeroize();
         let mut value = value
             .map_err(|_| Fault::later("the token has characters that a header cannot have"))?;
+        value.set_sensitive(true);
+        self.headers.insert(hyper::header::AUTHORIZATION, value);
+        Ok(())
+    }
+
+    /// Adds a user and password by `Authorization: Basic`, marked as sensitive.
+    ///
+    /// # Errors
+    /// They have characters that a header cannot have.
+    pub fn basic(&mut self, user: &str, password: &Secret) -> Result<(), Fault> {
+        let mut pair = format!("{user}:{}", password.expose());
+        let mut text = format!(
+            "Basic {}",
+            base64::engine::general_purpose::STANDARD.encode(&pair)
+        );
+        let value = HeaderValue::from_str(&text);
+        pair.zeroize();
+        text.zeroize();
+        let mut value = value
+            .map_err(|_| Fault::later("the password has characters that a header cannot have"))?;
         value.set_sensitive(true);
         self.headers.insert(hyper::header::AUTHORIZATION, value);
         Ok(())

@@ -3,6 +3,7 @@
 //! They are named by a file (a systemd credential is one) and read for each delivery, so a rotated one works without a restart.
 //! The type cannot be printed, is not copied, and is wiped when dropped.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,7 @@ impl SecretFile {
     /// Reads the file's text without white space at its ends.
     ///
     /// # Errors
-    /// It cannot be read, is empty, longer than 4096 bytes, or holds what is not printable ASCII. The text names the path,
+    /// It cannot be read, everybody on the host may read it, is empty, longer than 4096 bytes, or holds what is not printable ASCII. The text names the path,
     /// never the content.
     pub async fn read(&self) -> Result<Secret, String> {
         read(&self.0).await.map_err(|why| {
@@ -52,6 +53,13 @@ async fn read(path: &Path) -> Result<Secret, String> {
     let file = tokio::fs::File::open(path)
         .await
         .map_err(|e| e.to_string())?;
+    let about = file.metadata().await.map_err(|e| e.to_string())?;
+    if about.is_file() && about.mode() & 0o007 != 0 {
+        return Err(
+            "everybody on the host may open it; take that away with chmod o= and change the secret"
+                .to_owned(),
+        );
+    }
     let mut bytes = Vec::with_capacity(SECRET + 1);
     let result = file
         .take(SECRET as u64 + 1)
@@ -80,6 +88,8 @@ fn text(bytes: &[u8]) -> Result<Secret, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[tokio::test]
     async fn reads_what_people_write_and_refuses_the_rest() {
@@ -87,6 +97,7 @@ mod tests {
         let put = |bytes: &[u8]| {
             let path = dir.path().join("s");
             std::fs::write(&path, bytes).unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
             SecretFile(path)
         };
         for (bytes, expected) in [
@@ -106,6 +117,9 @@ mod tests {
             let e = put(bytes).read().await.err().unwrap();
             assert!(e.contains(why), "{e}");
         }
+        let open = put(b"geheim");
+        std::fs::set_permissions(&open.0, Permissions::from_mode(0o604)).unwrap();
+        assert!(open.read().await.err().unwrap().contains("everybody"));
         assert!(
             SecretFile(dir.path().join("none"))
                 .read()

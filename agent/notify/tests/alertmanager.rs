@@ -12,6 +12,7 @@ use keepwatch_notify::http::Net;
 use keepwatch_notify::medium::alertmanager;
 use keepwatch_notify::plan::State;
 use keepwatch_notify::post::{Settings, open};
+use keepwatch_notify::push::Push;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -21,6 +22,7 @@ fn pushing(urls: Vec<String>) -> Settings {
         alertmanager: Some(alertmanager::Settings {
             urls,
             token_file: None,
+            basic: None,
             resend: Duration::from_secs(5),
             min_severity: Severity::Info,
         }),
@@ -74,32 +76,25 @@ fn free_port() -> u16 {
         .port()
 }
 
-#[tokio::test]
-async fn a_real_alertmanager_takes_and_ends_alerts() {
-    let dir = tempfile::tempdir().unwrap();
+/// Debian's Alertmanager; none where it is not installed, which is an error in CI.
+fn start(dir: &std::path::Path, port: u16, more: &[String]) -> Option<tokio::process::Child> {
     std::fs::write(
-        dir.path().join("c.yml"),
+        dir.join("c.yml"),
         "route:\n  receiver: none\nreceivers:\n  - name: none\n",
     )
     .unwrap();
-    let port = free_port();
     let child = tokio::process::Command::new("prometheus-alertmanager")
-        .arg(format!(
-            "--config.file={}",
-            dir.path().join("c.yml").display()
-        ))
-        .arg(format!(
-            "--storage.path={}",
-            dir.path().join("data").display()
-        ))
+        .arg(format!("--config.file={}", dir.join("c.yml").display()))
+        .arg(format!("--storage.path={}", dir.join("data").display()))
         .arg(format!("--web.listen-address=127.0.0.1:{port}"))
         .arg("--cluster.listen-address=")
+        .args(more)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn();
-    let mut child = match child {
-        Ok(child) => child,
+    match child {
+        Ok(child) => Some(child),
         Err(e) => {
             assert!(
                 std::env::var_os("CI").is_none(),
@@ -108,8 +103,60 @@ async fn a_real_alertmanager_takes_and_ends_alerts() {
             eprintln!(
                 "SKIPPED: Alertmanager cannot be started ({e}); install Debian's prometheus-alertmanager"
             );
-            return;
+            None
         }
+    }
+}
+
+/// The hash of the documentation of Prometheus' exporter-toolkit, for the password `test`.
+const BCRYPT: &str = "$2b$12$hNf2lSsxfm0.i4a.1kVpSOVyBCfIB51VRjgBUyv6kdnyTlgWj81Ay";
+
+#[tokio::test]
+async fn a_real_alertmanager_asks_who_we_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let (web, port) = (dir.path().join("web.yml"), free_port());
+    std::fs::write(&web, format!("basic_auth_users:\n  we: {BCRYPT}\n")).unwrap();
+    let more = [format!("--web.config.file={}", web.display())];
+    let Some(_child) = start(dir.path(), port, &more) else {
+        return;
+    };
+    let mut push = Push::new(Duration::from_secs(60), Severity::Info);
+    push.observe(now(), &[alert("web")]);
+    let batch = push.batches(now()).remove(0);
+    let url = format!("http://127.0.0.1:{port}");
+    let settings = |user: &str, password: &str| {
+        let mut s = pushing(vec![url.clone()]).alertmanager.unwrap();
+        s.basic = Some((user.into(), secret(&dir, "password", password)));
+        s
+    };
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
+    let net = Net::new(None);
+    let good = settings("we", "test\n");
+    while let Err(e) = alertmanager::post(&good, &net, &url, &batch).await {
+        assert!(tokio::time::Instant::now() < end, "{e}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for (user, password) in [("we", "canary"), ("they", "test")] {
+        let s = settings(user, password);
+        let e = alertmanager::post(&s, &net, &url, &batch)
+            .await
+            .unwrap_err();
+        assert!(
+            e.to_string().contains("401") && !e.to_string().contains("canary"),
+            "{e}"
+        );
+    }
+    let mut both = settings("we", "test");
+    both.token_file = Some(secret(&dir, "token", "x"));
+    assert!(alertmanager::check(&both).is_err());
+    assert!(alertmanager::check(&settings("a:b", "x")).is_err());
+}
+
+#[tokio::test]
+async fn a_real_alertmanager_takes_and_ends_alerts() {
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+    let Some(mut child) = start(dir.path(), port, &[]) else {
+        return;
     };
     let end = tokio::time::Instant::now() + Duration::from_secs(30);
     while names(port).await.is_none() {

@@ -33,6 +33,7 @@ fn telegram_to(dir: &tempfile::TempDir, port: u16) -> Medium {
         chat_id: "-100123".into(),
         thread_id: Some(7),
         api: Some(format!("http://127.0.0.1:{port}")),
+        silent: false,
     })
 }
 
@@ -44,6 +45,7 @@ fn webhook_to(dir: &tempfile::TempDir, port: u16) -> Medium {
             &format!("http://127.0.0.1:{port}{PATH}\n"),
         ),
         token_file: None,
+        key_file: None,
         plain_http: false,
     })
 }
@@ -484,6 +486,7 @@ async fn certificates_are_looked_at() {
         let medium = Medium::Webhook(webhook::Settings {
             url_file: secret(&dir, "https", &format!("https://localhost:{port}{PATH}")),
             token_file: None,
+            key_file: None,
             plain_http: false,
         });
         let other = dir.path().join("other.pem");
@@ -513,6 +516,54 @@ async fn certificates_are_looked_at() {
         }
         server.abort();
     }
+}
+
+/// OpenSSL says what the signature must be.
+#[tokio::test]
+async fn signed_and_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Sink::new(vec![ok()]).await;
+    let Medium::Webhook(hook) = webhook_to(&dir, sink.port) else {
+        panic!()
+    };
+    let Medium::Telegram(bot) = telegram_to(&dir, sink.port) else {
+        panic!()
+    };
+    let signed = Medium::Webhook(webhook::Settings {
+        key_file: Some(secret(&dir, "key", "a key that is a canary\n")),
+        ..hook
+    });
+    let silent = Medium::Telegram(telegram::Settings {
+        silent: true,
+        ..bot
+    });
+    let sent = now();
+    for medium in [&signed, &silent] {
+        medium
+            .send(&Net::new(None), "h", &message(), sent)
+            .await
+            .unwrap();
+    }
+    let [hook, bot] = &sink.seen()[..] else {
+        panic!()
+    };
+    let body = dir.path().join("body");
+    std::fs::write(&body, &hook.body).unwrap();
+    let said = std::process::Command::new("openssl")
+        .args(["dgst", "-sha256", "-hmac", "a key that is a canary"])
+        .arg(&body)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let (_, expected) = said.trim().rsplit_once(' ').unwrap();
+    assert_eq!(
+        hook.header("keepwatch-signature").unwrap(),
+        format!("sha256={expected}")
+    );
+    let v: Value = serde_json::from_str(&hook.body).unwrap();
+    assert_eq!(v["sentAt"], sent.rfc3339());
+    let v: Value = serde_json::from_str(&bot.body).unwrap();
+    assert_eq!(v["disable_notification"], true);
 }
 
 #[test]
@@ -548,6 +599,7 @@ fn settings_are_checked_before_anything_is_sent() {
                     chat_id: "chat".into(),
                     thread_id: None,
                     api: None,
+                    silent: false,
                 }),
                 hasty(),
             )]),
@@ -561,6 +613,7 @@ fn settings_are_checked_before_anything_is_sent() {
                     chat_id: "1".into(),
                     thread_id: None,
                     api: Some("http://example.org".into()),
+                    silent: false,
                 }),
                 hasty(),
             )]),

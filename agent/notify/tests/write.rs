@@ -157,7 +157,7 @@ fn assert_all(host: &str, m: &Message) {
         );
     }
 
-    let json = webhook::write(host, m);
+    let json = webhook::write(host, m, At(10_000));
     assert!(json.len() <= JSON, "{}", json.len());
     let v: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(

@@ -438,3 +438,48 @@ def test_config(t):
         t.kw(verb, "--config", t.path("none.toml"), rc=2)
     t.kw("status", "--config", t.write("fresh.toml", "state_directory = \"%s\"\n" % t.path("fresh")), rc=4)
     need(not os.path.exists(t.path("fresh")), "asking makes nothing")
+
+
+def test_asking_once(t):
+    service = Service()
+    hole = socket.socket()
+    hole.bind(("127.0.0.1", 0))
+    checks = http_check("web", service) + """
+[checks.closed]
+interval = "5s"
+probe.tcp = { target = "127.0.0.1:%d" }
+[checks.beat]
+probe.heartbeat = { backup = "none" }
+""" % hole.getsockname()[1]
+    d = Daemon(t, checks.split("[checks.beat]")[0])
+    run = d.kw("check", rc=1)
+    need("web (http): success" in run.text and "closed (tcp): failure" in run.text and "connect" in run.text and "http_status 200" in run.text, run)
+    need(service.asked == 1 and not os.path.exists(t.path("state")), "asked once, nothing recorded")
+    rows = t.js("check", "web", "--config", d.file)["checks"]
+    need(len(rows) == 1 and rows[0]["result"] == "success" and rows[0]["measures"]["http_status"] == 200 and rows[0]["reason"] is None, rows)
+    service.code = 500
+    [row] = t.js("check", "web", "--config", d.file, rc=1)["checks"]
+    need(row["result"] == "failure" and row["reason"] == "status" and "500" in row["text"], row)
+    run = d.kw("check", "wbe", rc=4)
+    need("use one of: closed web" in run.said, run)
+    service.close()
+    hole.close()
+
+
+def test_a_repository_that_vanishes_is_noticed(t):
+    from topics import jobs
+    src = t.small_tree()
+    more = '[repositories.disk]\nbackend.local = { path = "%s" }\nrecipients = ["%s"]\n' % (t.path("disk"), jobs.RECIPIENT) + jobs.paths("home", src)
+    service = Service()
+    with daemon(t, http_check("web", service), more) as d:
+        series = 'keepwatch_repository_reachable{repository="disk"}'
+        until("ready", lambda: d.get("/health/ready")[0] == 200)
+        need(d.metric(series) is None, "one that was never made is no fault")
+        d.kw("backup", "--job", "home")
+        until("seen", lambda: d.metric(series) == 1.0, seconds=25)
+        need(d.metric('keepwatch_repository_available_bytes{repository="disk"}') > 0, "room")
+        need(d.metric('keepwatch_backup_last_successful{backup="home",repository="disk"}') == 1.0, "the run")
+        os.rename(t.path("disk"), t.path("away"))
+        until("missed", lambda: d.metric(series) == 0.0, seconds=25)
+        d.stop()
+    service.close()

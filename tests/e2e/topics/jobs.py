@@ -7,31 +7,42 @@ RECIPIENT = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
 CANARY = "canary-4f1c-secret"
 
 
-def configure(t, jobs, repositories=("disk",), extra="", name="config.toml"):
+def configure(t, jobs, repositories=("disk",), extra="", name="config.toml", more="initialize = false"):
     """A configuration with repositories of these names beneath the scratch directory."""
     text = 'host = "web1"\nstate_directory = "%s"\ncache_directory = "%s"\n' % (t.path("state"), t.path("cache"))
     for r in repositories:
-        text += '[repositories.%s]\nbackend.local = { path = "%s" }\nrecipients = ["%s"]\n' % (r, t.path(r), RECIPIENT)
+        text += '[repositories.%s]\nbackend.local = { path = "%s" }\nrecipients = ["%s"]\n%s\n' % (r, t.path(r), RECIPIENT, more)
     return t.write(name, text + jobs + extra)
 
 
+ALL = "retention = { last = 100 }\n"
+
+
+def keeping(more):
+    """All snapshots are kept where nothing else is said: several in a day are usual here."""
+    return more if "retention" in more else ALL + more
+
+
 def paths(name, *include, repositories=("disk",), more="retry = { attempts = 0 }"):
+    more = keeping(more)
     return "[backups.%s]\nrepositories = %s\n%s\nsource.paths = { include = %s }\n" % (name, json.dumps(repositories), more, json.dumps(include))
 
 
 def command(name, script, more="retry = { attempts = 0 }", repositories=("disk",)):
+    more = keeping(more)
     return '[backups.%s]\nrepositories = %s\n%s\nsource.command = { argv = ["/bin/sh", "-c", %s], filename = "dump" }\n' % (name, json.dumps(repositories), more, json.dumps(script))
 
 
-def rows(t):
-    """All runs in the catalog, in the order in which they began."""
+def rows(t, kinds=None):
+    """All runs in the catalog, in the order in which they began, but those that apply retention after each backup; or those of these kinds."""
     place = t.path("state/catalog.sqlite")
     if not os.path.exists(place):
         return []
     db = sqlite3.connect("file:%s?mode=ro" % place, uri=True, timeout=5)
     try:
         db.row_factory = sqlite3.Row
-        return [dict(r) for r in db.execute("SELECT * FROM runs ORDER BY started, id")]
+        every = [dict(r) for r in db.execute("SELECT * FROM runs ORDER BY started, id")]
+        return [r for r in every if (r["kind"] in kinds if kinds else r["kind"] != "forget")]
     except sqlite3.OperationalError as e:
         # Its tables are being made.
         need("no such table" in str(e), e)
@@ -385,19 +396,21 @@ def test_upkeep_by_configuration(t):
     repo, src = t.repository("disk"), t.small_tree()
     t.kw("init", "--repo", t.path("far"), "--from", repo)
     extra = '[copies.away]\nfrom = "disk"\nto = "far"\nbackups = ["home"]\nretry = { attempts = 0 }\n'
-    config = configure(t, paths("home", src, more="retention = { last = 2 }"), repositories=("disk", "far"), extra=extra)
+    config = configure(t, paths("home", src), repositories=("disk", "far"), extra=extra)
     for n in range(4):
         t.write("src/new-%d" % n, t.noise(3000))
         t.kw("backup", "--job", "home", "--config", config)
     t.kw("copy", "--copy", "away", "--config", config)
     need(len(t.ids(t.path("far"))) == 4, "copied")
+    config = configure(t, paths("home", src, more="retention = { last = 2 }"), repositories=("disk", "far"), extra=extra)
     t.kw("forget", "--job", "home", "--config", config)
     need(len(t.ids(repo)) == 2, "forgotten")
     t.kw("prune", "--repository", "disk", "--config", config)
     t.kw("verify", "--job", "home", "--config", config)
-    done = [(r["kind"], r["job"] or None, r["repository"], r["outcome"]) for r in rows(t)[4:]]
+    everything = ("backup", "copy", "forget", "prune", "verify")
+    done = [(r["kind"], r["job"] or None, r["repository"], r["outcome"]) for r in rows(t, everything)][-4:]
     need(done == [("copy", "away", "far", "succeeded"), ("forget", "home", "disk", "succeeded"), ("prune", None, "disk", "succeeded"), ("verify", None, "disk", "succeeded")], done)
-    forget = rows(t)[5]
+    forget = rows(t, ("forget",))[-1]
     need(forget["snapshots"] == 2 and forget["removed"] == 2 and forget["newest"] > forget["oldest"], forget)
     # Damage is a failed verification.
     packs = os.path.join(repo, "packs")
@@ -428,3 +441,103 @@ def test_timeout_ends_the_whole_group(t):
     need(row["outcome"] == "failed" and row["error_class"] == "timeout", row)
     need(not lives(number(t.path("pid"))), "the group is gone")
     need("took longer than" in run.said, run)
+
+
+def places(t):
+    """What is noted of repositories."""
+    db = sqlite3.connect("file:%s?mode=ro" % t.path("state/catalog.sqlite"), uri=True, timeout=5)
+    try:
+        db.row_factory = sqlite3.Row
+        return {r["name"]: dict(r) for r in db.execute("SELECT * FROM repositories")}
+    finally:
+        db.close()
+
+
+def test_a_repository_is_made_where_there_was_none(t):
+    src = t.small_tree()
+    config = configure(t, paths("home", src), more="")
+    run = t.kw("backup", "--job", "home", "--config", config)
+    need("a new repository was made at " + t.path("disk") in run.said and "identities" in run.said, run)
+    key = t.path("state/writer-keys/disk.key")
+    need(os.stat(key).st_mode & 0o777 == 0o600, oct(os.stat(key).st_mode))
+    first = [s["id"] for s in t.js("snapshots", "--repo", t.path("disk"), "--writer-key", key)["snapshots"]]
+    need([r["snapshot"] for r in rows(t)] == first, rows(t))
+    need("a new repository" not in t.kw("backup", "--job", "home", "--config", config).said, "once")
+    noted = places(t)["disk"]
+    need(noted["reachable"] == 1 and noted["capacity"] > noted["available"] > 0, noted)
+    # The disk is gone: no new repository hides that.
+    os.rename(t.path("disk"), t.path("away"))
+    run = t.kw("backup", "--job", "home", "--config", config, rc=1)
+    need("there is no repository" in run.said and not os.path.exists(t.path("disk")), run)
+    need(places(t)["disk"]["reachable"] == 0, places(t))
+    # Nor when the key is gone as well: the catalog knows.
+    os.rename(key, t.path("key"))
+    run = t.kw("backup", "--job", "home", "--config", config, rc=1)
+    need("backups in it are on record" in run.said and not os.path.exists(t.path("disk")) and not os.path.exists(key), run)
+    os.rename(t.path("key"), key)
+    os.rename(t.path("away"), t.path("disk"))
+    t.kw("backup", "--job", "home", "--config", config)
+    need(places(t)["disk"]["reachable"] == 1, places(t))
+    # A directory that must be there already, and one that is not ours.
+    other = configure(t, paths("home", src, repositories=("second",)), repositories=("second",), more="backend.local.create_directory = false", name="second.toml")
+    text = open(other).read().replace('backend.local = { path = "%s" }\n' % t.path("second"), 'backend.local.path = "%s"\n' % t.path("second"))
+    t.write("second.toml", text)
+    run = t.kw("backup", "--job", "home", "--config", other, rc=1)
+    need("there is no repository" in run.said and not os.path.exists(t.path("second")), run)
+    t.write("second/precious", b"x")
+    run = t.kw("backup", "--job", "home", "--config", other, rc=1)
+    need("cannot be made" in run.said and os.listdir(t.path("second")) == ["precious"], run)
+    # By hand as well.
+    need("already" in t.kw("init", "--if-absent", "--repo", t.path("disk")).said, "nothing to do")
+    t.kw("init", "--repo", t.path("disk"), rc=5)
+
+
+def test_retention_is_applied_after_each_backup(t):
+    repo, src = t.repository("disk"), t.small_tree()
+    config = configure(t, paths("home", src, more="retention = { last = 2 }\nretry = { attempts = 0 }"))
+    for n in range(3):
+        t.write("tree/new-%d" % n, b"x")
+        document = t.js("backup", "--job", "home", "--config", config)
+        need([r["kind"] for r in document["runs"]] == ["backup", "forget"], document)
+    need(len(t.ids(repo)) == 2, "two are kept")
+    forgets = rows(t, ("forget",))
+    need([r["removed"] for r in forgets] == [0, 0, 1] and all(r["outcome"] == "succeeded" and r["job"] == "home" for r in forgets), forgets)
+    # Where the backup failed, nothing is dropped.
+    broken = configure(t, command("home", "exit 1", more="retention = { last = 1 }\nretry = { attempts = 0 }"))
+    t.kw("backup", "--job", "home", "--config", broken, rc=1)
+    need(len(t.ids(repo)) == 2 and len(rows(t, ("forget",))) == 3, "nothing dropped")
+    # Stages are recorded.
+    need([s["name"] for s in json.loads(rows(t)[0]["stages"])] == ["upload"], rows(t)[0])
+
+
+def test_a_lost_catalog_is_made_again(t):
+    t.repository("disk")
+    t.repository("far")
+    src = t.small_tree()
+    config = configure(t, paths("home", src, t.path("absent"), repositories=("disk", "far")) + command("db", "echo dump") + command("bad", "exit 1"), repositories=("disk", "far"))
+    for _ in range(2):
+        t.kw("backup", "--job", "home", "--config", config, rc=3)
+    t.kw("backup", "--job", "db", "--config", config)
+    t.kw("backup", "--job", "bad", "--config", config, rc=1)
+    known = ("kind", "job", "repository", "host", "outcome", "snapshot", "files", "source_bytes", "added_bytes")
+    facts = lambda: sorted([[r[k] for k in known] for r in rows(t) if r["snapshot"]], key=str)
+    before = facts()
+    need(len(before) == 5, before)
+    need(t.js("catalog", "rebuild", "--config", config)["recorded"] == 0, "all is known")
+    for name in os.listdir(t.path("state")):
+        if name.startswith("catalog.sqlite"):
+            os.remove(t.path("state", name))
+    done = t.js("catalog", "rebuild", "--config", config)
+    need(done["snapshots"] == 5 and done["recorded"] == 5 and done["lost"] == 0, done)
+    need(facts() == before, (facts(), before))
+    need(t.js("catalog", "rebuild", "--config", config)["recorded"] == 0, "again adds nothing")
+    # Damaged beyond use: said, and moved away it is made again; a backup needs it not at all.
+    with open(t.path("state/catalog.sqlite"), "r+b") as f:
+        f.write(b"nonsense" * 4096)
+    t.kw("backup", "--job", "db", "--config", config)
+    os.rename(t.path("disk"), t.path("gone"))
+    for name in os.listdir(t.path("state")):
+        if name.startswith("catalog.sqlite"):
+            os.remove(t.path("state", name))
+    run = t.kw("catalog", "rebuild", "--config", config, rc=3)
+    need("disk was left out" in run.said and len(facts()) >= 2, run)

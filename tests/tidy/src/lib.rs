@@ -91,6 +91,26 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "sources",
+        &[
+            "serde",
+            "serde_json",
+            "rustix",
+            "rusqlite",
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "rustls",
+            "tokio-rustls",
+            "rustls-native-certs",
+            "sha2",
+            "getrandom",
+            "zeroize",
+            "tracing",
+        ],
+    ),
+    (
         "catalog",
         &[
             "keepwatch-model",
@@ -124,6 +144,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "tracing",
         ],
     ),
+    ("panels", &["keepwatch-expose", "serde_json"]),
     (
         "notify",
         &[
@@ -140,6 +161,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "rustls-native-certs",
             "lettre",
             "base64",
+            "hmac",
             "sha2",
             "zeroize",
             "thiserror",
@@ -261,6 +283,13 @@ pub const EXPOSE_LAYERS: &[&[&str]] = &[
     &["server"],
 ];
 
+/// Layers of the dashboards from the ground up.
+pub const PANELS_LAYERS: &[&[&str]] = &[
+    &["query", "promql", "json"],
+    &["panel", "dashboard"],
+    &["boards", "lint"],
+];
+
 /// Layers of the messages to people from the ground up.
 pub const NOTIFY_LAYERS: &[&[&str]] = &[
     &["limits", "text", "secret", "time", "alert"],
@@ -268,6 +297,25 @@ pub const NOTIFY_LAYERS: &[&[&str]] = &[
     &["fault", "http"],
     &["medium"],
     &["post"],
+];
+
+/// Layers of the sources from the ground up.
+pub const SOURCES_LAYERS: &[&[&str]] = &[
+    &["fault", "secret", "text", "about"],
+    &[
+        "account", "setting", "scratch", "child", "check", "dump", "http", "spec", "restore",
+    ],
+    &[
+        "postgresql",
+        "mysql",
+        "sqlite",
+        "redis",
+        "qdrant",
+        "command",
+        "container",
+        "view",
+    ],
+    &["source", "rehearse"],
 ];
 
 /// Layers of the configuration from the ground up.
@@ -320,6 +368,7 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/catalog/src/upkeep.rs",
             "agent/watch/src/probe/",
             "agent/watch/src/process.rs",
+            "agent/sources/src/",
             "agent/watch/src/restart/executor.rs",
             "agent/watch/src/conductor/tests",
             "agent/expose/src/server.rs",
@@ -474,7 +523,9 @@ pub fn layers(root: &Path) -> Vec<Finding> {
     let mut out = crate_layers(root, "engine", LAYERS);
     out.extend(crate_layers(root, "watch", WATCH_LAYERS));
     out.extend(crate_layers(root, "config", CONFIG_LAYERS));
+    out.extend(crate_layers(root, "sources", SOURCES_LAYERS));
     out.extend(crate_layers(root, "expose", EXPOSE_LAYERS));
+    out.extend(crate_layers(root, "panels", PANELS_LAYERS));
     out.extend(crate_layers(root, "notify", NOTIFY_LAYERS));
     out
 }

@@ -28,7 +28,7 @@ table! {
         repositories: Vec<String> = REPOSITORIES, Derived("that of `[defaults]`, or the only repository there is"), also ["repository"];
         /// When. An empty list: by hand only.
         start_at: Vec<Calendar> ["crate::typed::calendars"] = CALENDARS, Value("\"daily\""), also ["schedule", "on_calendar", "timer_config"];
-        /// Which snapshots `forget` keeps. Given, it replaces the default as a whole.
+        /// Which snapshots `forget` keeps; it is applied after each backup that succeeded, and by `keepwatch forget --job`. Given, it replaces the default as a whole.
         retention: Policy = Shape::Table(&RETENTION), Value("{ daily = 7, weekly = 4, monthly = 12 }"), also ["keep", "prune_opts"];
         /// Tags of each snapshot.
         tags: Vec<String> = TAGS, Value("[]");

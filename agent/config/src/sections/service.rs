@@ -59,7 +59,7 @@ table! {
         unix_socket: Option<PathBuf> = Shape::Text(Text::Path), Absent, also ["socket"];
         /// Who asks for `/metrics` or `/health/detailed` must send this bearer token.
         bearer_token_file: Option<SecretSource> = Shape::Text(Text::Secret), Absent, also ["token_file"];
-        /// Labels for each repository and each stage of a backup, instead of totals only.
+        /// Also how long each stage of each backup took.
         per_source_labels: bool = Shape::Bool, Value("true");
         /// Also the three older names `health_check_total`, `health_check_duration_seconds`, `service_health_status`.
         legacy_names: bool = Shape::Bool, Value("false");

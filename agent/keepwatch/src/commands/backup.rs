@@ -242,6 +242,7 @@ fn open_or_make(
                 writer_key_out: None,
                 identity_out: None,
                 from: None,
+                if_absent: false,
                 source: Default::default(),
             },
         )?;

@@ -45,6 +45,9 @@ pub struct InitArgs {
     /// Make a twin of this repository, with its keys: snapshots are then copied between the two in their encrypted form, and 'copy' needs no identity. Needs the identity of that repository
     #[arg(long, value_name = "REPOSITORY", conflicts_with = "identity_out")]
     pub from: Option<PathBuf>,
+    /// Where there is a repository already, change nothing and succeed
+    #[arg(long)]
+    pub if_absent: bool,
     #[command(flatten)]
     pub source: SourceKeys,
 }
@@ -65,12 +68,30 @@ pub struct Made {
 
 /// The verb.
 pub fn run(context: &Context, args: &InitArgs) -> Outcome {
+    if args.if_absent && is_there(context)? {
+        context.note("There is a repository already; nothing was changed.");
+        if context.json() {
+            print_json_after(&json!({ "repository": context.target()?.location() }))?;
+        }
+        return Ok(Exit::Done);
+    }
     let made = make(context, args)?;
     announce(context, &made);
     if context.json() {
         print_json_after(&made.json())?;
     }
     Ok(Exit::Done)
+}
+
+fn is_there(context: &Context) -> Result<bool, Failure> {
+    let target = context.target()?;
+    Ok(match target.path() {
+        Some(path) => path.join("config").exists(),
+        None => {
+            let store = target.open(&context.cancel)?;
+            matches!(stores::leftover(&*store)?, Some(Leftover::Whole))
+        }
+    })
 }
 
 impl Made {

@@ -1,6 +1,8 @@
 //! A file per verb: its options, and what it does with the engine's function of the same name.
 
 pub mod backup;
+pub mod catalog;
+pub mod check;
 pub mod config;
 pub mod control;
 pub mod copy;
@@ -72,12 +74,14 @@ pub fn run(context: Context, command: Command) -> Outcome {
         Command::Drill(a) => drill::run(c, &a),
         Command::Key(a) => key::run(c, &a),
         Command::Serve(a) => serve::run(&a),
+        Command::Check(a) => check::run(c, &a),
         Command::Status(a) => status::run(c, &a),
         Command::History(a) => history::run(c, &a),
         Command::Restart(a) => control::restart(c, &a),
         Command::Reset(a) => control::reset(c, &a),
         Command::Maintenance(a) => control::maintenance(c, &a),
         Command::Config(a) => config::run(c, &a),
+        Command::Catalog(a) => catalog::run(c, &a),
         Command::Completions(a) => meta::completions(&a),
         Command::Man(a) => meta::man(&a),
     }

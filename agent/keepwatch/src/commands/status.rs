@@ -17,6 +17,8 @@ use super::settings::{ConfigArgs, with_catalog};
 use crate::context::Context;
 use crate::errors::{Exit, Outcome};
 use crate::output::{Align, Out, Table, print_json};
+use crate::serve::memory::{self, Memory};
+use crate::serve::moment;
 
 /// How checks and backups stand
 #[derive(Args)]
@@ -38,9 +40,21 @@ struct Found {
     checks: Vec<CheckNow>,
     incidents: Vec<Incident>,
     jobs: Vec<JobFacts>,
+    units: Vec<GivenUp>,
 }
 
-async fn ask(catalog: Catalog, host: Option<String>) -> Result<Found, CatalogError> {
+/// A unit whose restarts did not help.
+struct GivenUp {
+    unit: String,
+    since: Moment,
+    result: Option<String>,
+}
+
+async fn ask(
+    catalog: Catalog,
+    host: Option<String>,
+    memory: std::path::PathBuf,
+) -> Result<Found, CatalogError> {
     let filter = EventFilter {
         host: host.clone(),
         only_open: true,
@@ -50,6 +64,7 @@ async fn ask(catalog: Catalog, host: Option<String>) -> Result<Found, CatalogErr
     jobs.extend(facts::verification_facts(&catalog).await?);
     jobs.extend(facts::drill_facts(&catalog).await?);
     Ok(Found {
+        units: given_up(&memory::load(&catalog, &memory).await),
         checks: checks::now(&catalog, host.as_deref()).await?,
         incidents: events::incidents(&catalog, &filter).await?,
         jobs,
@@ -60,8 +75,9 @@ async fn ask(catalog: Catalog, host: Option<String>) -> Result<Found, CatalogErr
 pub fn run(context: &Context, args: &StatusArgs) -> Outcome {
     let loaded = args.config.load()?;
     let all = args.all_hosts;
+    let memory = memory::file(&loaded.config.state_directory);
     let mut found = with_catalog(&loaded.config, |catalog, host| {
-        ask(catalog, (!all).then_some(host))
+        ask(catalog, (!all).then_some(host), memory)
     })?;
     if !all {
         let known = configured(&loaded.config);
@@ -71,6 +87,7 @@ pub fn run(context: &Context, args: &StatusArgs) -> Outcome {
         print_json(&json!({
             "checks": found.checks.iter().map(check_json).collect::<Vec<_>>(),
             "incidents": found.incidents,
+            "given_up": found.units.iter().map(|u| json!({ "unit": u.unit, "since": u.since, "last_result": u.result })).collect::<Vec<_>>(),
             "jobs": found.jobs.iter().map(job_json).collect::<Vec<_>>(),
         }))?;
         return Ok(Exit::Done);
@@ -85,6 +102,10 @@ pub fn run(context: &Context, args: &StatusArgs) -> Outcome {
     if !found.incidents.is_empty() {
         out.line("")?;
         out.table(&incident_table(&found.incidents))?;
+    }
+    if !found.units.is_empty() {
+        out.line("")?;
+        out.table(&unit_table(&found.units))?;
     }
     if !found.jobs.is_empty() {
         out.line("")?;
@@ -171,6 +192,40 @@ fn incident_table(incidents: &[Incident]) -> Table {
             i.severity.to_string(),
             i.reason.map_or(String::new(), |r| r.to_string()),
             i.text.clone().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+/// Of this host, as the daemon remembers.
+fn given_up(memory: &Memory) -> Vec<GivenUp> {
+    let units = memory.watch.restarts.units.iter();
+    units
+        .filter_map(|(unit, state)| {
+            Some(GivenUp {
+                unit: unit.as_str().to_owned(),
+                since: moment(state.gave_up?),
+                result: state.last_result.clone(),
+            })
+        })
+        .collect()
+}
+
+fn unit_table(units: &[GivenUp]) -> Table {
+    let mut table = Table::new(&[
+        ("UNIT", Align::Left),
+        ("STATE", Align::Left),
+        ("SINCE", Align::Left),
+        ("LAST RESTART", Align::Left),
+        ("WHAT TO DO", Align::Left),
+    ]);
+    for u in units {
+        table.row(&[
+            u.unit.clone(),
+            "given up".to_owned(),
+            u.since.short(),
+            u.result.clone().unwrap_or_default(),
+            format!("mend it, then 'keepwatch reset {}'", u.unit),
         ]);
     }
     table

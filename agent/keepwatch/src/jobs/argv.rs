@@ -1,8 +1,9 @@
-//! The command line of the child that does a run: what a person would type to do the same by hand. Pure. Secrets appear as the paths
+//! The command line of the child that does a run: what a person would type to do the same by hand. Pure, but that it looks whether
+//! the host has a writer key at the usual place. Secrets appear as the paths
 //! of their files only.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keepwatch_config::sections::backups::{Compression, Paths, Source};
@@ -37,7 +38,7 @@ pub fn argv(
 ) -> Result<Vec<OsString>, Failure> {
     let mut line = Line(vec![task.kind().as_str().into()]);
     let there = setting.repository(repository)?;
-    setting.open(&mut line, there)?;
+    setting.open(&mut line, repository, there)?;
     match task.work {
         Work::Backup(backup) => {
             line.two("--host", setting.host);
@@ -136,6 +137,65 @@ pub fn argv(
     Ok(line.0)
 }
 
+/// The command line that makes a repository, with a writer key for this host.
+///
+/// # Errors
+/// A credential is named, and this process has none.
+pub fn making(setting: &Setting<'_>, repository: &str) -> Result<Vec<OsString>, Failure> {
+    let mut line = Line(vec!["init".into()]);
+    let there = setting.repository(repository)?;
+    setting.place(&mut line, there)?;
+    line.one("--if-absent");
+    line.two("--label", setting.host);
+    for recipient in &there.recipients {
+        line.two("--recipient", recipient);
+    }
+    line.path(
+        "--writer-key-out=",
+        setting.writer_key(repository, there)?.path(),
+    );
+    Ok(line.0)
+}
+
+/// The command line that lists the snapshots of this host, or of all.
+///
+/// # Errors
+/// A credential is named, and this process has none.
+pub fn listing(setting: &Setting<'_>, repository: &str) -> Result<Vec<OsString>, Failure> {
+    let mut line = Line(vec!["snapshots".into()]);
+    setting.open(&mut line, repository, setting.repository(repository)?)?;
+    line.two("--host", setting.host);
+    Ok(line.0)
+}
+
+/// The file of a host's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriterKey {
+    /// A credential: systemd gives it, and nobody here can make it.
+    Given(PathBuf),
+    /// As configured.
+    Ours(PathBuf),
+    /// Not configured: a key made with the repository lies in the state directory.
+    Usual(PathBuf),
+}
+
+impl WriterKey {
+    /// Where.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Given(p) | Self::Ours(p) | Self::Usual(p) => p,
+        }
+    }
+
+    /// Whether it is to be named: the usual one only where it is, since a key made by hand lies elsewhere.
+    fn is_given(&self) -> bool {
+        match self {
+            Self::Given(_) | Self::Ours(_) => true,
+            Self::Usual(path) => path.exists(),
+        }
+    }
+}
+
 struct Line(Vec<OsString>);
 
 impl Line {
@@ -217,7 +277,34 @@ impl Setting<'_> {
     }
 
     /// How the repository that is meant is opened.
-    fn open(&self, line: &mut Line, repository: &Repository) -> Result<(), Failure> {
+    fn open(&self, line: &mut Line, name: &str, repository: &Repository) -> Result<(), Failure> {
+        self.place(line, repository)?;
+        if let Some(key) = Some(self.writer_key(name, repository)?).filter(WriterKey::is_given) {
+            line.path("--writer-key=", key.path());
+        }
+        line.path("--cache-dir=", &self.config.cache_directory);
+        Ok(())
+    }
+
+    /// The host's key of a repository, by its name in the configuration.
+    ///
+    /// # Errors
+    /// It is a credential, and this process has none.
+    pub fn writer_key(&self, name: &str, repository: &Repository) -> Result<WriterKey, Failure> {
+        Ok(match &repository.writer_key_file {
+            Some(SecretSource::File(path)) => WriterKey::Ours(path.clone()),
+            Some(credential) => WriterKey::Given(self.file(credential)?),
+            None => WriterKey::Usual(
+                self.config
+                    .state_directory
+                    .join("writer-keys")
+                    .join(format!("{name}.key")),
+            ),
+        })
+    }
+
+    /// Where it lies.
+    fn place(&self, line: &mut Line, repository: &Repository) -> Result<(), Failure> {
         match &repository.backend {
             Backend::Local(local) => line.path("--repo=", &local.path),
             Backend::S3(s3) => {
@@ -230,10 +317,6 @@ impl Setting<'_> {
                 }
             }
         }
-        if let Some(key) = &repository.writer_key_file {
-            line.path("--writer-key=", &self.file(key)?);
-        }
-        line.path("--cache-dir=", &self.config.cache_directory);
         Ok(())
     }
 

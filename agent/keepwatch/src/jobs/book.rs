@@ -5,14 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepwatch_catalog::{Catalog, CatalogError, Options, Place, process, runs};
+use keepwatch_catalog::{
+    Catalog, CatalogError, Options, Place, Recorded, events, facts, process, rebuild, runs,
+};
 use keepwatch_config::sections::service::Database;
 use keepwatch_config::{Config, Credentials};
-use keepwatch_model::runs::RunRecord;
+use keepwatch_model::history::Entry;
+use keepwatch_model::runs::{RepositoryState, RunRecord, SnapshotFact};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::clock;
+use crate::logs;
 use crate::output::{escape, plain, tell};
+use crate::told;
 
 /// What the spool may take to be imported before a run.
 const IMPORT: Duration = Duration::from_secs(2);
@@ -66,6 +71,10 @@ impl Book {
         match done {
             Ok(lost) => {
                 for run in lost {
+                    told::lost(&run);
+                    if logs::is_journal("2") {
+                        continue;
+                    }
                     warn(&format!(
                         "the {} run of {} that began {} ended without a word: it was killed, or the power failed; it is recorded as lost",
                         run.kind.as_str(),
@@ -89,6 +98,40 @@ impl Book {
         } else if written.spooled > 0 {
             tracing::info!("the catalog is away; the run is recorded in its spool");
         }
+    }
+
+    /// Whether a backup in this repository ever succeeded, as far as the catalog can say now.
+    pub fn has_backups(&self, repository: &str) -> bool {
+        let Some((runtime, catalog)) = &self.0 else {
+            return false;
+        };
+        let jobs = runtime.block_on(facts::backup_facts(catalog));
+        jobs.is_ok_and(|jobs| {
+            let mut of_it = jobs.iter().filter(|j| j.repository == repository);
+            of_it.any(|j| j.last_success.is_some())
+        })
+    }
+
+    /// Bytes of a repository, as last noted.
+    pub fn size(&self, repository: &str) -> Option<u64> {
+        let (runtime, catalog) = self.0.as_ref()?;
+        let known = runtime.block_on(events::repositories(catalog, Some(catalog.host())));
+        let known = known.ok()?;
+        let (state, _) = known.iter().find(|(s, _)| s.repository == repository)?;
+        state.size_bytes
+    }
+
+    /// Writes down how a repository stands.
+    pub fn note(&self, state: RepositoryState) {
+        if let Some((runtime, catalog)) = &self.0 {
+            runtime.block_on(catalog.record(vec![Entry::Repository(state)]));
+        }
+    }
+
+    /// Writes down afterwards which backups left these snapshots: stored, and known before.
+    pub fn rebuild(&self, snapshots: &[SnapshotFact]) -> Option<Recorded> {
+        let (runtime, catalog) = self.0.as_ref()?;
+        Some(runtime.block_on(rebuild::import(catalog, snapshots)))
     }
 
     /// Closes it.

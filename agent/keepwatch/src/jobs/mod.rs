@@ -14,7 +14,8 @@
 //! | `lock` | one run of a job at a time |
 //! | `stop` | the request to stop, by a signal |
 //! | `child` | a process group with a deadline |
-//! | `hooks`, `units`, `mount` | what is around a run |
+//! | `hooks`, `units` | what is around a run |
+//! | `place` | the repository as a place: made where there is none, and what is noted of it |
 //! | `report` | what a run came to, from the child's end; pure |
 //! | `backoff` | when it is tried again; pure |
 //! | `book` | the catalog, which never makes a run fail |
@@ -27,7 +28,7 @@ mod book;
 mod child;
 mod hooks;
 mod lock;
-mod mount;
+mod place;
 mod report;
 mod run;
 mod say;
@@ -38,5 +39,7 @@ mod units;
 mod wanted;
 mod work;
 
+pub use argv::{Setting, listing};
+pub use book::Book;
 pub use run::run;
 pub use wanted::{ConfiguredArgs, wanted};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use keepwatch_catalog::process;
 use keepwatch_config::Credentials;
 use keepwatch_model::ids::RunId;
-use keepwatch_model::runs::{ErrorClass, RunRecord, Trigger};
+use keepwatch_model::runs::{ErrorClass, RunKind, RunRecord, Stage, Trigger};
 use serde_json::{Value, json};
 
 use super::argv::Setting;
@@ -13,17 +13,20 @@ use super::backoff;
 use super::book::{self, Book};
 use super::hooks;
 use super::lock::{self, Refused};
+use super::place;
 use super::report::{self, Ending, Rules, Verdict};
 use super::say;
 use super::stop::Stop;
-use super::task::{Task, tasks};
+use super::task::{Task, Work, tasks};
 use super::units::Units;
 use super::wanted::Wanted;
 use super::work::{Worker, before};
 use crate::clock;
 use crate::context::{Context, host_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
+use crate::logs;
 use crate::output::{count, escape, print_after, print_json_after, tell};
+use crate::told;
 
 /// How often a pause looks for a request to stop.
 const NAP: Duration = Duration::from_millis(100);
@@ -231,6 +234,34 @@ impl Supervisor<'_> {
                 ));
             }
         }
+        self.retain(task, first, done);
+    }
+
+    /// What the job's policy no longer keeps is dropped where a backup was made, so that a policy that is declared is also applied.
+    fn retain(&self, task: &Task<'_>, first: usize, done: &mut Done) {
+        let Work::Backup(backup) = task.work else {
+            return;
+        };
+        if backup.retention.is_empty() || self.worker.stop.asked() {
+            return;
+        }
+        let made = done.runs.get(first..).unwrap_or_default().iter();
+        let made = made.filter(|r| r.kind == RunKind::Backup && r.outcome.is_success());
+        let made: Vec<&str> = made.filter_map(|r| r.repository.as_deref()).collect();
+        let forget = task.forget(backup, &made);
+        let mut records = Vec::new();
+        for repository in &forget.repositories {
+            let (record, verdict) = self.attempt(&forget, repository, 1, |record| {
+                let mut units = Units::new(std::path::PathBuf::new());
+                self.work(&forget, repository, &mut units, record, &mut None)
+            });
+            if !record.outcome.is_success() || self.worker.verbose > 0 {
+                self.say(&forget, &record, 1, None);
+            }
+            done.exits.push(verdict.exit);
+            records.push(record);
+        }
+        done.runs.extend(records);
     }
 
     /// One repository, tried again as long as that may help.
@@ -310,7 +341,21 @@ impl Supervisor<'_> {
             took,
         );
         self.book.write(&record);
+        self.note(&record, repository, document.as_ref());
         (record, verdict)
+    }
+
+    /// What the run says of its repository.
+    fn note(&self, run: &RunRecord, repository: &str, document: Option<&Value>) {
+        let setting = self.worker.setting;
+        let Some(declared) = setting.config.repositories.get(repository) else {
+            return;
+        };
+        let before = self.book.size(repository);
+        let state = place::state(setting.host, repository, declared, run, document, before);
+        if let Some(state) = state {
+            self.book.note(state);
+        }
     }
 
     /// What stands between the two writings of the record.
@@ -322,13 +367,30 @@ impl Supervisor<'_> {
         record: &mut RunRecord,
         trouble: &mut Option<String>,
     ) -> (Ending, Option<Value>) {
+        if task.kind() == RunKind::Backup {
+            if let Err(ending) = place::make(&self.worker, task, repository, self.book) {
+                return (ending, None);
+            }
+        }
         let argv = match self.worker.prepare(task, repository) {
             Ok(argv) => argv,
             Err(ending) => return (ending, None),
         };
+        let mut clock = Instant::now();
+        let mut stage = |name: &str| {
+            record.stages.push(Stage {
+                name: name.to_owned(),
+                duration: clock.elapsed(),
+            });
+            clock = Instant::now();
+        };
         let stopped = match task.stop_units.is_empty() {
             true => Ok(()),
-            false => units.stop(task.stop_units, self.worker.stop),
+            false => {
+                let stopped = units.stop(task.stop_units, self.worker.stop);
+                stage("stop_units");
+                stopped
+            }
         };
         let ended = match stopped {
             Ok(()) => self.worker.child(task, &argv, false),
@@ -337,8 +399,15 @@ impl Supervisor<'_> {
                 format!("{why}; so nothing was backed up"),
             )),
         };
+        stage(match task.kind() {
+            RunKind::Backup | RunKind::Copy => "upload",
+            other => other.as_str(),
+        });
         if let Err(why) = units.start() {
             *trouble = Some(why);
+        }
+        if !task.stop_units.is_empty() {
+            stage("start_units");
         }
         match ended {
             Ok((ending, output)) => {
@@ -355,6 +424,11 @@ impl Supervisor<'_> {
     /// One line for people.
     fn say(&self, task: &Task<'_>, run: &RunRecord, of: u32, again: Option<Duration>) {
         let line = say::line(task, run, of, again);
+        told::ended(run, &line);
+        // The journal has it, with its fields.
+        if logs::is_journal("2") {
+            return;
+        }
         if !run.outcome.is_success() {
             tell(&format!("keepwatch: {}", escape(&line)));
         } else if !self.context.globals.quiet && !self.context.json() {

@@ -60,7 +60,20 @@ pub struct Task<'a> {
     pub fail_on_warnings: bool,
 }
 
-impl Task<'_> {
+impl<'a> Task<'a> {
+    /// The dropping of what the policy of this job no longer keeps, under this job's lock.
+    pub fn forget(&self, backup: &'a Backup, repositories: &[&str]) -> Task<'a> {
+        let of_it = self.repositories.iter();
+        Task {
+            job: self.job,
+            repositories: of_it
+                .copied()
+                .filter(|r| repositories.contains(r))
+                .collect(),
+            ..plain(format!("retention of {}", self.title), Work::Forget(backup))
+        }
+    }
+
     /// The kind of its runs.
     pub fn kind(&self) -> RunKind {
         match self.work {

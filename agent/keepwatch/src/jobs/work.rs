@@ -15,11 +15,11 @@ use keepwatch_model::runs::{ErrorClass, RunKind};
 
 use super::argv::{Setting, argv};
 use super::child::{self, TERM_WAIT, Terms};
-use super::mount;
 use super::report::{self, Ending};
 use super::stop::Stop;
 use super::task::{Task, Work};
 use crate::errors::{Exit, plain_io};
+use crate::mount;
 use crate::output::escape;
 
 /// Bytes of a child's document that are kept: a `forget` of 10,000 snapshots. More costs the numbers, not the outcome.
@@ -54,14 +54,22 @@ impl Worker<'_> {
     /// # Errors
     /// How the run ends without a child.
     pub fn prepare(&self, task: &Task<'_>, repository: &str) -> Result<Vec<OsString>, Ending> {
-        must_be_mounted(self.setting.config, repository)
-            .map_err(|text| before(ErrorClass::Repository, text))?;
+        self.must_be_mounted(repository)?;
         let more = included(task).map_err(|text| before(ErrorClass::Source, text))?;
         argv(self.setting, task, repository, &more).map_err(|f| Ending::Before {
             class: report::class(&f.message, f.exit),
             text: f.message,
             exit: f.exit,
         })
+    }
+
+    /// An absent disk must not fill the one beneath it.
+    ///
+    /// # Errors
+    /// How the run ends without a child.
+    pub fn must_be_mounted(&self, repository: &str) -> Result<(), Ending> {
+        must_be_mounted(self.setting.config, repository)
+            .map_err(|text| before(ErrorClass::Repository, text))
     }
 
     /// Runs the command as a child of this process.

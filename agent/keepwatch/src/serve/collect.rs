@@ -111,6 +111,9 @@ pub fn backups(config: &Config, answers: &Answers) -> Vec<Backup> {
                 fill_retention(&mut row, facts);
             }
             row.drill = drill(config, answers, name, repository);
+            if !config.metrics.per_source_labels {
+                row.stages.clear();
+            }
             out.push(row);
         }
     }

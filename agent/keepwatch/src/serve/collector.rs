@@ -14,8 +14,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::collect::{self, Answers, Collected, collector};
+use super::local::Looks;
 use super::scene::{Scene, Stop};
-use super::{host, journal, quiet};
+use super::{host, quiet};
+use crate::told;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(10);
@@ -46,6 +48,7 @@ pub async fn run(parts: Parts, mut stop: Stop) {
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before: Option<Numbers> = None;
     let mut was_away = false;
+    let mut looks = Looks::default();
     loop {
         tokio::select! {
             () = stop.wait() => return,
@@ -64,6 +67,9 @@ pub async fn run(parts: Parts, mut stop: Stop) {
             Err(e) if !was_away => tracing::warn!("what is known of backups stays as it was: {e}"),
             Err(_) => {}
         }
+        looks
+            .complete(&scene.loaded.config, &mut found.repositories)
+            .await;
         if was_away && answers.is_ok() {
             tracing::info!("the catalog answers again");
         }
@@ -111,7 +117,7 @@ async fn ask(catalog: &Catalog) -> Result<Answers, CatalogError> {
 /// Runs that are under way: those without a process are lost, those of jobs with quiet checks open a maintenance window.
 async fn look_at_runs(catalog: &Catalog, scene: &Scene) {
     match runs::reconcile(catalog, crate::clock::now(), process::run_lives).await {
-        Ok(lost) => lost.iter().for_each(journal::lost),
+        Ok(lost) => lost.iter().for_each(told::lost),
         Err(e) => tracing::debug!("runs that were lost are looked for later: {e}"),
     }
     let open: Vec<RunRecord> = match runs::open(catalog).await {

@@ -52,6 +52,8 @@ const TASKS: Duration = Duration::from_secs(1);
 const RECORDS: Duration = Duration::from_secs(2);
 /// Connections to the catalog are closed within this.
 const CLOSING: Duration = Duration::from_millis(500);
+/// All of that together, whatever hangs: with a drain of 2 s and threads that are left behind, SIGTERM ends the daemon within 10 s.
+const ENDING: Duration = Duration::from_millis(6500);
 /// Where the endpoint's connections are cut off.
 const ENDPOINT: Duration = Duration::from_secs(1);
 
@@ -216,31 +218,62 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
     // A second signal to stop ends the wait.
     let hurry = async { while signals.next().await != Wanted::Stop {} };
     let _ = timeout(drain, hurry).await;
-    let before = changing.scenes.borrow().saved.borrow().clone();
-    let saved = changing.watching.stop().await;
-    let people = changing.staff.stop(OFFICES).await;
-    let memory = Memory {
-        watch: saved.unwrap_or_else(|| Saved::clone(&before)),
-        people,
+    let ending = End {
+        catalog,
+        writer,
+        memory_file,
+        changing,
+        give_stop,
+        tasks,
+        orders,
+        serving,
     };
-    if timeout(STORING, memory::save(&catalog, &memory_file, &memory))
-        .await
-        .is_err()
-    {
-        tracing::warn!("there was no time to store what is to be remembered");
+    if timeout(ENDING, ending.run()).await.is_err() {
+        tracing::warn!(
+            "not all was ended within {} s; what was not recorded by then is lost",
+            ENDING.as_secs()
+        );
     }
-    give_stop.send_replace(true);
-    let ending = async { while tasks.join_next().await.is_some() {} };
-    if timeout(TASKS, ending).await.is_err() {
-        tasks.shutdown().await;
-    }
-    orders.send_replace(Order::Stop);
-    if let Some(serving) = serving {
-        let _ = serving.await;
-    }
-    end_catalog(catalog, writer).await;
     tracing::info!("stopped");
     outcome
+}
+
+/// What is ended, after the drain.
+struct End {
+    catalog: Catalog,
+    writer: Writer,
+    memory_file: PathBuf,
+    changing: Changing,
+    give_stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    orders: watch::Sender<Order>,
+    serving: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl End {
+    async fn run(mut self) {
+        let before = self.changing.scenes.borrow().saved.borrow().clone();
+        let saved = self.changing.watching.stop().await;
+        let people = self.changing.staff.stop(OFFICES).await;
+        let memory = Memory {
+            watch: saved.unwrap_or_else(|| Saved::clone(&before)),
+            people,
+        };
+        let saving = memory::save(&self.catalog, &self.memory_file, &memory);
+        if timeout(STORING, saving).await.is_err() {
+            tracing::warn!("there was no time to store what is to be remembered");
+        }
+        self.give_stop.send_replace(true);
+        let ending = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(TASKS, ending).await.is_err() {
+            self.tasks.shutdown().await;
+        }
+        self.orders.send_replace(Order::Stop);
+        if let Some(serving) = self.serving {
+            let _ = serving.await;
+        }
+        end_catalog(self.catalog, self.writer).await;
+    }
 }
 
 async fn end_catalog(catalog: Catalog, writer: Writer) {

@@ -2,7 +2,6 @@
 //! a kind on every host. Results of single runs are logged at the level *debug*; the catalog has them all.
 
 use keepwatch_model::check::State;
-use keepwatch_model::runs::RunRecord;
 use keepwatch_watch::event::{Event, RestartStep};
 use keepwatch_watch::restart::Asker;
 
@@ -20,8 +19,6 @@ const RESTART: &str = "aaf0a8ef84894d8d8cd89add70f6e268";
 const WINDOWS: &str = "4b91dadb6acb48cb9035498e697ded70";
 /// The clock jumped.
 const CLOCK: &str = "a5f19a12956c4670a461a9cf9f57988b";
-/// A run of a backup, verification or drill was lost.
-const LOST: &str = "a2d02b3b62744f988359091e9b60a54a";
 
 /// Logs it.
 pub fn tell(event: &Event) {
@@ -175,12 +172,6 @@ fn restart(unit: &str, step: &RestartStep) {
     }
 }
 
-/// A run whose process ended without a word.
-pub fn lost(run: &RunRecord) {
-    let job = run.job.as_deref().unwrap_or("");
-    tracing::error!(message_id = LOST, keepwatch_job = job, keepwatch_run_id = %run.id, "the {} run {} of '{job}' ended without a word: it was killed, or the power failed", run.kind, run.id);
-}
-
 fn check(asker: &Asker) -> &str {
     match asker {
         Asker::Check { check, .. } => check.as_str(),
@@ -195,11 +186,21 @@ fn millis(d: std::time::Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::told;
 
     #[test]
     fn each_kind_has_an_id_of_its_own() {
         let all = [
-            STATE, OPENED, CLOSED, FLAPPING, RESTART, WINDOWS, CLOCK, LOST,
+            STATE,
+            OPENED,
+            CLOSED,
+            FLAPPING,
+            RESTART,
+            WINDOWS,
+            CLOCK,
+            told::LOST,
+            told::ENDED,
+            told::FAILED,
         ];
         let set: std::collections::BTreeSet<&str> = all.into_iter().collect();
         assert_eq!(set.len(), all.len());

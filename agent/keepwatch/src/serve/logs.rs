@@ -11,7 +11,6 @@
 //! beginning is left out. What is logged never holds a secret: secrets have types that cannot be printed.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use keepwatch_config::sections::service::{Level, LogFormat};
@@ -54,7 +53,7 @@ pub fn begin(format: LogFormat, level: Level, counters: Arc<Counters>) -> Logs {
     let out: Box<dyn Layer<Base> + Send + Sync> = match format {
         LogFormat::Text => text(),
         LogFormat::Json => Box::new(JsonLines),
-        LogFormat::Journald => match journal() {
+        LogFormat::Journald => match crate::logs::journal() {
             Some(journal) => Box::new(journal),
             None if std::io::stderr().is_terminal() => text(),
             None => Box::new(JsonLines),
@@ -75,26 +74,6 @@ fn text() -> Box<dyn Layer<Base> + Send + Sync> {
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false),
     )
-}
-
-/// The journal, when standard error leads there.
-fn journal() -> Option<tracing_journald::Layer> {
-    let stream = std::env::var("JOURNAL_STREAM").ok()?;
-    if !leads_to(&stream) {
-        return None;
-    }
-    let layer = tracing_journald::layer().ok()?;
-    Some(
-        layer
-            .with_field_prefix(None)
-            .with_syslog_identifier("keepwatch".to_owned()),
-    )
-}
-
-/// Whether standard error is the stream that systemd made: `device:inode`.
-fn leads_to(stream: &str) -> bool {
-    let about = std::fs::metadata("/proc/self/fd/2");
-    about.is_ok_and(|m| format!("{}:{}", m.dev(), m.ino()) == stream)
 }
 
 /// One JSON object for each record.
@@ -201,11 +180,5 @@ mod tests {
         assert_eq!(value["duration_ms"], 7);
         assert_eq!(value["level"], "warn");
         assert_eq!(value["message"], "it is \"down\"\nx");
-    }
-
-    #[test]
-    fn another_stream_is_not_the_journal() {
-        assert!(!leads_to("1:2"));
-        assert!(!leads_to("nonsense"));
     }
 }

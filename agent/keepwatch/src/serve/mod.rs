@@ -21,8 +21,9 @@ pub mod control;
 mod daemon;
 mod host;
 mod journal;
+mod local;
 mod logs;
-mod memory;
+pub mod memory;
 mod people;
 mod quiet;
 mod records;
@@ -42,12 +43,10 @@ use keepwatch_config::sections::service::Database;
 use keepwatch_config::{Config, Credentials};
 use keepwatch_expose::counters::Counters;
 
-pub use world::random;
+pub use world::{moment, random};
 
 use crate::errors::{Failure, Outcome};
 
-/// Threads of the runtime: one may wait for the other, and there is little to compute.
-const THREADS: usize = 2;
 /// Threads that block (name resolution, files) are left behind after this.
 const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
@@ -56,7 +55,7 @@ pub fn run(file: &Path, loaded: keepwatch_config::Loaded) -> Outcome {
     let config = &loaded.config;
     let counters = Counters::new(config.metrics.legacy_names)
         .map_err(|e| Failure::failed(format!("cannot make the metrics: {e}")))?;
-    let counters = Arc::new(counters);
+    let counters = Arc::new(counters.per_check(config.metrics.detailed_histograms));
     let logs = logs::begin(
         config.logging.format,
         config.logging.level,
@@ -66,8 +65,8 @@ pub fn run(file: &Path, loaded: keepwatch_config::Loaded) -> Outcome {
     for warning in &loaded.warnings {
         tracing::warn!("configuration: {warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
+    // One thread: there is little to compute, and several wake each other up for nothing. What blocks has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .thread_name("serve")
         .enable_all()
         .build()

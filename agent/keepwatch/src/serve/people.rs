@@ -107,12 +107,8 @@ fn one(
     files: &Path,
 ) -> Result<Plan, String> {
     let mut file = None;
-    let not_yet = |key: &str| Err(format!("{key} cannot be used yet; leave it out"));
     let (medium, ca_file) = match receiver {
         Receiver::Telegram(t) => {
-            if t.silent {
-                return not_yet("silent");
-            }
             let medium = Medium::Telegram(telegram::Settings {
                 token_file: secret(&t.bot_token_file, credentials)?,
                 chat_id: match &t.chat_id {
@@ -121,6 +117,7 @@ fn one(
                 },
                 thread_id: t.message_thread_id,
                 api: Some(t.api_url.clone()),
+                silent: t.silent,
             });
             (medium, None)
         }
@@ -142,12 +139,10 @@ fn one(
             (medium, e.ca_file.clone())
         }
         Receiver::Webhook(w) => {
-            if w.signing_key_file.is_some() {
-                return not_yet("signing_key_file");
-            }
             let medium = Medium::Webhook(webhook::Settings {
                 url_file: secret(&w.url_file, credentials)?,
                 token_file: maybe(w.bearer_token_file.as_ref(), credentials)?,
+                key_file: maybe(w.signing_key_file.as_ref(), credentials)?,
                 plain_http: false,
             });
             (medium, w.ca_file.clone())
@@ -168,9 +163,13 @@ fn one(
             (medium, t.ca_file.clone())
         }
         Receiver::Alertmanager(a) => {
-            if a.basic_user.is_some() || a.password_file.is_some() {
-                return not_yet("basic authentication of an Alertmanager");
-            }
+            let basic = match (&a.basic_user, &a.password_file) {
+                (Some(user), Some(file)) => Some((user.clone(), secret(file, credentials)?)),
+                (None, None) => None,
+                _ => {
+                    return Err("basic_user and password_file go together".into());
+                }
+            };
             return Ok(Plan {
                 name: name.to_owned(),
                 settings: Settings {
@@ -178,6 +177,7 @@ fn one(
                     alertmanager: Some(alertmanager::Settings {
                         urls: a.urls.clone(),
                         token_file: maybe(a.bearer_token_file.as_ref(), credentials)?,
+                        basic,
                         resend: RESEND,
                         min_severity: Severity::Info,
                     }),

@@ -173,7 +173,8 @@ async fn pass_on(
     while let Some(event) = events.recv().await {
         journal::tell(&event);
         if let Event::Result(run) = &event {
-            ground.counters.check_finished(run.kind, run.duration);
+            let name = run.check.as_str();
+            ground.counters.check_finished(name, run.kind, run.duration);
         }
         if let Some(alert) = notice(&event, &ground.host) {
             office.notice(&alert);

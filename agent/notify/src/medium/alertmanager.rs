@@ -21,12 +21,22 @@ pub struct Settings {
     /// A file with a bearer token.
     #[serde(default)]
     pub token_file: Option<SecretFile>,
+    /// A user, and the file with his password, for basic authentication (RFC 7617); not beside a token.
+    #[serde(default)]
+    pub basic: Option<(String, SecretFile)>,
     /// Alerts are posted again after so long.
     #[serde(default = "minute", deserialize_with = "crate::time::duration")]
     pub resend: Duration,
     /// Alerts that matter less are not posted.
     #[serde(default = "info")]
     pub min_severity: Severity,
+}
+
+impl Settings {
+    /// Nothing secret is sent.
+    fn is_open(&self) -> bool {
+        self.token_file.is_none() && self.basic.is_none()
+    }
 }
 
 fn minute() -> Duration {
@@ -45,8 +55,16 @@ pub fn check(s: &Settings) -> Result<(), String> {
     if s.urls.is_empty() || s.urls.len() > 8 {
         return Err("there must be 1 to 8 Alertmanagers".into());
     }
+    if let Some((user, _)) = &s.basic {
+        if s.token_file.is_some() {
+            return Err("a token and a password both say who we are; leave one of them out".into());
+        }
+        if user.is_empty() || user.contains(':') {
+            return Err("the user of basic authentication is empty or holds a colon".into());
+        }
+    }
     for url in &s.urls {
-        Url::parse(url, s.token_file.is_none())
+        Url::parse(url, s.is_open())
             .map_err(|why| format!("the Alertmanager {url:?} cannot be used because {why}"))?;
     }
     if !(Duration::from_secs(5)..=Duration::from_secs(3600)).contains(&s.resend) {
@@ -60,7 +78,7 @@ pub fn check(s: &Settings) -> Result<(), String> {
 /// # Errors
 /// It was not taken, as far as can be told.
 pub async fn post(s: &Settings, net: &Net, url: &str, batch: &[Posting]) -> Result<(), Fault> {
-    let base = Url::parse(url, s.token_file.is_none()).map_err(|why| {
+    let base = Url::parse(url, s.is_open()).map_err(|why| {
         Fault::later(format!(
             "the URL of Alertmanager cannot be used because {why}"
         ))
@@ -82,12 +100,15 @@ pub async fn post(s: &Settings, net: &Net, url: &str, batch: &[Posting]) -> Resu
     if let Some(file) = &s.token_file {
         question.bearer(&file.read().await.map_err(Fault::later)?)?;
     }
+    if let Some((user, file)) = &s.basic {
+        question.basic(user, &file.read().await.map_err(Fault::later)?)?;
+    }
     let answer = net.exchange(&base.join("/api/v2/alerts"), question).await?;
     match answer.status {
         200..=299 => Ok(()),
         status => {
             let said = String::from_utf8_lossy(&answer.body);
-            let token = match &s.token_file {
+            let token = match s.token_file.as_ref().or(s.basic.as_ref().map(|(_, f)| f)) {
                 Some(file) => file.read().await.ok(),
                 None => None,
             };

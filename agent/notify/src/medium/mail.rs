@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MessageBuilder, SinglePart};
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
@@ -23,13 +24,14 @@ use lettre::transport::smtp::extension::ClientId;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use zeroize::Zeroizing;
 
 use super::{more, plain, title};
 use crate::fault::{Fault, of_io, without};
 use crate::http::{Io, Net, Wire, is_loopback};
 use crate::limits::{MAIL, SMTP_READ};
 use crate::plan::Message;
-use crate::secret::SecretFile;
+use crate::secret::{Secret, SecretFile};
 use crate::text::fit;
 use crate::time::At;
 
@@ -197,7 +199,8 @@ pub(super) async fn send(
         Some(file) => Some(file.read().await.map_err(Fault::later)?),
         None => None,
     };
-    let secrets: Vec<&str> = password.iter().map(crate::secret::Secret::expose).collect();
+    let hidden = forms(s.username.as_deref(), password.as_ref());
+    let secrets: Vec<&str> = hidden.iter().map(Secret::expose).collect();
     let fault = |e: lettre::transport::smtp::Error| smtp_fault(&e, &secrets);
     let stream = Stream {
         wire,
@@ -226,6 +229,23 @@ pub(super) async fn send(
         .map_err(fault)?;
     let _ = smtp.quit().await;
     Ok(())
+}
+
+/// The password as it is sent, which servers repeat: by itself, and as AUTH PLAIN (RFC 4616) and AUTH LOGIN encode it.
+fn forms(user: Option<&str>, password: Option<&Secret>) -> Vec<Secret> {
+    let Some(password) = password.map(Secret::expose) else {
+        return Vec::new();
+    };
+    let encoded = |text: &str| {
+        let whole = base64::engine::general_purpose::STANDARD.encode(text);
+        Secret::new(whole.trim_end_matches('=').to_owned())
+    };
+    let plain = Zeroizing::new(format!("\0{}\0{password}", user.unwrap_or_default()));
+    vec![
+        Secret::new(password.to_owned()),
+        encoded(&plain),
+        encoded(password),
+    ]
 }
 
 fn smtp_fault(e: &lettre::transport::smtp::Error, secrets: &[&str]) -> Fault {

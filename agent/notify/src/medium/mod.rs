@@ -45,7 +45,7 @@ impl Medium {
         match self {
             Self::Telegram(s) => telegram::send(s, net, host, message).await,
             Self::Mail(s) => mail::send(s, net, host, message, now).await,
-            Self::Webhook(s) => webhook::send(s, net, host, message).await,
+            Self::Webhook(s) => webhook::send(s, net, host, message, now).await,
             Self::Ntfy(s) => ntfy::send(s, net, host, message).await,
         }
     }

@@ -35,6 +35,9 @@ pub struct Settings {
     /// Another server of the API.
     #[serde(default)]
     pub api: Option<String>,
+    /// Every message without a sound.
+    #[serde(default)]
+    pub silent: bool,
 }
 
 /// What is wrong with the settings.
@@ -122,7 +125,7 @@ pub(super) async fn send(
         "chat_id": s.chat_id,
         "text": write(host, message),
         "parse_mode": "HTML",
-        "disable_notification": !is_loud(message) && message.severity() == Severity::Info,
+        "disable_notification": s.silent || !is_loud(message) && message.severity() == Severity::Info,
         "link_preview_options": { "is_disabled": true },
     });
     if let Some(thread) = s.thread_id {

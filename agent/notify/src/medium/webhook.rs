@@ -1,7 +1,11 @@
 //! JSON to a URL from a file, in the form of Alertmanager's webhooks (version 4), so that receivers made for those work.
+//!
+//! With a key, the body is signed: `Keepwatch-Signature: sha256=` and the HMAC-SHA-256 (RFC 2104) of its bytes in hexadecimal digits, the form of
+//! GitHub's webhooks, so that their receivers' code works. Its time stands in the signed body (`sentAt`), against messages that somebody repeats.
 
+use hmac::{Hmac, Mac as _};
 use hyper::Method;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -10,7 +14,11 @@ use crate::fault::Fault;
 use crate::http::{Net, Question};
 use crate::limits::JSON;
 use crate::plan::{Kind, Line, Message};
-use crate::secret::SecretFile;
+use crate::secret::{Secret, SecretFile};
+use crate::time::At;
+
+/// The header of the signature.
+const SIGNATURE: HeaderName = HeaderName::from_static("keepwatch-signature");
 
 /// Where to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -21,13 +29,16 @@ pub struct Settings {
     /// A file with a bearer token.
     #[serde(default)]
     pub token_file: Option<SecretFile>,
+    /// A file with the key of the signature.
+    #[serde(default)]
+    pub key_file: Option<SecretFile>,
     /// Allows `http://` to other hosts.
     #[serde(default)]
     pub plain_http: bool,
 }
 
 /// The body, at most [`JSON`] bytes: alerts that have no room are counted.
-pub fn write(host: &str, message: &Message) -> String {
+pub fn write(host: &str, message: &Message, now: At) -> String {
     let mut shown = Vec::new();
     let mut size = 2048;
     for line in &message.lines {
@@ -62,6 +73,7 @@ pub fn write(host: &str, message: &Message) -> String {
         "commonAnnotations": {},
         "externalURL": "",
         "host": host,
+        "sentAt": now.rfc3339(),
         "kind": match message.kind {
             Kind::Firing => "firing",
             Kind::Resolved => "resolved",
@@ -71,6 +83,19 @@ pub fn write(host: &str, message: &Message) -> String {
         "alerts": shown,
     })
     .to_string()
+}
+
+fn signature(key: &Secret, body: &[u8]) -> String {
+    // A key of any length will do.
+    let Ok(mut mac) = Hmac::<sha2::Sha256>::new_from_slice(key.expose().as_bytes()) else {
+        return String::new();
+    };
+    mac.update(body);
+    let mut out = String::from("sha256=");
+    for byte in mac.finalize().into_bytes() {
+        out.push_str(&format!("{byte:02x}"));
+    }
+    out
 }
 
 fn alert(line: &Line) -> Value {
@@ -96,9 +121,10 @@ pub(super) async fn send(
     net: &Net,
     host: &str,
     message: &Message,
+    now: At,
 ) -> Result<(), Fault> {
     let (_, url) = url_of(&s.url_file, s.plain_http).await?;
-    let body = write(host, message);
+    let body = write(host, message, now);
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let mut question = Question {
@@ -108,6 +134,10 @@ pub(super) async fn send(
     };
     if let Some(file) = &s.token_file {
         question.bearer(&file.read().await.map_err(Fault::later)?)?;
+    }
+    if let Some(file) = &s.key_file {
+        let key = file.read().await.map_err(Fault::later)?;
+        question.header(SIGNATURE, &signature(&key, body.as_bytes()));
     }
     let answer = net.exchange(&url, question).await?;
     match answer.status {

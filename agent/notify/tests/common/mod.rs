@@ -1,6 +1,8 @@
 //! What the tests of deliveries share: HTTP sinks that answer from a script, a clock, and a world for the post office.
 #![allow(dead_code)] // each test file uses a part
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -66,6 +68,7 @@ pub fn alert(check: &str) -> Alert {
 pub fn secret(dir: &tempfile::TempDir, name: &str, text: &str) -> SecretFile {
     let path: PathBuf = dir.path().join(name);
     std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     SecretFile(path)
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepwatch_model::check::Reason;
+use keepwatch_model::check::{CheckKind, Reason};
 use tokio::sync::oneshot;
 
 use super::{Conductor, Finish, Slot, Work};
@@ -72,6 +72,17 @@ impl Conductor {
             flapping: slot.judge.flapping.is_some(),
         };
         let reason = slot.judge.reason();
+        // Who could not ask systemd knows nothing of the unit: it may be as well as can be.
+        let is_blind = slot.check.ask.kind() == CheckKind::Systemd
+            && matches!(
+                reason,
+                Some(Reason::Connect | Reason::Timeout | Reason::Auth)
+            );
+        if let (true, Some(slot)) = (is_blind, self.units.get_mut(&unit)) {
+            let decision = policy::refuse(&mut slot.state, Refusal::Unreachable, self.clock.wall());
+            self.decided(&unit, asker, reason, decision, None);
+            return;
+        }
         self.ask(&unit, asker, reason, None);
     }
 

@@ -17,7 +17,7 @@ use crate::clock::At;
 use crate::net::Net;
 use crate::net::tls::TlsSettings;
 use crate::outcome::{Failure, Outcome, Quantity};
-use crate::secret::SecretFile;
+use crate::secret::{Secret, SecretFile, read_optional, without};
 
 /// Memory that one compiled expression may take.
 const REGEX_SIZE: usize = 1 << 20;
@@ -171,20 +171,38 @@ impl Http {
         })
     }
 
-    async fn question(&self) -> Result<Question<'_>, Failure> {
+    fn question(
+        &self,
+        password: Option<&Secret>,
+        token: Option<&Secret>,
+    ) -> Result<Question<'_>, Failure> {
         let mut question = Question {
             method: self.method.clone(),
             headers: self.headers.clone(),
             body: self.settings.body.as_deref().unwrap_or("").as_bytes(),
         };
-        if let (Some(user), Some(file)) = (&self.settings.basic_user, &self.settings.password_file)
-        {
-            question.basic(user, &file.read().await?)?;
+        if let (Some(user), Some(password)) = (&self.settings.basic_user, password) {
+            question.basic(user, password)?;
         }
-        if let Some(file) = &self.settings.bearer_token_file {
-            question.secret(AUTHORIZATION, "Bearer ", &file.read().await?)?;
+        if let Some(token) = token {
+            question.secret(AUTHORIZATION, "Bearer ", token)?;
         }
         Ok(question)
+    }
+
+    async fn run(&self) -> Result<Outcome, Failure> {
+        let s = &self.settings;
+        let password = read_optional(s.password_file.as_ref()).await?;
+        let token = read_optional(s.bearer_token_file.as_ref()).await?;
+        let secrets: Vec<&Secret> = password.iter().chain(&token).collect();
+        let asked = async {
+            let question = self.question(password.as_ref(), token.as_ref())?;
+            exchange(&self.net, &self.endpoint, question).await
+        };
+        let judged = asked
+            .await
+            .map(|answer| self.judge(&answer, self.net.now()));
+        without(&secrets, judged)
     }
 
     fn judge(&self, answer: &Answer, now: At) -> Outcome {
@@ -264,16 +282,7 @@ impl Probe for Http {
     }
 
     fn ask(&self, _: Instant) -> Asking<'_> {
-        Box::pin(async {
-            let asked = async {
-                let question = self.question().await?;
-                exchange(&self.net, &self.endpoint, question).await
-            };
-            match asked.await {
-                Ok(answer) => self.judge(&answer, self.net.now()),
-                Err(failure) => failure.into(),
-            }
-        })
+        Box::pin(async { self.run().await.into() })
     }
 }
 

@@ -17,7 +17,7 @@ use super::{Asking, Probe, SettingsError};
 use crate::net::tls::TlsSettings;
 use crate::net::{Capped, Net, READ_MAX, Target, Wire, broken};
 use crate::outcome::{Failure, Outcome, Quantity};
-use crate::secret::{SecretFile, read_optional};
+use crate::secret::{Secret, SecretFile, read_optional, without};
 
 /// Asks for TLS: length 8, code 80877103.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -125,6 +125,12 @@ impl Postgresql {
     }
 
     async fn run(&self) -> Result<Outcome, Failure> {
+        let password = read_optional(self.settings.password_file.as_ref()).await?;
+        let secrets: Vec<&Secret> = password.iter().collect();
+        without(&secrets, self.talk(password.as_ref()).await)
+    }
+
+    async fn talk(&self, password: Option<&Secret>) -> Result<Outcome, Failure> {
         let mut outcome = Outcome::success();
         let s = &self.settings;
         let mut config = Config::new();
@@ -134,14 +140,13 @@ impl Postgresql {
             .ssl_mode(SslMode::Disable)
             .application_name("keepwatch");
         config.dbname(s.database.as_ref().unwrap_or(&s.user));
-        let password = read_optional(s.password_file.as_ref()).await?;
-        if let Some(password) = &password {
+        if let Some(password) = password {
             config.password(password.expose());
         }
         let wire = self.wire(&mut outcome).await?;
         let connected = config.connect_raw(Capped::new(wire, READ_MAX), NoTls).await;
         let (client, connection) = connected.map_err(|e| self.failure("connecting", &e))?;
-        drop((config, password));
+        drop(config);
         let asking = async move {
             let facts = self.first_row(&client, FACTS).await?;
             self.facts(&facts, &mut outcome);

@@ -14,7 +14,7 @@ use super::{Asking, Probe, SettingsError};
 use crate::net::tls::TlsSettings;
 use crate::net::{Capped, Net, Target, Wire, broken};
 use crate::outcome::{Failure, Outcome, Quantity};
-use crate::secret::{SecretFile, read_optional};
+use crate::secret::{Secret, SecretFile, read_optional, without};
 
 /// One run reads at most this much: INFO is some 6 KB.
 const ANSWER_MAX: u64 = 128 << 10;
@@ -55,8 +55,13 @@ impl Redis {
     }
 
     async fn run(&self) -> Result<Outcome, Failure> {
-        let target = &self.settings.target;
         let password = read_optional(self.settings.password_file.as_ref()).await?;
+        let secrets: Vec<&Secret> = password.iter().collect();
+        without(&secrets, self.talk(password.as_ref()).await)
+    }
+
+    async fn talk(&self, password: Option<&Secret>) -> Result<Outcome, Failure> {
+        let target = &self.settings.target;
         let mut outcome = Outcome::success();
         let wire = match &self.settings.tls {
             Some(tls) => {
@@ -70,11 +75,11 @@ impl Redis {
             wire: BufReader::new(Capped::new(wire, ANSWER_MAX)),
             target,
         };
-        if let Some(password) = &password {
+        if let Some(password) = password {
             let mut words = vec!["AUTH"];
             words.extend(self.settings.user.as_deref());
             words.push(password.expose());
-            talk.ask(&words).await?;
+            talk.ask(&words).await.map_err(|f| login(target, f))?;
         }
         match talk.ask(&["PING"]).await? {
             Reply::Text(pong) if pong == b"PONG" => {}
@@ -150,6 +155,9 @@ impl Redis {
         }
     }
 }
+
+/// What a text begins with that repeats what Redis says.
+const SAYS: &str = "Redis answers: ";
 
 struct Talk<'a> {
     wire: BufReader<Capped<Wire>>,
@@ -245,6 +253,23 @@ impl Talk<'_> {
     }
 }
 
+/// What came of AUTH, in our words: Redis may repeat the password, whole or cut (`unknown command 'AUTH', with args beginning with: …`).
+fn login(target: &Target, failure: Failure) -> Failure {
+    let Some(said) = failure.text.strip_prefix(SAYS) else {
+        return match failure.reason {
+            Reason::Protocol => Failure::new(
+                Reason::Protocol,
+                format!("the answer of {target} to AUTH is not Redis"),
+            ),
+            _ => failure,
+        };
+    };
+    let word = said.split(' ').next().unwrap_or_default();
+    let is_code = word.len() <= 16 && word.bytes().all(|b| b.is_ascii_uppercase());
+    let word = if is_code { word } else { "an error" };
+    Failure::new(failure.reason, format!("{SAYS}{word} to AUTH"))
+}
+
 /// What an error reply means, by its first word.
 fn refusal(text: &[u8]) -> Failure {
     let text = crate::text::clean_bytes(text);
@@ -254,7 +279,7 @@ fn refusal(text: &[u8]) -> Failure {
         "ERR" if text.contains("AUTH") || text.contains("password") => Reason::Auth,
         _ => Reason::Status,
     };
-    Failure::new(reason, format!("Redis answers: {text}"))
+    Failure::new(reason, format!("{SAYS}{text}"))
 }
 
 impl Probe for Redis {
@@ -269,6 +294,21 @@ impl Probe for Redis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn auth_is_told_in_our_words() {
+        let target: Target = "h:1".parse().unwrap();
+        for (text, told) in [
+            (
+                "ERR unknown command 'AUTH', with args beginning with: 'geheim",
+                "Redis answers: ERR to AUTH",
+            ),
+            ("WRONGPASS geheim", "Redis answers: WRONGPASS to AUTH"),
+            ("geheim", "Redis answers: an error to AUTH"),
+        ] {
+            assert_eq!(login(&target, refusal(text.as_bytes())).text, told);
+        }
+    }
 
     #[test]
     fn refusals_by_table() {

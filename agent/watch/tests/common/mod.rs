@@ -73,7 +73,9 @@ impl Scratch {
         path
     }
     pub fn secret(&self, name: &str, text: &str) -> SecretFile {
-        SecretFile(self.file(name, text))
+        let path = self.file(name, text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        SecretFile(path)
     }
 }
 
