@@ -31,7 +31,7 @@ pub struct Checked<C> {
 
 impl<C: Check + 'static> Checked<C> {
     /// `what` is what the stream is called in sentences.
-    pub fn new(body: Box<dyn Body>, check: C, what: impl Into<String>) -> Box<dyn Body> {
+    pub fn over(body: Box<dyn Body>, check: C, what: impl Into<String>) -> Box<dyn Body> {
         Box::new(Checked {
             body,
             check,

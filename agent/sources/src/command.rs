@@ -60,7 +60,7 @@ impl Parts for Dump {
                 .read(&setting)?,
         );
         if !source.may_be_empty {
-            body = Checked::new(body, NotEmpty::default(), "what the command prints");
+            body = Checked::over(body, NotEmpty::default(), "what the command prints");
         }
         Ok(Some(Part {
             name: component(&source.name),

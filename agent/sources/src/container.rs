@@ -189,7 +189,7 @@ impl Parts for Dump {
                     .arg(format!("{}:{path}", source.name))
                     .arg("-")
                     .read(&self.setting)?;
-                let body = Checked::new(
+                let body = Checked::over(
                     Box::new(running),
                     TarEnd::default(),
                     format!("the archive of {path} in the container '{}'", source.name),
@@ -218,7 +218,7 @@ impl Parts for Dump {
                     .arg(&source.name)
                     .args(argv)
                     .read(&self.setting)?;
-                let body = Checked::new(
+                let body = Checked::over(
                     Box::new(running),
                     NotEmpty::default(),
                     format!("what the command prints in the container '{}'", source.name),

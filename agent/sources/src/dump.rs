@@ -112,7 +112,7 @@ impl Dumping {
     ///
     /// # Errors
     /// See [`Parts::next`].
-    pub fn next(&mut self) -> Result<Option<Stream>, Fault> {
+    pub fn next_stream(&mut self) -> Result<Option<Stream>, Fault> {
         let Some(parts) = &mut self.parts else {
             return Ok(None);
         };

@@ -425,7 +425,7 @@ impl Parts for Dump {
                 what: "users",
                 of: None,
                 details: Value::Null,
-                body: Checked::new(
+                body: Checked::over(
                     self.explained(running),
                     EndLine::new(END),
                     "the dump of users",
@@ -455,7 +455,7 @@ impl Parts for Dump {
             name: format!("{}.sql", component(&name)),
             what: "database",
             details,
-            body: Checked::new(
+            body: Checked::over(
                 running,
                 EndLine::new(END),
                 format!("the dump of the database '{name}'"),

@@ -320,7 +320,7 @@ impl Parts for Dump {
             },
             of: collection,
             details: json!({"sha256": sum, "points": points}),
-            body: Checked::new(
+            body: Checked::over(
                 body,
                 Sum::new(length, sum),
                 format!("the snapshot of the {what}"),

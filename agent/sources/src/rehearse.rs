@@ -52,6 +52,9 @@ impl Stage {
     }
 }
 
+/// Asks, in one of several databases.
+type Asked<'a> = dyn Fn(Option<&str>, &str) -> Result<bool, Fault> + 'a;
+
 /// A question and what came of it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Answer {
@@ -97,7 +100,7 @@ pub fn rehearse(
         .map_err(|e| Fault::file("open", scratch.path(), &e))?;
     fs::set_permissions(&inner.scratch, fs::Permissions::from_mode(0o711))
         .map_err(|e| Fault::file("open", &inner.scratch, &e))?;
-    let ask_all = |asked: &dyn Fn(Option<&str>, &str) -> Result<bool, Fault>| -> Vec<Answer> {
+    let ask_all = |asked: &Asked<'_>| -> Vec<Answer> {
         questions
             .iter()
             .map(|question| {

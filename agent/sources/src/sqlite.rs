@@ -115,7 +115,7 @@ impl Parts for Dump {
             what: "database",
             of: Some(shown.clone()),
             details: json!({"mode": meta.mode() & 0o7777, "uid": meta.uid(), "gid": meta.gid()}),
-            body: Checked::new(body, NotEmpty::default(), format!("the database {shown}")),
+            body: Checked::over(body, NotEmpty::default(), format!("the database {shown}")),
         }))
     }
 
@@ -448,7 +448,7 @@ mod tests {
         let setting = Setting::new(scratch);
         let mut dumping = Dumping::new("s", dump(&source, &setting)?);
         let mut all = BTreeMap::new();
-        while let Some(mut stream) = dumping.next()? {
+        while let Some(mut stream) = dumping.next_stream()? {
             let mut bytes = Vec::new();
             stream
                 .body

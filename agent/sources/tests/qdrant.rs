@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -294,7 +294,7 @@ fn serve(stream: TcpStream, state: &Mutex<State>, wrong: Wrong) -> std::io::Resu
     }
 }
 
-fn spec(url: &str, key: &PathBuf, more: &str) -> String {
+fn spec(url: &str, key: &Path, more: &str) -> String {
     format!("qdrant?url={url}&api-key-file={}{more}", key.display())
 }
 
@@ -441,8 +441,8 @@ fn what_a_killed_run_left_on_the_server_is_deleted_by_the_next() {
     // The process is killed while it reads: nothing of it is dropped in good order.
     let source = source(&spec(&fake.url, &key, ""));
     let mut dumping = source.dump(&s).unwrap();
-    let _aliases = dumping.next().unwrap().unwrap();
-    let stream = dumping.next().unwrap().unwrap();
+    let _aliases = dumping.next_stream().unwrap().unwrap();
+    let stream = dumping.next_stream().unwrap().unwrap();
     std::mem::forget(stream);
     assert_eq!(fake.state.lock().unwrap().snapshots.len(), 1);
     // Somebody else's stays.

@@ -52,7 +52,7 @@ pub fn run(
                     current = Some(dumping);
                 }
                 match &mut current {
-                    Some(dumping) => dumping.next(),
+                    Some(dumping) => dumping.next_stream(),
                     None => Ok(None),
                 }
             };

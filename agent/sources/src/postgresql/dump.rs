@@ -165,7 +165,7 @@ impl Parts for Dump {
                 what: "globals",
                 of: None,
                 details: Value::Null,
-                body: Checked::new(self.explained(running), EndLine::new(GLOBALS_END), what),
+                body: Checked::over(self.explained(running), EndLine::new(GLOBALS_END), what),
             }));
         }
         let Some(database) = self.chosen.pop_front() else {
@@ -205,7 +205,7 @@ impl Parts for Dump {
         Ok(Some(Part {
             name: format!("{}.dump", component(&name)),
             what: "database",
-            body: Checked::new(
+            body: Checked::over(
                 running,
                 Archive::default(),
                 format!("the dump of the database '{name}'"),

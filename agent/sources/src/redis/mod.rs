@@ -411,7 +411,7 @@ impl Parts for Dump {
             what: "snapshot",
             of: None,
             details: json!({"keys": self.keys}),
-            body: Checked::new(body, Rdb::default(), "the snapshot of Redis"),
+            body: Checked::over(body, Rdb::default(), "the snapshot of Redis"),
         }))
     }
 

@@ -198,7 +198,7 @@ pub fn dumped_with(
     let source = source(text);
     let mut dumping = source.dump(setting)?;
     let mut all = BTreeMap::new();
-    while let Some(mut stream) = dumping.next()? {
+    while let Some(mut stream) = dumping.next_stream()? {
         let mut bytes = Vec::new();
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -242,7 +242,7 @@ pub fn nothing_left(setting: &Setting) {
     let left: Vec<_> = fs::read_dir(&setting.scratch)
         .unwrap()
         .map(|e| e.unwrap().path())
-        .filter(|p| !p.extension().is_some_and(|e| e == "lock"))
+        .filter(|p| p.extension().is_none_or(|e| e != "lock"))
         .collect();
     assert_eq!(left, Vec::<PathBuf>::new());
 }
