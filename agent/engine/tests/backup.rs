@@ -551,6 +551,81 @@ fn a_stream_that_is_not_whole_leaves_no_snapshot() {
 }
 
 #[test]
+fn several_streams_are_one_snapshot_or_none() {
+    let w = World::new(Arc::new(MemoryStore::new()));
+    let go = |parts: Vec<(&str, usize, Result<(), String>)>, last: Result<(), String>| {
+        let mut parts = parts
+            .into_iter()
+            .map(|(n, len, end)| (n.to_owned(), len, end))
+            .collect::<Vec<_>>()
+            .into_iter();
+        let mut last = Some(last);
+        let input = Input::Streams {
+            names: vec!["db".into(), "b".into()],
+            next: Box::new(move || match parts.next() {
+                Some((name, len, end)) => Ok(Some(backup::Stream {
+                    reader: Box::new(std::io::Cursor::new(noise(len, len as u64))),
+                    name,
+                    finish: Box::new(move || end),
+                })),
+                None => last.take().unwrap_or(Ok(())).map(|()| None),
+            }),
+        };
+        backup::run(
+            &w.writer(),
+            &options(&[], None),
+            input,
+            &now,
+            &Silent,
+            &Cancel::new(),
+        )
+    };
+    let ok = || Ok::<(), String>(());
+    let whole = || {
+        vec![
+            ("db/z", 900_000, ok()),
+            ("db/a/x", 0, ok()),
+            ("b", 70_000, ok()),
+        ]
+    };
+    for (parts, last, what) in [
+        (vec![], ok(), "nothing"),
+        (whole(), Err("the server went away".into()), "no next one"),
+        (
+            vec![("db/z", 9, ok()), ("db/y", 9, Err("cut".into()))],
+            ok(),
+            "one is cut",
+        ),
+        (
+            vec![("db/z", 9, ok()), ("db/z", 9, ok())],
+            ok(),
+            "one twice",
+        ),
+        (
+            vec![("db", 9, ok()), ("db/z", 9, ok())],
+            ok(),
+            "a file that is a directory",
+        ),
+        (vec![("db/../z", 9, ok())], ok(), "a name that climbs"),
+    ] {
+        assert!(go(parts, last).is_err(), "{what}");
+    }
+    assert!(w.writer().snapshots().unwrap().live.is_empty());
+    // In whatever order they come.
+    let r = go(whole(), ok()).unwrap();
+    let tree = in_snapshot(&w.reader(), r.snapshot.unwrap(), std::path::Path::new("/")).unwrap();
+    for (name, len) in [("db/z", 900_000), ("db/a/x", 0), ("b", 70_000)] {
+        assert_eq!(
+            tree.get(name.as_bytes()).unwrap().2,
+            noise(len, len as u64),
+            "{name}"
+        );
+    }
+    let again = go(whole(), ok()).unwrap();
+    assert!(again.totals.bytes_added < 20_000, "{:?}", again.totals);
+}
+
+#[test]
 fn sources_that_cannot_be_read_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");

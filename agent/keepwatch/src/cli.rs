@@ -120,6 +120,7 @@ pub enum Command {
     Wal(commands::wal::WalArgs),
     Doctor(commands::doctor::DoctorArgs),
     Repair(commands::repair::RepairArgs),
+    Drill(commands::drill::DrillArgs),
     Key(commands::key::KeyArgs),
     Serve(commands::serve::ServeArgs),
     Check(commands::check::CheckArgs),

@@ -303,6 +303,26 @@ impl Places {
     }
 }
 
+impl Places {
+    /// Remembers that a key opened a repository: when, by its name. Returns the file.
+    pub fn remember_proof(&self, id: RepositoryId, key: &str, time: &str) -> Option<PathBuf> {
+        let path = self.witness(id)?.with_extension("proofs");
+        let mut all: std::collections::BTreeMap<String, String> = fs::read(&path)
+            .ok()
+            .and_then(|b| serde_json::from_slice(&b).ok())
+            .unwrap_or_default();
+        all.insert(key.to_owned(), time.to_owned());
+        let text = serde_json::to_string_pretty(&all).unwrap_or_default() + "\n";
+        match replace_private(&path, &text) {
+            Ok(()) => Some(path),
+            Err(e) => {
+                tracing::warn!("{} cannot be written: {}", path.display(), plain_io(&e));
+                None
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

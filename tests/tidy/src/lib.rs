@@ -91,6 +91,26 @@ pub const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "sources",
+        &[
+            "serde",
+            "serde_json",
+            "rustix",
+            "rusqlite",
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "http-body-util",
+            "rustls",
+            "tokio-rustls",
+            "rustls-native-certs",
+            "sha2",
+            "getrandom",
+            "zeroize",
+            "tracing",
+        ],
+    ),
+    (
         "catalog",
         &[
             "keepwatch-model",
@@ -291,6 +311,25 @@ pub const NOTIFY_LAYERS: &[&[&str]] = &[
     &["post"],
 ];
 
+/// Layers of the sources from the ground up.
+pub const SOURCES_LAYERS: &[&[&str]] = &[
+    &["fault", "secret", "text", "about"],
+    &[
+        "account", "setting", "scratch", "child", "check", "dump", "http", "spec", "restore",
+    ],
+    &[
+        "postgresql",
+        "mysql",
+        "sqlite",
+        "redis",
+        "qdrant",
+        "command",
+        "container",
+        "view",
+    ],
+    &["source", "rehearse"],
+];
+
 /// Layers of the configuration from the ground up.
 pub const CONFIG_LAYERS: &[&[&str]] = &[
     &["fault", "text", "nearest", "node", "shape"],
@@ -341,6 +380,7 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/catalog/src/upkeep.rs",
             "agent/watch/src/probe/",
             "agent/watch/src/process.rs",
+            "agent/sources/src/",
             "agent/watch/src/restart/executor.rs",
             "agent/watch/src/conductor/tests",
             "agent/expose/src/server.rs",
@@ -496,6 +536,7 @@ pub fn layers(root: &Path) -> Vec<Finding> {
     out.extend(crate_layers(root, "watch", WATCH_LAYERS));
     out.extend(crate_layers(root, "config", CONFIG_LAYERS));
     out.extend(crate_layers(root, "wal", WAL_LAYERS));
+    out.extend(crate_layers(root, "sources", SOURCES_LAYERS));
     out.extend(crate_layers(root, "expose", EXPOSE_LAYERS));
     out.extend(crate_layers(root, "panels", PANELS_LAYERS));
     out.extend(crate_layers(root, "notify", NOTIFY_LAYERS));

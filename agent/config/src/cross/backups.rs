@@ -385,7 +385,9 @@ fn drills(root: &Node, found: &mut Found<'_, '_>) {
             let target = drill.entries(&["target"]).next().map(|(kind, _)| kind);
             if let (Some(source), Some(target)) = (source, target) {
                 let fit = match target {
-                    "postgresql" | "sqlite" => source == target,
+                    "postgresql" | "mysql" | "sqlite" | "redis" | "qdrant" => {
+                        source == target || source == "several"
+                    }
                     _ => true,
                 };
                 if !fit {
@@ -442,13 +444,14 @@ fn drills(root: &Node, found: &mut Found<'_, '_>) {
         let database = drill
             .get(&["target", "postgresql"])
             .or(drill.get(&["target", "sqlite"]))
+            .or(drill.get(&["target", "mysql"]))
             .is_some();
         if sql && !database && drill.get(&["target"]).is_some() {
             found.fault(
                 drill,
                 &path,
                 "expect.sql",
-                "it needs a target that is a database: postgresql or sqlite",
+                "it needs a target that is a database: postgresql, mysql or sqlite",
             );
         }
         if let (Some(limit), Some(timeout)) = (

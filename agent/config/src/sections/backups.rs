@@ -142,6 +142,36 @@ one! {
         Qdrant(QdrantSource) = "qdrant", Shape::Table(&QDRANT_SOURCE);
         /// What a command prints.
         Command(CommandSource) = "command", Shape::Table(&COMMAND_SOURCE), also ["stdin"];
+        /// A path or a command in a container of podman or docker.
+        Container(ContainerSource) = "container", Shape::Table(&CONTAINER_SOURCE), also ["podman", "docker"];
+        /// Several databases and services, in one snapshot.
+        Several(Several) = "several", Shape::Table(&SEVERAL), also ["all"];
+    }
+}
+
+one! {
+    /// One of several sources: exactly one of these.
+    pub enum Part: PART {
+        /// Databases of PostgreSQL.
+        Postgresql(PostgresqlSource) = "postgresql", Shape::Table(&POSTGRESQL_SOURCE), also ["postgres"];
+        /// Databases of MySQL or MariaDB.
+        Mysql(MysqlSource) = "mysql", Shape::Table(&MYSQL_SOURCE), also ["mariadb"];
+        /// Files of SQLite, copied while they are in use.
+        Sqlite(SqliteSource) = "sqlite", Shape::Table(&SQLITE_SOURCE);
+        /// A Redis server.
+        Redis(RedisSource) = "redis", Shape::Table(&REDIS_SOURCE), also ["valkey"];
+        /// Collections of Qdrant.
+        Qdrant(QdrantSource) = "qdrant", Shape::Table(&QDRANT_SOURCE);
+        /// A path or a command in a container of podman or docker.
+        Container(ContainerSource) = "container", Shape::Table(&CONTAINER_SOURCE), also ["podman", "docker"];
+    }
+}
+
+table! {
+    /// Several databases and services, in one snapshot: all of them, or none. Two of one kind need labels.
+    pub struct Several: SEVERAL {
+        /// Which, one after the other.
+        parts: Vec<Part> = Shape::List(&Shape::One(&PART), 1, 64), Required, also ["sources"];
     }
 }
 
@@ -156,6 +186,9 @@ table! {
         exclude_caches: bool = Shape::Bool, Value("true");
         /// Do not go into other file systems.
         one_file_system: bool = Shape::Bool, Value("false");
+        /// A snapshot of the file system that is read instead of the files, taken before and removed after: `btrfs:DIR`, `zfs:DATASET:DIR` or
+        /// `lvm:GROUP/VOLUME:DIR[:SIZE]`.
+        view: Option<String> = Shape::Text(Text::Line), Absent;
         /// A file with more paths, one in each line, read at the start of each run.
         include_from: Option<PathBuf> = Shape::Text(Text::Path), Absent;
     }
@@ -167,6 +200,8 @@ const PORT: Shape = Shape::Int(1, 65_535);
 table! {
     /// Databases of PostgreSQL, dumped by its own programs and streamed without a temporary copy.
     pub struct PostgresqlSource: POSTGRESQL_SOURCE {
+        /// The directory in the snapshot; the kind when it is left out.
+        label: Option<String> = Shape::Text(Text::Name), Absent;
         /// Which; all when it is empty.
         databases: Vec<String> = DATABASES, Value("[]"), also ["database"];
         /// Also roles and table spaces.
@@ -205,6 +240,8 @@ words! {
 table! {
     /// Databases of MySQL or MariaDB.
     pub struct MysqlSource: MYSQL_SOURCE {
+        /// The directory in the snapshot; the kind when it is left out.
+        label: Option<String> = Shape::Text(Text::Name), Absent;
         /// Which; all when it is empty.
         databases: Vec<String> = DATABASES, Value("[]"), also ["database"];
         /// The socket, instead of `host` and `port`.
@@ -217,6 +254,8 @@ table! {
         user: String = Shape::Text(Text::Line), Value("\"root\"");
         /// The password; not needed with a socket that knows its users.
         password_file: Option<SecretSource> = Shape::Text(Text::Secret), Absent;
+        /// Also users and their rights (MariaDB).
+        users: bool = Shape::Bool, Value("true");
         /// Dump in one transaction, so that nothing is locked. Consistent for InnoDB.
         single_transaction: bool = Shape::Bool, Value("true");
         /// The installation whose `bin` holds `mysqldump` or `mariadb-dump`.
@@ -227,6 +266,8 @@ table! {
 table! {
     /// Files of SQLite: an online copy and its integrity check.
     pub struct SqliteSource: SQLITE_SOURCE {
+        /// The directory in the snapshot; the kind when it is left out.
+        label: Option<String> = Shape::Text(Text::Name), Absent;
         /// The files.
         databases: Vec<PathBuf> = Shape::List(&Shape::Text(Text::Path), 1, 1024), Required, also ["database", "paths", "path"];
     }
@@ -235,12 +276,16 @@ table! {
 table! {
     /// A Redis server: its snapshot.
     pub struct RedisSource: REDIS_SOURCE {
+        /// The directory in the snapshot; the kind when it is left out.
+        label: Option<String> = Shape::Text(Text::Name), Absent;
         /// The socket, instead of `host` and `port`.
         socket: Option<PathBuf> = Shape::Text(Text::Path), Absent;
         /// The server.
         host: Option<String> = Shape::Text(Text::Host), Absent;
         /// The port.
         port: u16 = PORT, Value("6379");
+        /// The user, for a server with access lists.
+        user: Option<String> = Shape::Text(Text::Line), Absent;
         /// The password.
         password_file: Option<SecretSource> = Shape::Text(Text::Secret), Absent;
     }
@@ -249,12 +294,46 @@ table! {
 table! {
     /// Collections of Qdrant: their snapshots.
     pub struct QdrantSource: QDRANT_SOURCE {
+        /// The directory in the snapshot; the kind when it is left out.
+        label: Option<String> = Shape::Text(Text::Name), Absent;
         /// The server.
         url: String = Shape::Text(Text::Url), Value("\"http://127.0.0.1:6333\"");
         /// Which; all when it is empty.
         collections: Vec<String> = DATABASES, Value("[]");
         /// The API key.
         api_key_file: Option<SecretSource> = Shape::Text(Text::Secret), Absent;
+        /// One snapshot of the whole storage instead. Only the server's own command line restores it.
+        whole: bool = Shape::Bool, Value("false");
+    }
+}
+
+table! {
+    /// A path or a command in a container: for services whose data are not on the host.
+    pub struct ContainerSource: CONTAINER_SOURCE {
+        /// The directory in the snapshot; the kind when it is left out.
+        label: Option<String> = Shape::Text(Text::Name), Absent;
+        /// The container's name.
+        container: String = Shape::Text(Text::Name), Required, also ["name"];
+        /// Which program runs it.
+        engine: ContainerEngine = Shape::Words(CONTAINER_ENGINE), Value("\"podman\"");
+        /// A file or directory in it; or give `command`.
+        path: Option<PathBuf> = Shape::Text(Text::Path), Absent;
+        /// A command that runs in it; what it prints is backed up, and when it fails, so does the backup.
+        command: Option<Vec<String>> = Shape::List(&Shape::Text(Text::Any), 1, 256), Absent, also ["argv"];
+        /// Under which name the output of the command stands in the snapshot; the command's own name when it is left out.
+        filename: Option<String> = Shape::Text(Text::Name), Absent;
+        /// The installation whose `bin` holds the program; the one on `PATH` when it is left out.
+        package: Option<PathBuf> = Shape::Text(Text::Path), Absent;
+    }
+}
+
+words! {
+    /// What runs a container.
+    pub enum ContainerEngine: CONTAINER_ENGINE {
+        /// podman
+        Podman = "podman",
+        /// docker
+        Docker = "docker",
     }
 }
 
@@ -299,10 +378,16 @@ one! {
     pub enum DrillTarget: DRILL_TARGET {
         /// A directory.
         Directory(DirectoryTarget) = "directory", Shape::Table(&DIRECTORY_TARGET), also ["path"];
-        /// A scratch database of a PostgreSQL server.
+        /// PostgreSQL: a private server on scratch data, or a scratch database of a server that runs.
         Postgresql(PostgresqlTarget) = "postgresql", Shape::Table(&POSTGRESQL_TARGET), also ["postgres"];
         /// A scratch file of SQLite.
         Sqlite(SqliteTarget) = "sqlite", Shape::Table(&SQLITE_TARGET);
+        /// A private server of MariaDB or MySQL on scratch data.
+        Mysql(ServerTarget) = "mysql", Shape::Table(&SERVER_TARGET), also ["mariadb"];
+        /// A private Redis server on the dump.
+        Redis(ServerTarget) = "redis", Shape::Table(&SERVER_TARGET), also ["valkey"];
+        /// A private Qdrant server.
+        Qdrant(ServerTarget) = "qdrant", Shape::Table(&SERVER_TARGET);
         /// A command that reads the dump.
         Command(CommandTarget) = "command", Shape::Table(&COMMAND_TARGET);
     }
@@ -319,8 +404,13 @@ table! {
 }
 
 table! {
-    /// A scratch database of a PostgreSQL server; dropped afterwards.
+    /// PostgreSQL: a private server on scratch data, stopped and removed afterwards; or a scratch database of a server that runs, dropped
+    /// afterwards.
     pub struct PostgresqlTarget: POSTGRESQL_TARGET {
+        /// Start a server of its own. Nothing of what follows counts then, but `package`.
+        private: bool = Shape::Bool, Value("true");
+        /// The installation whose `bin` holds `initdb`, `postgres` and `pg_restore`.
+        package: Option<PathBuf> = Shape::Text(Text::Path), Absent;
         /// What the names of scratch databases begin with. Only databases with such a name are ever dropped.
         scratch_prefix: String = Shape::Text(Text::Name), Value("\"keepwatch_drill_\"");
         /// The server, or the directory of its socket.
@@ -331,6 +421,14 @@ table! {
         user: String = Shape::Text(Text::Line), Value("\"postgres\"");
         /// The password.
         password_file: Option<SecretSource> = Shape::Text(Text::Secret), Absent;
+    }
+}
+
+table! {
+    /// A private server, started for the drill and ended after it.
+    pub struct ServerTarget: SERVER_TARGET {
+        /// The installation whose `bin` holds the server and its client.
+        package: Option<PathBuf> = Shape::Text(Text::Path), Absent;
     }
 }
 

@@ -1,7 +1,6 @@
 //! The first half of the pipeline: walk, readers, collector; see the drawing in `backup`.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +10,7 @@ use keepwatch_model::time::Moment;
 use crate::chunker::Chunker;
 use crate::ids::ChunkId;
 use crate::lookup::Window;
-use crate::manifest::{Entry, EntryKind, FLAG_PARENT, FileTime};
+use crate::manifest::{self, Entry, EntryKind, FLAG_PARENT, FileTime};
 use crate::patterns::Patterns;
 use crate::progress::{Cancel, Event, Problem, Problems, Progress};
 use crate::repository::Repository;
@@ -21,7 +20,7 @@ use super::collect::{CollectError, Collected, Collector, Ready, Status};
 use super::read::{ReadError, Reader};
 use super::sink::{Sink, SinkError};
 use super::walk::{self, Filter, Found, Names, Visitor};
-use super::{BackupError, Options};
+use super::{BackupError, Next, Options, STREAMS, Stream};
 
 /// Batches of entries between walk and collector, each of at most 256 entries of about 400 bytes: 5 MB.
 const BATCHES: usize = 48;
@@ -264,65 +263,67 @@ impl Shared<'_> {
         }
     }
 
-    /// Reads a stream.
-    pub fn stream(
+    /// Reads streams, one after another. They are recorded in the order of the manifest, whatever order they come in.
+    pub fn streams(
         &self,
         sink: &Sink<'_>,
         cache: CacheWriter,
-        name: String,
-        mut input: Box<dyn Read + Send + '_>,
-        finish: Box<dyn FnOnce() -> Result<(), String> + Send + '_>,
+        mut next: Next<'_>,
         start: Moment,
     ) -> Result<Fed, BackupError> {
         let fed = (|| {
             let mut reader = Reader::new(self.repository, sink, self.chunker, self.progress, false);
-            let mut chunks = Vec::new();
-            self.progress.event(Event::Item(name.as_bytes()));
-            let broken = |why: String| BackupError::Stream {
-                name: name.clone(),
-                why,
-            };
-            let size = match reader.stream(&mut *input, &mut chunks) {
-                Ok(n) => n,
-                Err(ReadError::File(why)) => return Err(broken(why)),
-                Err(ReadError::Sink(e)) => return Err(e.into()),
-            };
-            drop(input);
-            finish().map_err(broken)?;
-            reader.flush()?;
-            let mut collector = Collector::new(self.repository, sink, cache);
-            // Directories above the name, so that the tree is whole.
-            for (i, _) in name.bytes().enumerate().filter(|(_, b)| *b == b'/') {
-                let mut dir = Entry::new(name.as_bytes()[..i].to_vec(), EntryKind::Directory);
-                dir.mode = 0o755;
-                dir.mtime = FileTime {
-                    seconds: start.unix_seconds(),
-                    nanoseconds: 0,
+            let mut read: BTreeMap<Vec<u8>, (u64, Vec<u8>)> = BTreeMap::new();
+            while let Some(Stream {
+                name,
+                reader: mut input,
+                finish,
+            }) = next().map_err(BackupError::Streams)?
+            {
+                self.cancel.check()?;
+                let taken = read.contains_key(name.as_bytes()) || read.len() >= STREAMS;
+                if taken || manifest::check_path(name.as_bytes()).is_err() {
+                    return Err(BackupError::StreamName(name));
+                }
+                self.progress.event(Event::Item(name.as_bytes()));
+                let broken = |why: String| BackupError::Stream {
+                    name: name.clone(),
+                    why,
                 };
-                dir.set_flag(FLAG_PARENT);
-                collector.push(&Ready::Fresh {
-                    entry: Box::new(dir),
-                    fingerprint: Default::default(),
-                    chunks: Vec::new(),
-                    status: Status::New,
-                })?;
+                let mut chunks = Vec::new();
+                let size = match reader.stream(&mut *input, &mut chunks) {
+                    Ok(n) => n,
+                    Err(ReadError::File(why)) => return Err(broken(why)),
+                    Err(ReadError::Sink(e)) => return Err(e.into()),
+                };
+                drop(input);
+                finish().map_err(broken)?;
+                read.insert(name.into_bytes(), (size, chunks));
             }
-            let mut entry = Entry::new(name.clone().into_bytes(), EntryKind::File);
-            entry.mode = 0o600;
-            entry.uid = rustix::process::getuid().as_raw();
-            entry.gid = rustix::process::getgid().as_raw();
-            entry.mtime = FileTime {
-                seconds: start.unix_seconds(),
-                nanoseconds: start.subsec_nanos(),
-            };
-            entry.size = Some(size);
-            entry.set_refs((chunks.len() / 32) as u32);
-            collector.push(&Ready::Fresh {
-                entry: Box::new(entry),
-                fingerprint: Default::default(),
-                chunks,
-                status: Status::New,
-            })?;
+            reader.flush()?;
+            if read.is_empty() {
+                return Err(BackupError::NoSources("the source gave no stream".into()));
+            }
+            let mut collector = Collector::new(self.repository, sink, cache);
+            // Directories above the names, so that the tree is whole.
+            let mut entries: Vec<(Vec<u8>, Option<(u64, Vec<u8>)>)> = Vec::new();
+            let mut above: HashSet<Vec<u8>> = HashSet::new();
+            for (name, content) in read {
+                for (i, _) in name.iter().enumerate().filter(|(_, b)| **b == b'/') {
+                    if above.insert(name[..i].to_vec()) {
+                        entries.push((name[..i].to_vec(), None));
+                    }
+                }
+                entries.push((name, Some(content)));
+            }
+            entries.sort_by(|a, b| manifest::compare(&a.0, &b.0));
+            if let Some(twice) = entries.windows(2).find(|w| w[0].0 == w[1].0) {
+                let name = String::from_utf8_lossy(&twice[0].0).into_owned();
+                return Err(BackupError::StreamName(name));
+            }
+            for (name, content) in entries {
+                collector.push(&ready(name, content, start))?;
+            }
             let collected = collector.finish()?;
             Ok((
                 collected,
@@ -335,6 +336,41 @@ impl Shared<'_> {
             sink.fail(SinkError::Stopped);
         }
         fed
+    }
+}
+
+/// The entry of a stream, or of a directory above one.
+fn ready(name: Vec<u8>, content: Option<(u64, Vec<u8>)>, start: Moment) -> Ready {
+    let is_file = content.is_some();
+    let kind = match is_file {
+        true => EntryKind::File,
+        false => EntryKind::Directory,
+    };
+    let mut entry = Entry::new(name, kind);
+    entry.mtime = FileTime {
+        seconds: start.unix_seconds(),
+        nanoseconds: if is_file { start.subsec_nanos() } else { 0 },
+    };
+    let mut chunks = Vec::new();
+    match content {
+        None => {
+            entry.mode = 0o755;
+            entry.set_flag(FLAG_PARENT);
+        }
+        Some((size, ids)) => {
+            entry.mode = 0o600;
+            entry.uid = rustix::process::getuid().as_raw();
+            entry.gid = rustix::process::getgid().as_raw();
+            entry.size = Some(size);
+            entry.set_refs((ids.len() / 32) as u32);
+            chunks = ids;
+        }
+    }
+    Ready::Fresh {
+        entry: Box::new(entry),
+        fingerprint: Default::default(),
+        chunks,
+        status: Status::New,
     }
 }
 

@@ -115,7 +115,7 @@ pub enum Input<'a> {
         /// The data.
         reader: Box<dyn Read + Send + 'a>,
         /// Called at its end, before the commit: an `Err` means that the stream is not to be trusted, and no snapshot is made.
-        finish: Box<dyn FnOnce() -> Result<(), String> + Send + 'a>,
+        finish: Finish<'a>,
     },
     /// A base backup of a PostgreSQL cluster: a stream, of which is known at its end what WAL it needs.
     Base {
@@ -126,6 +126,31 @@ pub enum Input<'a> {
         /// As that of a stream; what it says is written into the snapshot.
         finish: Box<dyn FnOnce() -> Result<BaseBackup, String> + Send + 'a>,
     },
+    /// Streams one after another, each stored as one file.
+    Streams {
+        /// What the snapshot says that it is of, instead of paths: the directories above the names.
+        names: Vec<String>,
+        /// The next stream; none at the end. An `Err` says why there is no more, and no snapshot is made.
+        next: Next<'a>,
+    },
+}
+
+/// Called at the end of a stream: an `Err` means that it is not to be trusted.
+pub type Finish<'a> = Box<dyn FnOnce() -> Result<(), String> + Send + 'a>;
+/// Gives one stream after another.
+pub type Next<'a> = Box<dyn FnMut() -> Result<Option<Stream<'a>>, String> + Send + 'a>;
+
+/// Streams in one snapshot; 32 bytes for each half mebibyte of each, and its name, are held until the last has ended.
+pub const STREAMS: usize = 100_000;
+
+/// One of several streams.
+pub struct Stream<'a> {
+    /// Its name in the snapshot: a relative path.
+    pub name: String,
+    /// The data.
+    pub reader: Box<dyn Read + Send + 'a>,
+    /// Called at its end.
+    pub finish: Finish<'a>,
 }
 
 /// What a run did.
@@ -183,6 +208,9 @@ pub enum BackupError {
         /// Why.
         why: String,
     },
+    /// There is no next stream, and it is not the end.
+    #[error("{0}; no snapshot was made")]
+    Streams(String),
     /// The local cache.
     #[error("the local cache cannot be used: {0}")]
     Cache(String),
@@ -288,15 +316,23 @@ pub fn run(
             if manifest::check_path(name.as_bytes()).is_err() {
                 return Err(BackupError::StreamName(name));
             }
-            (Vec::new(), Vec::new(), Some((name, reader, finish)))
+            let names = vec![name.clone()];
+            let mut only = Some(Stream {
+                name,
+                reader,
+                finish,
+            });
+            let next: Next<'_> = Box::new(move || Ok(only.take()));
+            (Vec::new(), Vec::new(), Some((names, next)))
         }
+        Input::Streams { names, next } => (Vec::new(), Vec::new(), Some((names, next))),
     };
     let shown: Vec<Vec<u8>> = match &stream {
         None => sources
             .iter()
             .map(|p| std::os::unix::ffi::OsStrExt::as_bytes(p.as_os_str()).to_vec())
             .collect(),
-        Some((name, ..)) => vec![name.clone().into_bytes()],
+        Some((names, _)) => names.iter().map(|n| n.clone().into_bytes()).collect(),
     };
 
     progress.event(Event::Phase("loading the index"));
@@ -385,9 +421,7 @@ pub fn run(
             cancel,
             |sink| match stream.take() {
                 None => shared.files(sink, cache, parent.take(), trusted, &missing),
-                Some((name, reader, finish)) => {
-                    shared.stream(sink, cache, name, reader, finish, start)
-                }
+                Some((_, next)) => shared.streams(sink, cache, next, start),
             },
         );
         // What failed first is what is told: the pipeline's own error, else the feed's, which stopped the pipeline.

@@ -21,6 +21,9 @@ use rustix::process::Pid;
 use serde_json::{Value, json};
 
 use super::init::{self, InitArgs};
+use super::source_args::SourceArgs;
+use super::source_backup;
+use super::view::{self, ViewArgs};
 use crate::clock;
 use crate::context::{Context, host_name, user_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
@@ -28,15 +31,19 @@ use crate::estimate::Estimate;
 use crate::jobs::ConfiguredArgs;
 use crate::output::{count, escape, plain, print_after, print_json_after, problems_json, tell};
 
-/// Back up files, a stream, or the output of a command
+/// Back up files, a stream, the output of a command, databases and services
 #[derive(Args)]
 #[command(
-    long_about = "Back up files, a stream, or the output of a command.\n\nUnchanged files are not read again, and content that the repository has is not stored again. The snapshot is written last: an interrupted backup leaves the earlier ones as they were, and running it again goes on where it stopped.\n\nPatterns are shell globs: '*' stays within a name, '**' spans several; one with a leading slash is matched against the whole path, any other at every depth; '!' in front takes back what an earlier one excluded.",
+    long_about = "Back up files, a stream, the output of a command, databases and services.\n\nUnchanged files are not read again, and content that the repository has is not stored again. The snapshot is written last: an interrupted backup leaves the earlier ones as they were, and running it again goes on where it stopped.\n\nPatterns are shell globs: '*' stays within a name, '**' spans several; one with a leading slash is matched against the whole path, any other at every depth; '!' in front takes back what an earlier one excluded.",
     after_help = "Examples:
   keepwatch backup ~/Documents ~/Pictures
   keepwatch backup --repo /mnt/disk/backup --exclude '*.tmp' --exclude-caches --one-file-system / /home
   keepwatch backup --stdin-name db.sql --tag database --command -- pg_dump --format=custom mydb
   tar -c . | keepwatch backup --stdin-name site.tar
+  keepwatch backup --source postgresql --database app
+  keepwatch backup --source mysql --user backup --password-file /run/keys/mysql
+  keepwatch backup --source sqlite --database /var/lib/app/app.db
+  keepwatch backup --source 'postgresql?database=app' --source 'redis?socket=/run/redis/redis.sock'
   keepwatch backup --job home            what the configuration says of the job 'home'
 
 Exit status 3: a snapshot was made, but some files could not be read or changed meanwhile; each is named."
@@ -88,11 +95,15 @@ pub struct BackupArgs {
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub threads: u16,
     /// Do what this job of the configuration says: with its hooks, its retries, and a record
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["paths", "excludes", "exclude_files", "exclude_caches", "exclude_larger_than", "one_file_system", "tags", "host", "with_atime", "compression", "stdin_name", "command", "threads", "argv"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["paths", "excludes", "exclude_files", "exclude_caches", "exclude_larger_than", "one_file_system", "tags", "host", "with_atime", "compression", "stdin_name", "command", "threads", "argv", "sources", "view"])]
     pub job: Option<String>,
     /// The name of the job in the snapshot
     #[arg(long, hide = true, value_name = "NAME", conflicts_with = "job")]
     pub as_job: Option<String>,
+    #[command(flatten)]
+    pub view: ViewArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
     #[command(flatten)]
     pub configured: ConfiguredArgs,
     /// The command of --command, with its arguments
@@ -102,6 +113,12 @@ pub struct BackupArgs {
 
 /// The verb.
 pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
+    if let Some(view) = &args.view.view {
+        return view::run(context, view, args.source.scratch.as_deref());
+    }
+    if let (Some(root), Some(origin)) = (&args.view.view_root, &args.view.view_origin) {
+        view::enter(root, origin)?;
+    }
     let source = Source::new(&mut args)?;
     let mut excludes = args.excludes.clone();
     for file in &args.exclude_files {
@@ -310,12 +327,23 @@ enum Source {
     Files(Vec<PathBuf>),
     Stdin(String),
     Command(String, Vec<OsString>),
+    Services(Vec<keepwatch_sources::source::Source>, SourceArgs),
 }
 
 impl Source {
     fn new(args: &mut BackupArgs) -> Result<Self, Failure> {
         let argv = std::mem::take(&mut args.argv);
         let mut paths = std::mem::take(&mut args.paths);
+        if args.source.is_given() {
+            if !paths.is_empty() || args.command {
+                return Err(Failure::usage(
+                    "--source backs up databases and services, and paths or --command were given as well",
+                )
+                .advice("back up files by another call"));
+            }
+            let sources = args.source.sources(&argv, args.stdin_name.as_deref())?;
+            return Ok(Source::Services(sources, args.source.clone()));
+        }
         if args.command {
             if !paths.is_empty() {
                 return Err(Failure::usage(
@@ -389,6 +417,9 @@ impl Source {
                 })?)
             }
             Source::Command(name, argv) => run_command(context, name, argv, backup),
+            Source::Services(sources, args) => {
+                source_backup::run(sources, &args.setting(context), backup)
+            }
         }
     }
 }
@@ -571,7 +602,7 @@ impl From<BackupError> for Failure {
             BackupError::Pattern(e) => e.into(),
             BackupError::NoSources(_) => Failure::failed(message).safe("no snapshot was made").advice("check the paths"),
             BackupError::StreamName(_) => Failure::usage(message),
-            BackupError::Stream { .. } => Failure::failed(message).advice("mend the command or the stream, and run it again"),
+            BackupError::Stream { .. } | BackupError::Streams(_) => Failure::failed(message).advice("mend the command or the stream, and run it again"),
             BackupError::Cache(_) => Failure::failed(message).safe(SAFE).advice("give another place with --cache-dir, or use --no-cache; the cache can be deleted at any time"),
             BackupError::Cancelled(_) => Failure::failed(message).advice("run the same command again"),
             BackupError::Pruned => Failure::new(Exit::Refused, message).advice("give 'keepwatch prune' a longer --grace, and run the backup again"),

@@ -90,6 +90,16 @@ pub enum What {
         #[arg(long)]
         maintain: bool,
     },
+    /// Prove that an identity still opens the repository, and record when
+    #[command(
+        long_about = "Prove that an identity, such as the one on paper, still opens the repository: it is opened, and a piece of the newest snapshot is read with it. When it succeeded last is kept beside what this host knows of the repository.\n\nOnly the identity that is named is tried.",
+        after_help = "Examples:\n  keepwatch key verify --repo R --identity typed-from-paper.txt --name paper\n  keepwatch key verify --repo R --passphrase-file phrase.txt"
+    )]
+    Verify {
+        /// What to call the key in records
+        #[arg(long, value_name = "NAME", default_value = "recovery")]
+        name: String,
+    },
     /// A page to print: what is needed to restore
     Sheet(SheetArgs),
 }
@@ -115,6 +125,7 @@ pub fn run(context: &Context, args: &KeyArgs) -> Outcome {
             out,
             maintain,
         } => writer(context, label.as_deref(), out.as_deref(), *maintain),
+        What::Verify { name } => verify(context, name),
         What::Sheet(args) => sheet::run(context, args),
     }
 }
@@ -344,6 +355,71 @@ fn writer(
             writer_name(key.id, &crate::output::escape(&label)),
             place.display()
         ));
+    }
+    Ok(Exit::Done)
+}
+
+/// Opens the repository with the identity that is named, and reads a piece of the newest snapshot with it.
+fn verify(context: &Context, name: &str) -> Outcome {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
+        return Err(Failure::usage(
+            "the name of a key has at most 64 of a-z, A-Z, 0-9, '-', '_' and '.'",
+        ));
+    }
+    if context.globals.identity.is_none() && context.globals.passphrase_file.is_none() {
+        return Err(Failure::usage("it must be said which key is to be proved")
+            .advice("give --identity FILE, or --passphrase-file FILE; type the one on paper into a file in memory, such as beneath /run"));
+    }
+    let repository = context.open_reader()?;
+    let set = context.snapshots(&repository)?;
+    let newest = set
+        .live
+        .iter()
+        .filter(|s| !s.revoked)
+        .max_by_key(|s| (s.start, s.id));
+    let mut entries = 0u64;
+    if let Some(snapshot) = newest {
+        let lookup = context.lookup(&repository)?;
+        const ENOUGH: u64 = 16;
+        let listed =
+            keepwatch_engine::browse::list(&repository, &lookup, snapshot, &[], &mut |_| {
+                entries += 1;
+                match entries < ENOUGH {
+                    true => Ok(()),
+                    false => Err(std::io::ErrorKind::Interrupted.into()),
+                }
+            });
+        match listed {
+            Err(keepwatch_engine::browse::BrowseError::Io(_)) if entries >= ENOUGH => {}
+            other => {
+                if let Some(e) = other?.into_iter().next() {
+                    return Err(Failure::from(e).during("read what the newest snapshot holds"));
+                }
+            }
+        }
+    }
+    let now = clock::now();
+    let kept = context
+        .places
+        .remember_proof(repository.id(), name, &now.to_string());
+    if context.json() {
+        print_json_after(&json!({
+            "key": name,
+            "repository": repository.id().to_string(),
+            "time": now.to_string(),
+            "snapshot": newest.map(|s| s.id),
+            "recorded": kept.is_some(),
+        }))?;
+    } else if !context.globals.quiet {
+        let read = match newest {
+            Some(s) => format!("and reads snapshot {}", s.id.short()),
+            None => "which holds no snapshot yet".to_owned(),
+        };
+        print_after(&format!(
+            "the key '{name}' opens the repository {}, {read}\n",
+            repository.store().location()
+        ))?;
     }
     Ok(Exit::Done)
 }

@@ -8,6 +8,7 @@ pub mod control;
 pub mod copy;
 pub mod diff;
 pub mod doctor;
+pub mod drill;
 pub mod dump;
 pub mod find;
 pub mod forget;
@@ -23,10 +24,14 @@ pub mod serve;
 pub mod settings;
 pub mod sheet;
 pub mod snapshots;
+pub mod source_args;
+pub mod source_backup;
+pub mod source_restore;
 pub mod stats;
 pub mod status;
 pub mod verify;
 pub mod wal;
+pub mod view;
 
 use crate::cli::Command;
 use crate::context::Context;
@@ -68,6 +73,7 @@ pub fn run(context: Context, command: Command) -> Outcome {
         Command::Wal(a) => wal::run(c, &a),
         Command::Doctor(a) => doctor::run(c, &a),
         Command::Repair(a) => repair::run(c, &a),
+        Command::Drill(a) => drill::run(c, &a),
         Command::Key(a) => key::run(c, &a),
         Command::Serve(a) => serve::run(&a),
         Command::Check(a) => check::run(c, &a),

@@ -9,6 +9,8 @@ use keepwatch_model::duration::human_duration;
 use keepwatch_model::size::human_bytes;
 use serde_json::json;
 
+use super::source_args::SourceArgs;
+use super::source_restore;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
@@ -26,6 +28,7 @@ use crate::select::{FilterArgs, pick, snapshot_and_paths, stored_paths};
   keepwatch restore --repo /mnt/disk/backup --identity key.txt --target /tmp/back latest /home/me/Documents
   keepwatch restore --in-place '2 days ago' /etc/nginx --dry-run
   keepwatch restore --target /srv --overwrite if-newer --include '*.conf' 3f2a91c0
+  keepwatch restore --source postgresql --database app=app_yesterday '1 day ago'
 
 Exit status 3: some files could not be restored; each is named."
 )]
@@ -34,7 +37,7 @@ pub struct RestoreArgs {
     #[arg(value_name = "[SNAPSHOT] [PATH]")]
     pub words: Vec<String>,
     /// Directory to restore into
-    #[arg(short, long, value_name = "DIR", required_unless_present = "in_place")]
+    #[arg(short, long, value_name = "DIR", required_unless_present_any = ["in_place", "sources"])]
     pub target: Option<PathBuf>,
     /// Restore to where the files were
     #[arg(long, conflicts_with = "target")]
@@ -69,6 +72,11 @@ pub struct RestoreArgs {
     /// Threads at work [default: as many as there are cores]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub threads: u16,
+    /// With --source: replace databases and files that hold something
+    #[arg(long, requires = "sources")]
+    pub replace: bool,
+    #[command(flatten)]
+    pub source: SourceArgs,
     #[command(flatten)]
     pub filter: FilterArgs,
 }
@@ -88,6 +96,9 @@ pub enum When {
 
 /// The verb.
 pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
+    if args.source.is_given() {
+        return source_restore::run(context, args);
+    }
     let (text, paths) = snapshot_and_paths(&args.words);
     let select = stored_paths(paths)?;
     Patterns::new(&args.includes)?;

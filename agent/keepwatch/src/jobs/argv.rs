@@ -13,6 +13,7 @@ use keepwatch_config::sections::repositories::{
 use keepwatch_config::{Config, Credentials, SecretSource};
 use keepwatch_model::retention::{Count, Policy};
 
+use super::sources;
 use super::task::{Task, Work};
 use crate::errors::Failure;
 
@@ -60,10 +61,13 @@ pub fn argv(
                     line.one("--");
                     command.argv.iter().for_each(|word| line.one(word));
                 }
-                _ => {
-                    return Err(Failure::usage(
-                        "this kind of source cannot be backed up by this version of Keepwatch",
-                    ));
+                other => {
+                    for spec in sources::specs(other, setting.credentials)?
+                        .into_iter()
+                        .flatten()
+                    {
+                        line.two("--source", &spec.to_text());
+                    }
                 }
             }
         }
@@ -88,6 +92,35 @@ pub fn argv(
                 ReadData::Word(ReadDataWord::Metadata) => {}
                 ReadData::Word(ReadDataWord::All) => line.one("--read-data=100%"),
                 ReadData::Percent(n) => line.one(format!("--read-data={n}%")),
+            }
+        }
+        Work::Drill(drill) => {
+            if let Some(identity) = &there.identity_file {
+                line.path("--identity=", &setting.file(identity)?);
+            }
+            line.two("--host", setting.host);
+            line.two("--job", &drill.backup);
+            line.two("--snapshot", &drill.snapshot);
+            line.two(
+                "--target",
+                &sources::target(&drill.target, setting.credentials)?.to_text(),
+            );
+            let expect = &drill.expect;
+            if let Some(n) = expect.min_files {
+                line.two("--expect-min-files", &n.to_string());
+            }
+            if let Some(n) = expect.min_bytes {
+                line.two("--expect-min-bytes", &n.to_string());
+            }
+            for sql in &expect.sql {
+                line.two("--expect-sql", sql);
+            }
+            if let Some(most) = expect.max_duration {
+                line.two("--max-duration", &duration(most));
+            }
+            if let Some(argv) = &expect.command {
+                line.one("--");
+                argv.iter().for_each(|word| line.one(word));
             }
         }
         Work::Copy(copy) => {
@@ -183,6 +216,9 @@ impl Line {
     fn paths(&mut self, paths: &Paths, more: &[OsString]) {
         for pattern in &paths.exclude {
             self.two("--exclude", pattern);
+        }
+        if let Some(view) = &paths.view {
+            self.two("--view", view);
         }
         if paths.exclude_caches {
             self.one("--exclude-caches");
@@ -414,6 +450,14 @@ mod tests {
                 None,
                 vec![format!(
                     "backup {disk} --host=web1 --as-job=dump --compression=3 --command --stdin-name=db.dump -- /bin/pg_dump -Fc"
+                )],
+            ),
+            (
+                RunKind::Backup,
+                Some("db"),
+                None,
+                vec![format!(
+                    "backup {disk} --host=web1 --as-job=db --compression=3 --source=postgresql?server=/run/postgresql&port=5432&user=postgres&database=app"
                 )],
             ),
             (

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `wanted` | which job the command line means |
 //! | `task` | what the configuration says of it |
-//! | `argv` | the child's command line; pure |
+//! | `argv`, `sources` | the child's command line; pure |
 //! | `lock` | one run of a job at a time |
 //! | `stop` | the request to stop, by a signal |
 //! | `child` | a process group with a deadline |
@@ -32,6 +32,7 @@ mod place;
 mod report;
 mod run;
 mod say;
+mod sources;
 mod stop;
 mod task;
 mod units;

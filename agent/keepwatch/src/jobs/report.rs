@@ -197,6 +197,7 @@ const WORDS: &[(&str, ErrorClass)] = &[
     ("accessdenied", ErrorClass::Auth),
     ("access denied", ErrorClass::Auth),
     ("forbidden", ErrorClass::Auth),
+    ("cannot back up the source", ErrorClass::Source),
     ("the command '", ErrorClass::Source),
     ("the stream", ErrorClass::Source),
     ("cannot back up /", ErrorClass::Source),
@@ -255,7 +256,12 @@ fn numbers(record: &mut RunRecord, document: &Value) {
             record.snapshot = copied.and_then(|c| c.iter().rev().find_map(|c| id(&c["copy"])));
         }
         RunKind::Forget => record.retention = retention(document),
-        RunKind::Drill | RunKind::Restore => {}
+        RunKind::Drill => {
+            record.snapshot = id(&document["snapshot"]);
+            record.totals.files = number("restored_files");
+            record.totals.restored_bytes = number("restored_bytes");
+        }
+        RunKind::Restore => {}
     }
 }
 

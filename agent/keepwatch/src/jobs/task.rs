@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keepwatch_config::Config;
-use keepwatch_config::sections::backups::{Backup, Source};
+use keepwatch_config::sections::backups::{Backup, Drill};
 use keepwatch_config::sections::repositories::Copy;
 use keepwatch_model::runs::RunKind;
 use keepwatch_watch::systemd::UnitName;
@@ -29,6 +29,8 @@ pub enum Work<'a> {
     Verify,
     /// Snapshots are copied.
     Copy(&'a Copy),
+    /// A restore is rehearsed.
+    Drill(&'a Drill),
 }
 
 /// A job.
@@ -80,6 +82,7 @@ impl<'a> Task<'a> {
             Work::Prune => RunKind::Prune,
             Work::Verify => RunKind::Verify,
             Work::Copy(_) => RunKind::Copy,
+            Work::Drill(_) => RunKind::Drill,
         }
     }
 }
@@ -111,6 +114,18 @@ pub fn tasks<'a>(wanted: &Wanted, config: &'a Config) -> Result<Vec<Task<'a>>, F
             ..plain(title, Work::Prune)
         }]);
     }
+    if wanted.kind == RunKind::Drill {
+        let (name, drill) = named(config.drills.iter(), wanted, "drill")?;
+        must_be_enabled(drill.enable, "drill", name)?;
+        let title = format!("drill {name}");
+        return Ok(vec![Task {
+            job: Some(name),
+            repositories: narrowed(vec![drill.repository.as_str()], &title)?,
+            lock: PathBuf::from(format!("drills/{name}.lock")),
+            timeout: drill.timeout,
+            ..plain(title, Work::Drill(drill))
+        }]);
+    }
     if wanted.name.is_none() {
         let all: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
         let repositories = narrowed(all, "the configuration")?;
@@ -136,7 +151,6 @@ pub fn tasks<'a>(wanted: &Wanted, config: &'a Config) -> Result<Vec<Task<'a>>, F
         }]),
         _ => {
             must_be_enabled(backup.enable, "job", name)?;
-            must_be_there(name, &backup.source)?;
             Ok(vec![Task {
                 title,
                 job: Some(name),
@@ -216,21 +230,6 @@ fn must_be_enabled(is_enabled: bool, what: &str, name: &str) -> Result<(), Failu
         ))
         .advice("switch it on")),
     }
-}
-
-fn must_be_there(name: &str, source: &Source) -> Result<(), Failure> {
-    let kind = match source {
-        Source::Paths(_) | Source::Command(_) => return Ok(()),
-        Source::Postgresql(_) => "postgresql",
-        Source::Mysql(_) => "mysql",
-        Source::Sqlite(_) => "sqlite",
-        Source::Redis(_) => "redis",
-        Source::Qdrant(_) => "qdrant",
-    };
-    Err(Failure::usage(format!(
-        "job {name} reads a source of kind {kind}, and this version of Keepwatch backs up the kinds paths and command only; nothing was backed up"
-    ))
-    .advice("until then let a command print the dump: source.command = { argv = [\"/path/to/pg_dump\", …], filename = \"dump.sql\" }"))
 }
 
 #[cfg(test)]
@@ -361,7 +360,6 @@ backups = ["home"]
         for (kind, name, repository, said) in [
             (RunKind::Backup, Some("hom"), None, "no job 'hom'"),
             (RunKind::Backup, Some("off"), None, "switched off"),
-            (RunKind::Backup, Some("db"), None, "kind postgresql"),
             (
                 RunKind::Backup,
                 Some("dump"),

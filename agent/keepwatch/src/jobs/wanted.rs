@@ -87,6 +87,9 @@ pub fn wanted(globals: &Globals, command: &Command) -> Result<Option<Wanted>, Fa
             pass(a.no_read_back, "--no-read-back");
             (RunKind::Copy, a.copy.clone(), &a.configured, a.dry_run)
         }
+        Command::Drill(a) if a.name.is_some() => {
+            (RunKind::Drill, a.name.clone(), &a.configured, false)
+        }
         _ => return Ok(None),
     };
     let from = match command {
@@ -141,6 +144,7 @@ mod tests {
             "verify --read-data",
             "copy --repo R --from S --job home",
             "snapshots --job home",
+            "drill --target directory",
         ] {
             assert_eq!(of(line).expect(line), None, "{line}");
         }
@@ -167,6 +171,7 @@ mod tests {
                 Some("disk"),
             ),
             ("copy --copy far", RunKind::Copy, Some("far"), None),
+            ("drill proof", RunKind::Drill, Some("proof"), None),
         ] {
             let w = of(line).expect(line).expect(line);
             assert_eq!(
@@ -195,6 +200,8 @@ mod tests {
             "prune --repository disk --grace 1h",
             "verify --repository disk --read-data",
             "copy --copy far latest",
+            "drill proof --target directory",
+            "drill",
         ] {
             let words = std::iter::once("keepwatch").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

@@ -125,7 +125,10 @@ impl Worker<'_> {
         for name in LEADING_ASTRAY {
             command.env_remove(name);
         }
-        if !matches!(task.kind(), RunKind::Verify | RunKind::Copy) {
+        if !matches!(
+            task.kind(),
+            RunKind::Verify | RunKind::Copy | RunKind::Drill
+        ) {
             command.env_remove("KEEPWATCH_IDENTITY_FILE");
         }
         // What the child remembers of repositories lies with the job's state, whoever runs it; where there is none, at the usual place.

@@ -269,6 +269,8 @@ const fn source_kind(source: &Source) -> &'static str {
         Source::Redis(_) => "redis",
         Source::Qdrant(_) => "qdrant",
         Source::Command(_) => "command",
+        Source::Container(_) => "container",
+        Source::Several(_) => "several",
     }
 }
 
