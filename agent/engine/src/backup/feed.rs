@@ -306,7 +306,7 @@ impl Shared<'_> {
             }
             let mut collector = Collector::new(self.repository, sink, cache);
             // Directories above the names, so that the tree is whole.
-            let mut entries: Vec<(Vec<u8>, Option<(u64, Vec<u8>)>)> = Vec::new();
+            let mut entries: Vec<(Vec<u8>, Option<Read>)> = Vec::new();
             let mut above: HashSet<Vec<u8>> = HashSet::new();
             for (name, content) in read {
                 for (i, _) in name.iter().enumerate().filter(|(_, b)| **b == b'/') {
@@ -339,8 +339,11 @@ impl Shared<'_> {
     }
 }
 
+/// The length of a stream, and the ids of its chunks.
+type Read = (u64, Vec<u8>);
+
 /// The entry of a stream, or of a directory above one.
-fn ready(name: Vec<u8>, content: Option<(u64, Vec<u8>)>, start: Moment) -> Ready {
+fn ready(name: Vec<u8>, content: Option<Read>, start: Moment) -> Ready {
     let is_file = content.is_some();
     let kind = match is_file {
         true => EntryKind::File,

@@ -327,7 +327,7 @@ enum Source {
     Files(Vec<PathBuf>),
     Stdin(String),
     Command(String, Vec<OsString>),
-    Services(Vec<keepwatch_sources::source::Source>, SourceArgs),
+    Services(Vec<keepwatch_sources::source::Source>, Box<SourceArgs>),
 }
 
 impl Source {
@@ -342,7 +342,7 @@ impl Source {
                 .advice("back up files by another call"));
             }
             let sources = args.source.sources(&argv, args.stdin_name.as_deref())?;
-            return Ok(Source::Services(sources, args.source.clone()));
+            return Ok(Source::Services(sources, Box::new(args.source.clone())));
         }
         if args.command {
             if !paths.is_empty() {

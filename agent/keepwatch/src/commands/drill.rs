@@ -298,7 +298,7 @@ impl Drill<'_> {
             (None, Some(scratch)) => scratch.path().join("restored"),
             (None, None) => return Err(Failure::failed("there is no scratch directory")),
         };
-        let restored = self.into_directory(&target);
+        let restored = self.restore_to(&target);
         if !keep {
             if let Some(path) = path {
                 if let Err(e) = std::fs::remove_dir_all(path) {
@@ -312,7 +312,7 @@ impl Drill<'_> {
         restored
     }
 
-    fn into_directory(&self, target: &Path) -> Result<Came, Failure> {
+    fn restore_to(&self, target: &Path) -> Result<Came, Failure> {
         let options = Options {
             target: target.to_owned(),
             select: Vec::new(),

@@ -1,7 +1,7 @@
 //! Options that say which database or service is meant, for `backup` and `restore` alike.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use keepwatch_sources::fault::{Fault, Reason};
@@ -73,7 +73,7 @@ pub struct SourceArgs {
     pub scratch: Option<PathBuf>,
 }
 
-fn text(path: &PathBuf) -> Result<String, Failure> {
+fn text(path: &Path) -> Result<String, Failure> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
         Failure::usage(format!(
             "the path '{}' is not UTF-8",
