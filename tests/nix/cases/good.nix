@@ -261,8 +261,6 @@ in
       "PrivateNetwork=false"
     ];
     has.toml = [ ''password_file = "credential:backup-app-1-password"'' ];
-    # The agent of before it knew them.
-    unchecked = true;
   };
 
   "a drill with a server of its own" = {
@@ -282,7 +280,6 @@ in
       "IPAddressAllow=localhost"
       "MemoryDenyWriteExecute=false"
     ];
-    unchecked = true;
   };
 
   "a restart may do what the check says and nothing else" = {

@@ -288,7 +288,25 @@ pub fn run(
                 }),
             }
         }
-        other => other,
+        // Each by itself, so that it may borrow `base` as well.
+        Input::Files => Input::Files,
+        Input::Stream {
+            name,
+            reader,
+            finish,
+        } => Input::Stream {
+            name,
+            reader,
+            finish,
+        },
+        Input::Streams { names, mut next } => Input::Streams {
+            names,
+            // Its streams live shorter here, which the closure itself cannot say.
+            next: Box::new(move || {
+                let stream = next()?;
+                Ok(stream)
+            }),
+        },
     };
     let (sources, missing, stream) = match input {
         Input::Base { .. } => unreachable!("made a stream above"),

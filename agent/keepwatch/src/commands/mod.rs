@@ -30,8 +30,8 @@ pub mod source_restore;
 pub mod stats;
 pub mod status;
 pub mod verify;
-pub mod wal;
 pub mod view;
+pub mod wal;
 
 use crate::cli::Command;
 use crate::context::Context;
