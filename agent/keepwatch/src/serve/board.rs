@@ -99,7 +99,7 @@ pub async fn run(mut parts: Parts, mut stop: Stop) {
             units: shown::units(&overview, &scene.loaded.config, At(now.0)),
             backups: collected.backups.clone(),
             repositories: collected.repositories.clone(),
-            keys: Vec::new(),
+            keys: collected.keys.clone(),
             alerts: shown::alerts(&firing),
         };
         parts.facts.send_replace(Arc::new(facts));

@@ -9,7 +9,7 @@ use keepwatch_catalog::facts::{JobFacts, RetentionFacts};
 use keepwatch_config::sections::backups::Source;
 use keepwatch_config::{Config, longest_gap};
 use keepwatch_expose::facts::{
-    At, Backup, BackupReason, Collector, Drill, Host, Process, Repository, Retention, Stage,
+    At, Backup, BackupReason, Collector, Drill, Host, Key, Process, Repository, Retention, Stage,
     Verification,
 };
 use keepwatch_model::runs::{RepositoryState, RunKind};
@@ -24,6 +24,8 @@ pub struct Collected {
     pub backups: Vec<Backup>,
     /// Repositories.
     pub repositories: Vec<Repository>,
+    /// Keys that somebody proved to hold.
+    pub keys: Vec<Key>,
     /// The host.
     pub host: Host,
     /// This process.

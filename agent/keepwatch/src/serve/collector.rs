@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::collect::{self, Answers, Collected, collector};
 use super::local::Looks;
 use super::scene::{Scene, Stop};
-use super::{host, quiet};
+use super::{host, proofs, quiet};
 use crate::told;
 
 /// How often.
@@ -79,10 +79,13 @@ pub async fn run(parts: Parts, mut stop: Stop) {
             import(&parts.catalog).await;
         }
         let (name, numbers) = (parts.host.clone(), numbers(&parts.catalog).await);
+        let state = scene.loaded.config.state_directory.clone();
         let sampled = tokio::task::spawn_blocking(move || {
-            (host::sample(&name), keepwatch_expose::process::sample())
+            let process = keepwatch_expose::process::sample();
+            (host::sample(&name), process, proofs::read(&state))
         });
-        if let Ok((host, process)) = sampled.await {
+        if let Ok((host, process, keys)) = sampled.await {
+            found.keys = keys;
             found.host = host;
             found.process = Some(process);
         }

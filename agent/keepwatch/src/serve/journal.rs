@@ -3,7 +3,9 @@
 
 use keepwatch_model::check::State;
 use keepwatch_watch::event::{Event, RestartStep};
+use keepwatch_watch::judge::Closed;
 use keepwatch_watch::restart::Asker;
+use keepwatch_watch::restart::policy::Step;
 
 /// A check came to another state.
 const STATE: &str = "e7494ad2c7f0419c9731bef260d27a2d";
@@ -76,7 +78,7 @@ pub fn tell(event: &Event) {
             why,
         } => {
             let lasted = at.since(incident.opened);
-            tracing::info!(message_id = CLOSED, keepwatch_check = %check, keepwatch_duration_ms = millis(lasted), "the incident of check {check} is over: {why:?}");
+            tracing::info!(message_id = CLOSED, keepwatch_check = %check, keepwatch_duration_ms = millis(lasted), "the incident of check {check} is over: {}", closed(*why));
         }
         Event::Flapping { check, on, .. } => {
             let word = if *on { "begins" } else { "ceases" };
@@ -126,7 +128,8 @@ fn restart(unit: &str, step: &RestartStep) {
                 keepwatch_check = check(asker),
                 keepwatch_attempt = u64::from(*attempt),
                 keepwatch_reason = reason,
-                "{unit}: restart, attempt {attempt}: {action:?}"
+                "{unit}: restart, attempt {attempt}: {}",
+                doing(action)
             );
         }
         RestartStep::Finished {
@@ -169,6 +172,26 @@ fn restart(unit: &str, step: &RestartStep) {
                 "an operator made {unit} forget its restarts"
             );
         }
+    }
+}
+
+const fn closed(why: Closed) -> &'static str {
+    match why {
+        Closed::Recovered => "the check is well again",
+        Closed::Disabled => "the check was switched off",
+        Closed::Removed => "the check is no longer configured",
+    }
+}
+
+fn doing(step: &Step) -> String {
+    match step {
+        Step::Unit => "the unit".to_owned(),
+        Step::Dependants(units) => {
+            let names: Vec<&str> = units.iter().map(|u| u.as_str()).collect();
+            format!("the unit, then {}", names.join(", "))
+        }
+        Step::Command(name) => format!("the command {name}"),
+        Step::Reboot => "the host".to_owned(),
     }
 }
 

@@ -25,6 +25,7 @@ mod local;
 mod logs;
 pub mod memory;
 mod people;
+mod proofs;
 mod quiet;
 mod records;
 mod scene;
