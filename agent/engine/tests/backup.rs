@@ -99,9 +99,10 @@ fn without_a_cache_everything_is_read_and_nothing_stored_twice() {
     w.backup(&[&tree], None).unwrap();
     let again = w.backup(&[&tree], None).unwrap();
     assert!(again.totals.bytes_read > 200_000);
-    // A directory above the tree may have another mtime by now: that is one chunk of the manifest.
+    // A directory above the tree may have another mtime by now: that is a chunk or two of the manifest, which the secret of this repository
+    // cuts, and none of a file.
     assert!(
-        again.totals.bytes_added < 10_000 && again.totals.chunks_new <= 1,
+        again.totals.bytes_added < 10_000 && again.totals.chunks_new <= 3,
         "{:?}",
         again.totals
     );

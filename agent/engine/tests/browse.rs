@@ -382,8 +382,11 @@ fn stats_add_up() {
     let id = b.commit();
     let o = b.open(id);
     let s = browse::stats(&o.lookup, std::slice::from_ref(&o.snapshot)).unwrap();
-    assert_eq!((s.snapshots, s.indexes, s.packs), (1, 1, 1));
-    assert_eq!((s.chunks, s.chunk_bytes[0]), ([1, 1, 0], 100_000));
+    // The secret of the repository cuts the lists, in one chunk or in some.
+    assert_eq!((s.snapshots, s.indexes), (1, 1));
+    assert!((1..=2).contains(&s.packs), "{} packs", s.packs);
+    assert_eq!((s.chunks[0], s.chunk_bytes[0]), (1, 100_000));
+    assert!(s.chunks[1] >= 1, "{:?}", s.chunks);
     assert_eq!((s.snapshot_files, s.snapshot_bytes), (2, 200_000));
     assert!(s.pack_bytes > 100_000);
 }
