@@ -41,7 +41,7 @@ impl Postgres {
             bin,
             port: free_port(),
         };
-        me.dir.file("pw", "right\n");
+        me.dir.secret("pw", "right\n");
         give(me.dir.path(), "postgres");
         let data = me.data("data");
         ok(me
@@ -556,7 +556,7 @@ async fn mariadb_in_its_states() {
         return skip("MariaDB");
     };
     let client = find("mariadb", &[]).unwrap();
-    db.dir.file("right", "right\n");
+    db.dir.secret("right", "right\n");
     let root = db.probe(|s| {
         s.target = format!("unix:{}", db.socket().display()).parse().unwrap();
         s.user = "root".into();
