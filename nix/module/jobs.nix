@@ -1,7 +1,7 @@
 # One service and one timer for each backup, prune, verify, copy and drill.
 #
 # A run is `keepwatch backup --job NAME`: what it does stands in the configuration, its secrets are credentials of its unit, and a person
-# can start the unit by hand. The identity, which can read backups, is a credential of drills, restores, verify and copy only.
+# can start the unit by hand. The identity, which can read backups, is a credential of drills and restores, and of copies, which open everything between repositories with different keys.
 {
   config,
   lib,
@@ -145,8 +145,6 @@ let
       ];
       uses = ofRepositories {
         names = [ name ];
-        # `verify` looks inside of what it can open.
-        withIdentity = kind == "verify";
       };
       inherit (r.${kind}) onFailure serviceConfig unitConfig;
     });

@@ -31,6 +31,14 @@ pub const DAMAGES: &str = "damages";
 pub const ADDED_BYTES: &str = "added_bytes";
 /// Snapshots that were removed.
 pub const REMOVED_SNAPSHOTS: &str = "removed_snapshots";
+/// Requests to a repository's store: repository, operation.
+pub const REQUESTS: &str = "requests";
+/// Requests that failed and were made again: repository.
+pub const REQUEST_ERRORS: &str = "request_errors";
+/// Bytes sent to a repository's store.
+pub const SENT_BYTES: &str = "sent_bytes";
+/// Bytes received from it.
+pub const RECEIVED_BYTES: &str = "received_bytes";
 /// Confirmed changes of state: kind and name of the check.
 pub const STATE_CHANGES: &str = "state_changes";
 /// Incidents opened: subject.
@@ -140,6 +148,26 @@ pub(crate) async fn run(
             if let Some(more) = more.filter(|n| *n > 0) {
                 add(tx, key(name, ""), more).await?;
             }
+        }
+    }
+    if let Some(t) = &run.traffic {
+        let place = run.repository.as_deref().unwrap_or("");
+        for (name, reason, more) in [
+            (REQUESTS, "put", t.puts),
+            (REQUESTS, "get", t.gets),
+            (REQUESTS, "head", t.heads),
+            (REQUESTS, "list", t.lists),
+            (REQUESTS, "delete", t.deletes),
+            (REQUEST_ERRORS, "retried", t.retries),
+            (SENT_BYTES, "", t.sent_bytes),
+            (RECEIVED_BYTES, "", t.received_bytes),
+        ] {
+            let key = Key {
+                place,
+                reason,
+                ..Key::of(&run.host, name, "")
+            };
+            add(tx, key, more).await?;
         }
     }
     Ok(())

@@ -200,6 +200,7 @@ pub(crate) fn record_of(mut row: Row) -> Result<RunRecord, sqlx::Error> {
                 removed: removed.unwrap_or(0),
             })
         },
+        traffic: None,
         stages: match row.text_opt()? {
             Some(json) => serde_json::from_str::<Vec<Stage>>(&json)
                 .map_err(|e| sqlx::Error::Decode(e.into()))?,

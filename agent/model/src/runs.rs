@@ -141,6 +141,28 @@ pub struct Stage {
     pub duration: Duration,
 }
 
+/// What a run asked of a store over a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Traffic {
+    /// Objects written.
+    pub puts: u64,
+    /// Objects or ranges read.
+    pub gets: u64,
+    /// Questions about objects.
+    pub heads: u64,
+    /// Pages of listings.
+    pub lists: u64,
+    /// Deletions.
+    pub deletes: u64,
+    /// Attempts after the first: requests that failed and were made again.
+    pub retries: u64,
+    /// Bytes of objects sent, repeated ones included.
+    pub sent_bytes: u64,
+    /// Bytes of objects received.
+    pub received_bytes: u64,
+}
+
 /// What a run counted. What a kind of run does not count is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -242,6 +264,9 @@ pub struct RunRecord {
     /// Its parts, in order. The catalog keeps the first 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
+    /// What it asked of a store over a network. Only summed up in the catalog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<RunError>,
@@ -268,6 +293,7 @@ impl RunRecord {
             totals: RunTotals::default(),
             retention: None,
             stages: Vec::new(),
+            traffic: None,
             error: None,
         }
     }

@@ -483,3 +483,28 @@ def test_a_repository_that_vanishes_is_noticed(t):
         until("missed", lambda: d.metric(series) == 0.0, seconds=25)
         d.stop()
     service.close()
+
+
+def test_a_job_in_s3_and_what_it_asked(t):
+    from topics import jobs, s3
+    src = t.small_tree()
+    with s3.server(s3.built(t)) as s:
+        s3.place(t, s, "unused")  # writes the files of credentials
+        keys = t.path("creds/%s-a" % s["access_key"]), t.path("creds/%s-s" % s["access_key"])
+        more = '[repositories.far]\nrecipients = ["%s"]\nbackend.s3 = { bucket = "%s", prefix = "hosts/web1", endpoint = "%s", region = "%s", path_style = true, access_key_id_file = "%s", secret_access_key_file = "%s" }\n' % (
+            jobs.RECIPIENT, s["bucket"], s["endpoint"], s["region"], *keys) + jobs.paths("home", src, repositories=("far",))
+        d = Daemon(t, "", more)
+        run = d.kw("backup", "--job", "home")
+        need("a new repository was made at s3://" in run.said and "succeeded" in run.text, run)
+        d.kw("verify", "--repository", "far")
+        d.start()
+        try:
+            puts = until("counted", lambda: d.metric('keepwatch_repository_requests_total{repository="far",operation="put"}'))
+            need(puts >= 3 and d.metric('keepwatch_repository_requests_total{repository="far",operation="get"}') >= 1, puts)
+            need(d.metric('keepwatch_repository_sent_bytes_total{repository="far"}') > 1000, "bytes")
+            need(d.metric('keepwatch_repository_request_errors_total{repository="far",reason="retried"}') == 0, "none failed")
+            need(d.metric('keepwatch_repository_reachable{repository="far"}') == 1.0, "reachable")
+            need(d.metric('keepwatch_verification_last_successful{repository="far"}') == 1.0, "verified")
+            d.stop()
+        finally:
+            d.kill()

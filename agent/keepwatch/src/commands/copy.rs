@@ -180,6 +180,7 @@ pub fn run(context: &Context, args: &CopyArgs) -> Outcome {
         let mut document = json!(report);
         document["dry_run"] = json!(args.dry_run);
         document["wal"] = json!(wal);
+        document["traffic"] = json!(to.store().traffic());
         document["from"] = json!(from.store().location());
         document["to"] = json!(to.store().location());
         document["unreadable"] = set.problems.iter().map(ToString::to_string).collect();

@@ -196,6 +196,7 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Outcome {
             "tombstone": tombstone,
             "unusual": unusual,
             "prune": pruned,
+            "traffic": repository.store().traffic(),
         }))?;
         return Ok(Exit::Done);
     }

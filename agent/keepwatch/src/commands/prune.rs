@@ -87,6 +87,7 @@ pub fn run(context: &Context, args: &PruneArgs) -> Outcome {
     if context.json() {
         let mut document = json!(report);
         document["dry_run"] = json!(args.dry_run);
+        document["traffic"] = json!(repository.store().traffic());
         print_json_after(&document)?;
     } else if !context.globals.quiet {
         print_after(&summary(&report, args.dry_run))?;

@@ -73,6 +73,7 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
         let mut document = json!(report);
         document["sound"] = json!(report.is_sound() && gaps == 0);
         document["wal"] = json!(wal);
+        document["traffic"] = json!(repository.store().traffic());
         print_json_after(&document)?;
     } else {
         for d in &report.damages {

@@ -85,8 +85,8 @@ pub fn argv(
         }
         Work::Prune => line.two("--grace", &duration(there.prune.grace_delete)),
         Work::Verify => {
-            if let Some(identity) = &there.identity_file {
-                line.path("--identity=", &setting.file(identity)?);
+            if let Some(identity) = setting.identity(there)? {
+                line.path("--identity=", &identity);
             }
             match there.verify.read_data {
                 ReadData::Word(ReadDataWord::Metadata) => {}
@@ -126,8 +126,8 @@ pub fn argv(
         Work::Copy(copy) => {
             let from = setting.repository(&copy.from)?;
             line.one(setting.from(from)?);
-            if let Some(identity) = &from.identity_file {
-                line.path("--from-identity=", &setting.file(identity)?);
+            if let Some(identity) = setting.identity(from)? {
+                line.path("--from-identity=", &identity);
             }
             for job in &copy.backups {
                 line.two("--job", job);
@@ -268,6 +268,15 @@ impl Setting<'_> {
             .repositories
             .get(name)
             .ok_or_else(|| Failure::usage(format!("the configuration has no repository '{name}'")))
+    }
+
+    /// The identity, where this process was given it: units that can do without are not.
+    fn identity(&self, of: &Repository) -> Result<Option<PathBuf>, Failure> {
+        Ok(match &of.identity_file {
+            None => None,
+            Some(SecretSource::File(path)) => Some(path.clone()),
+            Some(credential) => Some(self.file(credential)?).filter(|p| p.exists()),
+        })
     }
 
     fn file(&self, secret: &SecretSource) -> Result<std::path::PathBuf, Failure> {

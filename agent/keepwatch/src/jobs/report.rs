@@ -233,6 +233,7 @@ fn numbers(record: &mut RunRecord, document: &Value) {
     let number = |name: &str| document[name].as_u64();
     let length = |name: &str| document[name].as_array().map(|a| a.len() as u64);
     let totals = &document["totals"];
+    record.traffic = serde_json::from_value(document["traffic"].clone()).ok();
     match record.kind {
         RunKind::Backup => {
             record.snapshot = id(&document["snapshot"]);
@@ -330,6 +331,20 @@ mod tests {
             (Some(now()), Some(took))
         );
         (record, verdict)
+    }
+
+    #[test]
+    fn traffic_is_taken_from_the_document() {
+        let mut document = backed_up(0).expect("a document");
+        document["traffic"] = json!({ "requests": 9, "puts": 3, "retries": 1, "sent_bytes": 70 });
+        let (record, _) = of(RunKind::Backup, 0, None, Some(document), false);
+        let traffic = record.traffic.expect("traffic");
+        assert_eq!(
+            (traffic.puts, traffic.retries, traffic.sent_bytes),
+            (3, 1, 70)
+        );
+        let (record, _) = of(RunKind::Backup, 0, None, backed_up(0), false);
+        assert_eq!(record.traffic, None, "a local repository has none");
     }
 
     fn backed_up(problems: u64) -> Option<Value> {

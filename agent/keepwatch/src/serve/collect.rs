@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use keepwatch_catalog::counters::{self, Counter};
 use keepwatch_catalog::facts::{JobFacts, RetentionFacts};
 use keepwatch_config::sections::backups::Source;
 use keepwatch_config::{Config, longest_gap};
@@ -56,6 +57,8 @@ pub struct Answers {
     pub drills: Vec<JobFacts>,
     /// Retention.
     pub retention: Vec<RetentionFacts>,
+    /// Sums that only grow.
+    pub counters: Vec<Counter>,
     /// Repositories, with when each was first seen.
     pub repositories: Vec<(RepositoryState, Moment)>,
 }
@@ -227,6 +230,7 @@ pub fn repositories(config: &Config, answers: &Answers) -> Vec<Repository> {
             row.available = state.available_bytes;
             row.capacity = state.capacity_bytes;
         }
+        fill_traffic(&mut row, &answers.counters);
         row.verification.interval = longest_gap(&declared.verify.start_at);
         let of_it = answers
             .verifications
@@ -242,6 +246,24 @@ pub fn repositories(config: &Config, answers: &Answers) -> Vec<Repository> {
         row
     };
     config.repositories.iter().map(one).collect()
+}
+
+/// Only repositories behind a network have it.
+fn fill_traffic(row: &mut Repository, all: &[Counter]) {
+    for counter in all.iter().filter(|c| c.place == row.name) {
+        let (reason, value) = (counter.reason.clone(), counter.value);
+        match counter.name.as_str() {
+            counters::REQUESTS => {
+                row.requests.insert(reason, value);
+            }
+            counters::REQUEST_ERRORS => {
+                row.request_errors.insert(reason, value);
+            }
+            counters::SENT_BYTES => row.sent = Some(value),
+            counters::RECEIVED_BYTES => row.received = Some(value),
+            _ => {}
+        }
+    }
 }
 
 /// Verifications by the timer and by hand are of one repository: the later one tells how it is.
@@ -305,6 +327,7 @@ mod tests {
             drills: vec![],
             retention: vec![],
             repositories: vec![],
+            counters: vec![],
         }
     }
 
@@ -355,5 +378,31 @@ mod tests {
             1,
             "no foreign word becomes a label"
         );
+    }
+
+    #[test]
+    fn traffic_is_of_its_repository() {
+        let one = |name: &str, place: &str, reason: &str, value: u64| Counter {
+            name: name.to_owned(),
+            kind: String::new(),
+            subject: String::new(),
+            place: place.to_owned(),
+            reason: reason.to_owned(),
+            value,
+        };
+        let answers = Answers {
+            counters: vec![
+                one(counters::REQUESTS, "disk", "put", 7),
+                one(counters::REQUESTS, "other", "put", 9),
+                one(counters::REQUEST_ERRORS, "disk", "retried", 2),
+                one(counters::SENT_BYTES, "disk", "", 70),
+                one(counters::RUNS, "disk", "", 1),
+            ],
+            ..nothing()
+        };
+        let row = &repositories(&config().config, &answers)[0];
+        assert_eq!(row.requests, [("put".to_owned(), 7)].into());
+        assert_eq!(row.request_errors, [("retried".to_owned(), 2)].into());
+        assert_eq!((row.sent, row.received), (Some(70), None));
     }
 }

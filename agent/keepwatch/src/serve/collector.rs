@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keepwatch_catalog::recorder::Recorder;
-use keepwatch_catalog::{Catalog, CatalogError, Numbers, Operation, events, facts, process, runs};
+use keepwatch_catalog::{
+    Catalog, CatalogError, Numbers, Operation, counters, events, facts, process, runs,
+};
 use keepwatch_expose::counters::{Counters, DbOperation};
 use keepwatch_model::runs::RunRecord;
 use tokio::sync::watch;
@@ -113,6 +115,7 @@ async fn ask(catalog: &Catalog) -> Result<Answers, CatalogError> {
         verifications: facts::verification_facts(catalog).await?,
         drills: facts::drill_facts(catalog).await?,
         retention: facts::retention_facts(catalog).await?,
+        counters: counters::list(catalog).await?,
         repositories: events::repositories(catalog, Some(catalog.host())).await?,
     })
 }
