@@ -172,7 +172,7 @@ in
     lacks."keepwatch-backup-home.service" = [ "/run/secrets/identity" ];
     lacks."keepwatch-prune-far.service" = [ "/run/secrets/identity" ];
     lacks."keepwatch.service" = [ "/run/secrets" ];
-    has."keepwatch-verify-far.service" = [ "LoadCredential=repository-far-identity:/run/secrets/identity" ];
+    lacks."keepwatch-verify-far.service" = [ "repository-far-identity" ];
     has."keepwatch-restore-home.service" = [
       "LoadCredential=repository-far-identity:/run/secrets/identity"
       ''"--identity=%d/repository-far-identity"''
