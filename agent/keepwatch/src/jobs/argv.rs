@@ -85,7 +85,7 @@ pub fn argv(
         }
         Work::Prune => line.two("--grace", &duration(there.prune.grace_delete)),
         Work::Verify => {
-            if let Some(identity) = setting.identity(there)? {
+            if let Some(identity) = setting.identity(there) {
                 line.path("--identity=", &identity);
             }
             match there.verify.read_data {
@@ -126,7 +126,7 @@ pub fn argv(
         Work::Copy(copy) => {
             let from = setting.repository(&copy.from)?;
             line.one(setting.from(from)?);
-            if let Some(identity) = setting.identity(from)? {
+            if let Some(identity) = setting.identity(from) {
                 line.path("--from-identity=", &identity);
             }
             for job in &copy.backups {
@@ -271,12 +271,14 @@ impl Setting<'_> {
     }
 
     /// The identity, where this process was given it: units that can do without are not.
-    fn identity(&self, of: &Repository) -> Result<Option<PathBuf>, Failure> {
-        Ok(match &of.identity_file {
-            None => None,
-            Some(SecretSource::File(path)) => Some(path.clone()),
-            Some(credential) => Some(self.file(credential)?).filter(|p| p.exists()),
-        })
+    fn identity(&self, of: &Repository) -> Option<PathBuf> {
+        match of.identity_file.as_ref()? {
+            SecretSource::File(path) => Some(path.clone()),
+            credential => {
+                let path = credential.path(self.credentials).ok();
+                path.filter(|p| p.exists())
+            }
+        }
     }
 
     fn file(&self, secret: &SecretSource) -> Result<std::path::PathBuf, Failure> {
