@@ -1,5 +1,5 @@
 """What the tests share: a scratch home for each, runs of the binary with checks that always hold, and the state of trees as something comparable."""
-import hashlib, json, os, random, re, shutil, stat, subprocess, sys, zlib
+import hashlib, http.client, json, os, random, re, shutil, socket, stat, subprocess, sys, time, zlib
 
 NOBODY = 65534
 # What must never be seen in any output: our own complaint about a panic, Rust's, a backtrace, a private key.
@@ -37,6 +37,26 @@ def need(what, message):
     """An assertion that stays on whatever the options of Python."""
     if not what:
         raise AssertionError(str(message))
+
+
+def until(what, tries, seconds=30):
+    """The first true value of `tries`, within the time."""
+    end, last = time.monotonic() + seconds, None
+    while time.monotonic() < end:
+        try:
+            last = tries()
+            if last:
+                return last
+        except (OSError, http.client.HTTPException) as e:
+            last = e
+        time.sleep(0.1)
+    raise AssertionError("not within %d s: %s; the last was %r" % (seconds, what, last))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def is_root():

@@ -2,30 +2,10 @@
 switch, and the rules and configuration of this repository with short times."""
 import contextlib, html.parser, http.client, http.server, json, os, pathlib, re, shutil, socket, socketserver, subprocess, threading, time, urllib.error, urllib.parse, urllib.request
 
-from harness import Skip, need
+from harness import Skip, free_port, need, until
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TOKEN = "123456:token-of-the-test"
-
-
-def until(what, tries, seconds=30):
-    """The first true value of `tries`, within the time."""
-    end, last = time.monotonic() + seconds, None
-    while time.monotonic() < end:
-        try:
-            last = tries()
-            if last:
-                return last
-        except (OSError, http.client.HTTPException) as e:
-            last = e
-        time.sleep(0.2)
-    raise AssertionError("not within %d s: %s; the last was %r" % (seconds, what, last))
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def tool(*names):

@@ -2,6 +2,8 @@
 //!
 //! Read from a repository it is foreign data: it is bounded, and names in it are checked against the streams that are there.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -106,6 +108,36 @@ impl About {
     /// The streams that are of this sort.
     pub fn all<'a>(&'a self, what: &'a str) -> impl Iterator<Item = &'a Item> {
         self.streams.iter().filter(move |i| i.what == what)
+    }
+
+    /// Those of this sort that are wanted, and under which names: all under their own when none is named.
+    ///
+    /// # Errors
+    /// One that is not there; what is there is named.
+    pub fn chosen<'a>(
+        &'a self,
+        what: &'a str,
+        wanted: &BTreeMap<String, String>,
+    ) -> Result<Vec<(&'a Item, String)>, Fault> {
+        let own = |item: &Item| item.of.clone().unwrap_or_default();
+        if wanted.is_empty() {
+            return Ok(self.all(what).map(|i| (i, own(i))).collect());
+        }
+        let one = |(from, to): (&String, &String)| {
+            let item = self.all(what).find(|i| own(i) == *from);
+            let item = item.ok_or_else(|| {
+                let there: Vec<String> = self.all(what).map(own).collect();
+                Fault::new(
+                    Reason::NotThere,
+                    format!(
+                        "the snapshot has no {what} '{from}'; it has {}",
+                        there.join(", ")
+                    ),
+                )
+            })?;
+            Ok((item, to.clone()))
+        };
+        wanted.iter().map(one).collect()
     }
 }
 

@@ -236,10 +236,7 @@ impl Parts for Dump {
             what,
             of: Some(source.name.clone()),
             details,
-            body: Box::new(Explained {
-                body,
-                explain: Box::new(move |fault| source.explain(fault)),
-            }),
+            body: Explained::boxed(body, move |fault| source.explain(fault)),
         }))
     }
 

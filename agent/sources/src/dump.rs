@@ -26,10 +26,21 @@ impl Body for Running {
 
 /// A stream whose program speaks a language of its own: what it says at its end is put into ours.
 pub struct Explained {
-    /// The stream.
-    pub body: Box<dyn Body>,
-    /// Puts it.
-    pub explain: Box<dyn Fn(Fault) -> Fault + Send>,
+    body: Box<dyn Body>,
+    explain: Box<dyn Fn(Fault) -> Fault + Send>,
+}
+
+impl Explained {
+    /// A stream, and what puts what is said at its end.
+    pub fn boxed(
+        body: Box<dyn Body>,
+        explain: impl Fn(Fault) -> Fault + Send + 'static,
+    ) -> Box<dyn Body> {
+        Box::new(Self {
+            body,
+            explain: Box::new(explain),
+        })
+    }
 }
 
 impl Read for Explained {

@@ -405,10 +405,7 @@ struct Dump {
 impl Dump {
     fn explained(&self, running: Running) -> Box<dyn Body> {
         let server = self.source.server.clone();
-        Box::new(Explained {
-            body: Box::new(running),
-            explain: Box::new(move |fault| server.explain(fault)),
-        })
+        Explained::boxed(Box::new(running), move |fault| server.explain(fault))
     }
 }
 
@@ -494,28 +491,7 @@ pub fn restore(
     let asker = Asker::new(server, setting)?;
     let there = databases(&asker)?;
     let own = |item: &Item| item.of.clone().unwrap_or_default();
-    let chosen: Vec<(&Item, String)> = if options.databases.is_empty() {
-        about.all("database").map(|i| (i, own(i))).collect()
-    } else {
-        let mut out = Vec::new();
-        for (from, to) in &options.databases {
-            let item = about
-                .all("database")
-                .find(|i| own(i) == *from)
-                .ok_or_else(|| {
-                    let has: Vec<String> = about.all("database").map(own).collect();
-                    Fault::new(
-                        Reason::NotThere,
-                        format!(
-                            "the snapshot has no database '{from}'; it has {}",
-                            has.join(", ")
-                        ),
-                    )
-                })?;
-            out.push((item, to.clone()));
-        }
-        out
-    };
+    let chosen = about.chosen("database", &options.databases)?;
     let users: Vec<&Item> = about.all("users").filter(|_| options.users).collect();
     for item in &users {
         stored.there(item)?;

@@ -404,22 +404,7 @@ pub fn restore(
             "the snapshot holds no collections; that of the whole storage is restored by the server's command line: write it out with 'keepwatch dump' and start the server with --storage-snapshot FILE",
         ));
     }
-    let chosen: Vec<(&Item, String)> = match options.collections.is_empty() {
-        true => about.all("collection").map(|i| (i, own(i))).collect(),
-        false => options
-            .collections
-            .iter()
-            .map(|(from, to)| {
-                let item = about.all("collection").find(|i| own(i) == *from);
-                item.map(|i| (i, to.clone())).ok_or_else(|| {
-                    Fault::new(
-                        Reason::NotThere,
-                        format!("the snapshot has no collection '{from}'"),
-                    )
-                })
-            })
-            .collect::<Result<_, _>>()?,
-    };
+    let chosen = about.chosen("collection", &options.collections)?;
     let there = asker.result(Method::GET, "/collections", None, "list of collections")?;
     let exists = |name: &str| {
         there["collections"]

@@ -1,30 +1,9 @@
 """The daemon as its unit runs it: checks, endpoint, reload, stop, memory, control socket, messages. No systemd is needed."""
 import contextlib, http.client, http.server, json, os, pathlib, re, signal, socket, sqlite3, subprocess, threading, time
 
-from harness import need
+from harness import free_port, need, until
 
 CANARY = "c4n4ry-0f-a-t0k3n-that-must-not-be-seen"
-
-
-def until(what, tries=None, seconds=20):
-    """The first true value of `tries`, within the time."""
-    end = time.monotonic() + seconds
-    last = None
-    while time.monotonic() < end:
-        try:
-            last = tries()
-            if last:
-                return last
-        except (OSError, http.client.HTTPException) as e:
-            last = e
-        time.sleep(0.1)
-    raise AssertionError("not within %d s: %s; the last was %r" % (seconds, what, last))
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Service:

@@ -140,10 +140,7 @@ struct Dump {
 impl Dump {
     fn explained(&self, running: Running) -> Box<dyn Body> {
         let server = self.source.server.clone();
-        Box::new(Explained {
-            body: Box::new(running),
-            explain: Box::new(move |fault| server.explain(fault)),
-        })
+        Explained::boxed(Box::new(running), move |fault| server.explain(fault))
     }
 }
 

@@ -69,7 +69,7 @@ pub fn restore(
     setting: &Setting,
 ) -> Result<Report, Fault> {
     let asker = Asker::new(server, setting)?;
-    let chosen = chosen(about, options)?;
+    let chosen = about.chosen("database", &options.databases)?;
     let globals: Vec<&Item> = about.all("globals").filter(|_| options.globals).collect();
     let found: Found = asker.json(&server.maintenance, FOUND)?;
     let (program, said) = asker.version("pg_restore")?;
@@ -142,32 +142,6 @@ pub fn restore(
         )?;
     }
     Ok(report)
-}
-
-/// Which databases, under which names.
-fn chosen<'a>(about: &'a About, options: &Options) -> Result<Vec<(&'a Item, String)>, Fault> {
-    let own = |item: &Item| item.of.clone().unwrap_or_default();
-    if options.databases.is_empty() {
-        return Ok(about.all("database").map(|i| (i, own(i))).collect());
-    }
-    let mut out = Vec::new();
-    for (from, to) in &options.databases {
-        let item = about
-            .all("database")
-            .find(|i| own(i) == *from)
-            .ok_or_else(|| {
-                let there: Vec<String> = about.all("database").map(own).collect();
-                Fault::new(
-                    Reason::NotThere,
-                    format!(
-                        "the snapshot has no database '{from}'; it has {}",
-                        there.join(", ")
-                    ),
-                )
-            })?;
-        out.push((item, to.clone()));
-    }
-    Ok(out)
 }
 
 fn globals(

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keepwatch_sources::about::{self, About};
-use keepwatch_sources::fault::Fault;
+use keepwatch_sources::fault::{Fault, Reason};
 use keepwatch_sources::restore::Stored;
 use keepwatch_sources::setting::Setting;
 use keepwatch_sources::source::Source;
@@ -245,4 +245,17 @@ pub fn nothing_left(setting: &Setting) {
         .filter(|p| p.extension().is_none_or(|e| e != "lock"))
         .collect();
     assert_eq!(left, Vec::<PathBuf>::new());
+}
+
+/// What may come of a dump whose server dies: it may just have been done, else it is told and there is none.
+pub fn whole_or_told<T>(dumped: Result<T, Fault>) {
+    if let Err(e) = dumped {
+        assert!(
+            matches!(
+                e.reason,
+                Reason::Failed | Reason::NoConnection | Reason::NotWhole
+            ),
+            "{e:?}"
+        );
+    }
 }
