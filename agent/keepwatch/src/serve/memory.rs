@@ -20,7 +20,7 @@ use super::scene::{Scene, Stop};
 
 /// Checks in one part. Below 4 KiB each, so a part is below 1 MiB.
 const CHECKS_IN_PART: usize = 200;
-/// How often it is looked whether people were told something.
+/// The wait before a watcher or an office that is gone is looked for again.
 const LOOK: Duration = Duration::from_secs(2);
 /// The largest file that is read back, in bytes: 1000 checks and 256 receivers take 8 MiB at worst.
 const FILE_MAX: u64 = 64 << 20;
@@ -176,15 +176,17 @@ pub async fn keep(
     loop {
         let scene = scenes.borrow_and_update().clone();
         let mut saved = scene.saved.clone();
+        let mut told = scene.office.told();
         let same_scene = loop {
-            tokio::select! {
+            let gone = tokio::select! {
                 () = stop.wait() => return,
                 changed = scenes.changed() => break changed.is_ok(),
-                changed = saved.changed() => if changed.is_err() {
-                    // The watcher is gone; another comes with the next scene.
-                    tokio::time::sleep(LOOK).await;
-                },
-                () = tokio::time::sleep(LOOK) => {}
+                changed = saved.changed() => changed.is_err(),
+                open = told.changed() => !open,
+            };
+            if gone {
+                // Another comes with the next scene.
+                tokio::time::sleep(LOOK).await;
             }
             let watch = Saved::clone(&saved.borrow_and_update());
             let memory = Memory {
