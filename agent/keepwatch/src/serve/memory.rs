@@ -10,18 +10,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keepwatch_catalog::events::{self, EventFilter};
 use keepwatch_catalog::{Catalog, STATE_MAX, states};
 use keepwatch_notify::plan::State;
-use keepwatch_watch::clock::At;
+use keepwatch_watch::clock::{At, Clock as _, HostClock};
 use keepwatch_watch::conductor::{SAVED_VERSION, Saved};
 use tokio::sync::watch;
 
+use super::records::{self, Restarts};
 use super::scene::{Scene, Stop};
+use super::world::moment;
 
 /// Checks in one part. Below 4 KiB each, so a part is below 1 MiB.
 const CHECKS_IN_PART: usize = 200;
 /// The wait before a watcher or an office that is gone is looked for again.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long ago restarts are looked for, in milliseconds: what is not well again within a day was not mended by its restart.
+const RESTARTS_OF: i64 = 86_400_000;
+/// How many: 1 KiB each. A host restarts at most five units in ten minutes, and refusals are written once.
+const RESTARTS_MAX: u32 = 2000;
 /// The largest file that is read back, in bytes: 1000 checks and 256 receivers take 8 MiB at worst.
 const FILE_MAX: u64 = 64 << 20;
 
@@ -117,6 +124,23 @@ pub async fn load(catalog: &Catalog, file: &Path) -> Memory {
     match text.ok().flatten().map(|parts| whole(&parts)) {
         Some(of_file) if of_file.watch.at > of_catalog.watch.at => of_file,
         _ => of_catalog,
+    }
+}
+
+/// Restarts of which the daemon before this one did not live to see whether they helped.
+pub async fn restarts(catalog: &Catalog) -> Restarts {
+    let of_late = EventFilter {
+        host: Some(catalog.host().to_owned()),
+        since: Some(moment(At(HostClock.wall().0 - RESTARTS_OF))),
+        limit: RESTARTS_MAX,
+        ..EventFilter::default()
+    };
+    match events::restarts(catalog, &of_late).await {
+        Ok(told) => records::unsettled(told),
+        Err(e) => {
+            tracing::debug!("whether the last restarts helped will not be written down: {e}");
+            Restarts::new()
+        }
     }
 }
 
