@@ -627,6 +627,79 @@ fn several_streams_are_one_snapshot_or_none() {
 }
 
 #[test]
+fn streams_stand_among_files_in_one_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, cache) = (dir.path().join("tree"), dir.path().join("cache"));
+    sample_tree(&tree, 11);
+    let w = World::new(Arc::new(MemoryStore::new()));
+    let go = |names: &[&str], end: Result<(), String>, cut: Result<(), String>, paths: &[&_]| {
+        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+        let tops = names.iter().map(|n| n.split('/').next().unwrap().to_owned());
+        let (mut names, tops) = (names.clone().into_iter(), tops.collect());
+        let (mut end, mut cut) = (Some(end), Some(cut));
+        let input = Input::Streams {
+            names: tops,
+            next: Box::new(move || match names.next() {
+                Some(name) => {
+                    let cut = cut.take().unwrap_or(Ok(()));
+                    Ok(Some(backup::Stream {
+                        reader: Box::new(std::io::Cursor::new(noise(600_000, 3))),
+                        name,
+                        finish: Box::new(move || cut),
+                    }))
+                }
+                None => end.take().unwrap_or(Ok(())).map(|()| None),
+            }),
+        };
+        let o = options(paths, Some(&cache));
+        backup::run(&w.writer(), &o, input, &now, &Silent, &Cancel::new())
+    };
+    let first = tree.components().nth(1).unwrap();
+    let first = first.as_os_str().to_str().unwrap().to_owned();
+    let gone = dir.path().join("gone");
+    let bad = |why: &str| Err(why.to_owned());
+    let inside = format!("{first}/x");
+    for (names, end, cut, paths, what) in [
+        (vec!["a/x"], bad("the server went away"), Ok(()), &tree, "no next one"),
+        (vec!["a/x"], Ok(()), bad("cut"), &tree, "a stream is cut"),
+        (vec![&*inside], Ok(()), Ok(()), &tree, "a stream among the files"),
+        (vec!["a/x"], Ok(()), Ok(()), &gone, "no files"),
+        (vec![], Ok(()), Ok(()), &tree, "no streams"),
+    ] {
+        assert!(go(&names, end, cut, &[paths]).is_err(), "{what}");
+    }
+    assert!(w.writer().snapshots().unwrap().live.is_empty());
+    // Before all files, and after them.
+    let names = ["zz/b", "\u{1}/a", "zz/a/deep"];
+    let mut last = None;
+    for round in 0..2 {
+        let r = go(&names, Ok(()), Ok(()), &[&tree]).unwrap();
+        assert_eq!((r.outcome, r.totals.files), (Outcome::Succeeded, 45 + 3));
+        // The second time only streams are read, and nothing of them is stored.
+        if round == 1 {
+            assert_eq!(r.totals.files_unmodified, 45);
+            assert!(r.totals.bytes_added < 50_000, "{:?}", r.totals);
+        }
+        last = r.snapshot;
+    }
+    let id = last.unwrap();
+    let got = in_snapshot(&w.reader(), id, &tree).unwrap();
+    assert_eq!(got, on_disk(&tree));
+    let all = in_snapshot(&w.reader(), id, std::path::Path::new("/")).unwrap();
+    for name in names {
+        assert_eq!(all.get(name.as_bytes()).unwrap().2, noise(600_000, 3), "{name}");
+    }
+    let set = w.writer().snapshots().unwrap();
+    let s = set.live.iter().find(|s| s.id == id).unwrap();
+    assert_eq!(s.body.source, 0);
+    assert_eq!(s.body.paths.len(), 4);
+    assert!(s.body.paths[0].starts_with(b"/"));
+    // All files unreadable, and a stream that is not: that is no backup of the files.
+    let o = go(&["a/x"], Ok(()), Ok(()), &[&tree, &gone]).unwrap();
+    assert_eq!((o.outcome, o.problems.total), (Outcome::Partial, 1));
+}
+
+#[test]
 fn sources_that_cannot_be_read_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");

@@ -122,9 +122,7 @@ let
       }
     ) "A path or a command in a container: for services whose data are not on the host.";
   };
-in
-services
-// {
+
   paths = k.kind {
     include = need (types.nonEmptyListOf types.str) "What is included: absolute paths.";
     exclude = opt (types.listOf types.str) [ ] "Patterns of what is left out, as `keepwatch backup --exclude` takes them.";
@@ -136,10 +134,14 @@ services
       one is a right of root, which the unit has not: give it by `serviceConfig`, or take snapshots by a unit of your own and back them up.
     '';
   } "Files and directories.";
+in
+services
+// {
+  inherit paths;
 
   several = k.kind {
-    parts = need (types.nonEmptyListOf (types.attrTag services)) "Which, one after the other.";
-  } "Several databases and services in one snapshot: all of them, or none. Two of one kind need labels.";
+    parts = need (types.nonEmptyListOf (types.attrTag (services // { inherit paths; }))) "Which.";
+  } "Files, databases and services in one snapshot: all of them, or none. Two of one kind need labels; files stand in one part.";
 
   command = k.kind {
     argv = need (types.nonEmptyListOf types.str) "The program, an absolute path, and its arguments. No secrets.";
