@@ -392,6 +392,9 @@ impl Source {
             .iter()
             .map(|p| absolute(p))
             .collect::<Result<Vec<_>, _>>()?;
+        if let Source::Services(services, ..) = self {
+            must_be_apart(services, &paths)?;
+        }
         let mut first_error = None;
         for p in &paths {
             match std::fs::symlink_metadata(p) {
@@ -428,6 +431,24 @@ impl Source {
             }
         }
     }
+}
+
+/// In a snapshot, files and the dumps beside them are one tree.
+fn must_be_apart(services: &[Service], paths: &[PathBuf]) -> Result<(), Failure> {
+    for service in services {
+        let place = Path::new("/").join(&service.label);
+        let is_in = |p: &&PathBuf| p.starts_with(&place) || (p.parent().is_none() && place.exists());
+        if let Some(path) = paths.iter().find(is_in) {
+            return Err(Failure::usage(format!(
+                "the dumps of '{}' would stand in {} of the snapshot, where files of {} stand; no snapshot was made",
+                service.kind(),
+                place.display(),
+                path.display()
+            ))
+            .advice(format!("give it another name: --source '{}?label=NAME'", service.kind())));
+        }
+    }
+    Ok(())
 }
 
 /// In a view of the file system no server listens, and a database is one that crashed.
