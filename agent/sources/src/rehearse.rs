@@ -91,6 +91,53 @@ pub fn rehearse(
     setting: &Setting,
 ) -> Result<Rehearsal, Fault> {
     let scratch = Scratch::new(&setting.scratch)?;
+    on_scratch(&scratch, stage, stored, about, questions, setting)
+        .map_err(|fault| without_room(fault, &setting.scratch, &scratch))
+}
+
+/// A full disk makes servers fail in many ways, and what their clients see is often only that they went away: their logs say it.
+fn without_room(fault: Fault, parent: &Path, scratch: &Scratch) -> Fault {
+    const SAID: &str = "No space left on device";
+    let logs = fs::read_dir(scratch.path());
+    let in_a_log = || {
+        let logs = logs.into_iter().flatten().flatten().map(|e| e.path());
+        let mut logs = logs.filter(|p| p.extension().is_some_and(|e| e == "log"));
+        logs.any(|p| tail(&p).is_ok_and(|t| t.contains(SAID)))
+    };
+    if fault.reason != Reason::NoSpace && !fault.text.contains(SAID) && !in_a_log() {
+        return fault;
+    }
+    let cause = fault.text.split("; ").find(|part| part.contains(SAID));
+    let cause = cause.unwrap_or(&fault.text);
+    Fault::new(
+        Reason::NoSpace,
+        format!(
+            "no space left in the scratch directory {}, where all of it is restored: {cause}",
+            parent.display()
+        ),
+    )
+}
+
+/// The end of a file: at most 64 KiB.
+fn tail(path: &Path) -> std::io::Result<String> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    const TAIL: u64 = 64 << 10;
+    let mut file = fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn on_scratch(
+    scratch: &Scratch,
+    stage: &Stage,
+    stored: &dyn Stored,
+    about: &About,
+    questions: &[String],
+    setting: &Setting,
+) -> Result<Rehearsal, Fault> {
     let began = Instant::now();
     // Its own scratch files lie beside the server's, and go with them.
     let mut inner = setting.clone();
@@ -129,7 +176,7 @@ pub fn rehearse(
     };
     let (report, seconds, answers) = match stage {
         Stage::Postgresql(package) => {
-            let (server, place) = postgresql_server(&scratch, package.as_deref(), &inner)?;
+            let (server, place) = postgresql_server(scratch, package.as_deref(), &inner)?;
             let options = postgresql::Options {
                 globals: true,
                 replace: true,
@@ -153,7 +200,7 @@ pub fn rehearse(
             (report, seconds, answers)
         }
         Stage::Mysql(package) => {
-            let (server, place) = mysql_server(&scratch, package.as_deref(), &inner)?;
+            let (server, place) = mysql_server(scratch, package.as_deref(), &inner)?;
             let report = mysql::restore(stored, about, &place, &mysql::Options::default(), &inner)?;
             let seconds = began.elapsed();
             let asker = mysql::Asker::new(&place, &inner)?;
@@ -202,7 +249,7 @@ pub fn rehearse(
                 },
                 &inner,
             )?;
-            let (server, place) = redis_server(&scratch, package.as_deref(), &inner)?;
+            let (server, place) = redis_server(scratch, package.as_deref(), &inner)?;
             let seconds = began.elapsed();
             let mut connection = redis::Connection::open(&place, &inner)?;
             let had: u64 = about
@@ -229,7 +276,7 @@ pub fn rehearse(
             (report, seconds, answers)
         }
         Stage::Qdrant(package) => {
-            let (server, place) = qdrant_server(&scratch, package.as_deref(), &inner)?;
+            let (server, place) = qdrant_server(scratch, package.as_deref(), &inner)?;
             let report =
                 qdrant::restore(stored, about, &place, &qdrant::Options::default(), &inner)?;
             let seconds = began.elapsed();

@@ -73,6 +73,23 @@ class Pg:
         return self.sql(name, "SELECT count(*), md5(string_agg(i || a, ',' ORDER BY i)), (SELECT last_value FROM s) FROM t")
 
 
+class Maria:
+    """A MariaDB of our own, on a socket."""
+
+    def __init__(self, place):
+        self.home, self.dump = os.path.join(place.dir, "db"), shutil.which("mariadb-dump")
+        os.mkdir(self.home)
+        give(self.home, "mysql")
+        self.socket = self.home + "/s"
+        user = "mysql" if is_root() else pwd.getpwuid(os.geteuid()).pw_name
+        subprocess.run(["mariadb-install-db", "--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", "--user=" + user, "--tmpdir=" + self.home, "--datadir=%s/d" % self.home], check=True, capture_output=True)
+        self.process = place.serve(shutil.which("mariadbd") or "/usr/sbin/mariadbd", "--no-defaults", "--skip-networking", "--user=" + user, "--tmpdir=" + self.home, "--datadir=%s/d" % self.home, "--socket=" + self.socket)
+        wait_for("MariaDB", lambda: self.sql("SELECT 1") == "1", self.process)
+
+    def sql(self, text):
+        return subprocess.run(["mariadb", "--no-defaults", "-uroot", "-S", self.socket, "-NBe", text], capture_output=True, text=True).stdout.strip()
+
+
 def test_postgresql_comes_back_and_is_stored_once(t):
     repo = t.repository()
     with Place() as place:

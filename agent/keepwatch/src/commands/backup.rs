@@ -181,6 +181,12 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
                     &bar,
                     &context.cancel,
                 )
+                .map_err(|e| match (e, &options.cache) {
+                    (BackupError::Cache(why), Some(dir)) => {
+                        BackupError::Cache(format!("{}: {why}", dir.display()))
+                    }
+                    (e, _) => e,
+                })
             });
             stop.store(true, Ordering::Relaxed);
             report
