@@ -97,17 +97,26 @@ pub fn rehearse(
 
 /// A full disk makes servers fail in many ways, and what their clients see is often only that they went away: their logs say it.
 fn without_room(fault: Fault, parent: &Path, scratch: &Scratch) -> Fault {
-    const SAID: &str = "No space left on device";
+    // As the system says it, and as MariaDB does.
+    const SAID: &[&str] = &[
+        "No space left on device",
+        "error 28",
+        "Errcode: 28",
+        "out of disk space",
+        "ERROR 1114",
+        "ERROR 1021",
+    ];
+    let says = |text: &str| SAID.iter().any(|s| text.contains(s));
     let logs = fs::read_dir(scratch.path());
     let in_a_log = || {
         let logs = logs.into_iter().flatten().flatten().map(|e| e.path());
         let mut logs = logs.filter(|p| p.extension().is_some_and(|e| e == "log"));
-        logs.any(|p| tail(&p).is_ok_and(|t| t.contains(SAID)))
+        logs.any(|p| tail(&p).is_ok_and(|t| says(&t)))
     };
-    if fault.reason != Reason::NoSpace && !fault.text.contains(SAID) && !in_a_log() {
+    if fault.reason != Reason::NoSpace && !says(&fault.text) && !in_a_log() {
         return fault;
     }
-    let cause = fault.text.split("; ").find(|part| part.contains(SAID));
+    let cause = fault.text.split("; ").find(|part| says(part));
     let cause = cause.unwrap_or(&fault.text);
     Fault::new(
         Reason::NoSpace,
