@@ -45,8 +45,8 @@ let
           "custom"
           "plain"
           "directory"
-        ]) "custom" "The form of the dump: that of `pg_restore` in one stream, SQL, or a directory dumped by several jobs.";
-        jobs = opt (types.ints.between 1 64) 1 "Tables dumped at once, with `directory`.";
+        ]) "custom" "The form of the dump: `custom`, which deduplicates and needs no scratch space. The agent refuses the others until they are there.";
+        jobs = opt (types.ints.between 1 64) 1 "Tables dumped at once: 1, since a dump in the format `custom` is one stream.";
         excludeTableData = list "Tables whose content is left out.";
         package = package (
           if config.services.postgresql.enable or false then config.services.postgresql.package else pkgs.postgresql

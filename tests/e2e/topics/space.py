@@ -136,7 +136,10 @@ def test_backups(t):
         full = Redis(place, "full", disk)
         for i in range(50):
             full.cli("SET", "k%d" % i, os.urandom(50000).hex())
-        text += '[backups.full]\nretry = { attempts = 0 }\nsource.redis = { socket = "%s" }\n' % full.at
+        secret = "canary-71bd-secret"
+        t.secrets.append(secret.encode())
+        full.cli("CONFIG", "SET", "requirepass", secret)
+        text += '[backups.full]\nretry = { attempts = 0 }\nsource.redis = { socket = "%s", password_file = "%s" }\n' % (full.at, t.write("pw", secret.encode(), 0o600))
         config = with_identity(t, configure(t, text))
         at = lambda scratch: dict(t.env, TMPDIR=scratch)
         run = lambda name, env, rc=(0, 1), config=config: t.kw("backup", "--job", name, "--config", config, env=env, rc=rc)
@@ -170,6 +173,11 @@ def test_backups(t):
         os.unlink(state + "/ballast")
         told = run("files", at(place.dir), 0, other)
         need("not recorded" not in told.said, told)
+        for top in (t.path("state"), state):
+            for there, _, names in os.walk(top):
+                for name in names:
+                    with open(os.path.join(there, name), "rb") as f:
+                        need(secret.encode() not in f.read(), "%s holds the password" % name)
 
 
 def test_a_database_server_without_room_is_dumped_whole(t):

@@ -1,5 +1,5 @@
 """Files read from a snapshot of their file system: LVM and ZFS by stand-ins that keep volumes as directories, and the real ones where this kernel has them."""
-import os, subprocess, time
+import os, sqlite3, subprocess, time
 
 from harness import Skip, need, need_root, need_tools
 from topics.jobs import wait_for
@@ -105,6 +105,24 @@ def test_lvm_by_stand_ins(t):
     t.kw("backup", "--repo", t.path("repo"), "--view", "lvm:vg/data:" + t.path("data"), t.path("data"), env=env)
     with open(t.path("log")) as f:
         need("--size" not in f.read(), "a size was said")
+
+
+def test_databases_beside_a_view(t):
+    """What lies in the view is no running database; what lies elsewhere is in the same snapshot."""
+    namespaces()
+    env = stand_ins(t)
+    repo, data = t.repository(), t.path("data")
+    t.write("data/file", "before")
+    t.write("dev/vg/data/file", "before")
+    for path in (t.path("app.db"), data + "/app.db"):
+        sqlite3.connect(path).executescript("CREATE TABLE t (a); INSERT INTO t VALUES (1)")
+    view = "lvm:vg/data:" + data
+    run = t.kw("backup", "--repo", repo, "--view", view, "--source", "sqlite?database=%s/app.db" % data, data, env=env, rc=2)
+    need("in which nothing runs" in run.said and os.listdir(t.path("dev/vg")) == ["data"] and t.ids(repo) == [], run)
+    t.kw("backup", "--repo", repo, "--view", view, "--source", "sqlite?database=" + t.path("app.db"), data, env=env)
+    need(t.kw("dump", "--repo", repo, "latest", data + "/file").out == b"from-view\n" and os.listdir(t.path("dev/vg")) == ["data"], "the view was not read")
+    t.kw("restore", "--repo", repo, "--source", "sqlite", "--target", t.path("back.db"))
+    need(sqlite3.connect(t.path("back.db")).execute("SELECT a FROM t").fetchall() == [(1,)], "another database")
 
 
 def test_zfs_by_stand_ins(t):

@@ -117,8 +117,10 @@ fn is_apart(part: &Part<'_>, label: &str, parts: &[Part<'_>], found: &mut Found<
 /// The directory of a view; none when it is no view.
 fn origin(view: &str) -> Option<&str> {
     let is_name = |n: &str| !n.is_empty() && !n.starts_with('-') && !n.contains('@');
-    let is_volume =
-        |v: &str| v.split_once('/').is_some_and(|(g, n)| is_name(g) && is_name(n) && !n.contains('/'));
+    let is_volume = |v: &str| {
+        v.split_once('/')
+            .is_some_and(|(g, n)| is_name(g) && is_name(n) && !n.contains('/'))
+    };
     let is_size = |s: &str| s.starts_with(|c: char| c.is_ascii_digit());
     let words: Vec<&str> = view.split(':').collect();
     let origin = match &words[..] {
@@ -136,13 +138,18 @@ fn view(part: &Part<'_>, found: &mut Found<'_, '_>) {
         return;
     };
     if origin(text).is_none() {
-        let what = "it is btrfs:DIR, zfs:DATASET:DIR or lvm:GROUP/VOLUME:DIR[:SIZE], with an absolute DIR";
+        let what =
+            "it is btrfs:DIR, zfs:DATASET:DIR or lvm:GROUP/VOLUME:DIR[:SIZE], with an absolute DIR";
         found.fault(part.node, &part.path, "view", what);
     }
 }
 
 fn postgresql(part: &Part<'_>, found: &mut Found<'_, '_>) {
-    if part.node.text_at(&["format"]).is_some_and(|f| f != "custom") {
+    if part
+        .node
+        .text_at(&["format"])
+        .is_some_and(|f| f != "custom")
+    {
         let what = "databases are dumped in the format 'custom': that is what deduplicates and needs no scratch space; leave it out";
         found.fault(part.node, &part.path, "format", what);
     }
@@ -156,12 +163,7 @@ fn postgresql(part: &Part<'_>, found: &mut Found<'_, '_>) {
 fn server(part: &Part<'_>, found: &mut Found<'_, '_>) {
     let has = |key: &str| part.node.get(&[key]).is_some();
     match (has("socket"), has("host")) {
-        (true, true) => found.fault(
-            part.node,
-            &part.path,
-            "socket",
-            "give either it or a host",
-        ),
+        (true, true) => found.fault(part.node, &part.path, "socket", "give either it or a host"),
         (false, false) if part.node.is_whole() => {
             found.fault(part.node, &part.path, "", "give a socket or a host")
         }
@@ -172,7 +174,8 @@ fn server(part: &Part<'_>, found: &mut Found<'_, '_>) {
 fn qdrant(part: &Part<'_>, found: &mut Found<'_, '_>) {
     let whole = part.node.get(&["whole"]).and_then(Node::bool) == Some(true);
     if whole && !part.node.texts_at(&["collections"]).is_empty() {
-        let what = "a snapshot of the whole storage has all collections: give either it or collections";
+        let what =
+            "a snapshot of the whole storage has all collections: give either it or collections";
         found.fault(part.node, &part.path, "whole", what);
     }
 }

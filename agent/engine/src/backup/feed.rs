@@ -110,7 +110,7 @@ impl Shared<'_> {
                 });
             }
             drop(from_walk);
-            let collector = 
+            let collector =
                 scope.spawn(|| self.collect(sink, cache, &in_any_order, &permits, beside));
             let filter = Filter {
                 excludes: Patterns::new(&self.options.excludes).expect("checked before"),

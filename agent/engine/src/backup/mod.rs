@@ -6,7 +6,7 @@
 //!  │ with the cache    └────────────drafts─────────────┴──▶ sink: seal, pack, store, index
 //! ```
 //!
-//! Files whose inode, size, mtime and ctime are as in the local cache are taken over unread. Everything else is read by several threads; entries are put back in order
+//! Streams, when there are any, are read before the walk; beside files they are put among the entries by the collector. Files whose inode, size, mtime and ctime are as in the local cache are taken over unread. Everything else is read by several threads; entries are put back in order
 //! before they are recorded. When all packs and indexes are stored, the marks of `prune` are read again: if a pack that this snapshot relies on was marked
 //! meanwhile, the walk is repeated and what was in it is stored anew. The snapshot is written last, read back and compared.
 //!
@@ -198,7 +198,9 @@ pub enum BackupError {
     #[error("nothing to back up: {0}")]
     NoSources(String),
     /// The name of a stream.
-    #[error("'{0}' cannot be the name of a stream: give a relative path without '..', beside the files that are backed up")]
+    #[error(
+        "'{0}' cannot be the name of a stream: give a relative path without '..', beside the files that are backed up"
+    )]
     StreamName(String),
     /// The stream broke, or its source says that it is not whole.
     #[error("the stream '{name}' is not whole: {why}; no snapshot was made")]

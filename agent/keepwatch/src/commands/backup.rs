@@ -443,7 +443,8 @@ impl Source {
 fn must_be_apart(services: &[Service], paths: &[PathBuf]) -> Result<(), Failure> {
     for service in services {
         let place = Path::new("/").join(&service.label);
-        let is_in = |p: &&PathBuf| p.starts_with(&place) || (p.parent().is_none() && place.exists());
+        let is_in =
+            |p: &&PathBuf| p.starts_with(&place) || (p.parent().is_none() && place.exists());
         if let Some(path) = paths.iter().find(is_in) {
             return Err(Failure::usage(format!(
                 "the dumps of '{}' would stand in {} of the snapshot, where files of {} stand; no snapshot was made",
