@@ -78,7 +78,7 @@ class Maria:
 
     def __init__(self, place):
         self.home, self.dump = os.path.join(place.dir, "db"), shutil.which("mariadb-dump")
-        os.mkdir(self.home)
+        os.makedirs(self.home, exist_ok=True)
         give(self.home, "mysql")
         self.socket = self.home + "/s"
         user = "mysql" if is_root() else pwd.getpwuid(os.geteuid()).pw_name

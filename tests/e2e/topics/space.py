@@ -241,3 +241,24 @@ def test_restores(t):
             run = t.kw("restore", "--repo", repo, "--tag", tag, *args, few + "/x", rc=1)
             has_room_for_nothing(run.said, few)
             need(not os.path.exists(few + "/x") and len(os.listdir(few)) <= 1, os.listdir(few))
+
+
+def test_mariadb_without_room(t):
+    """A dump only reads; what is restored into it is told, and what is there stays."""
+    need_tools("mariadbd", "mariadb-install-db", "mariadb-dump", "mariadb")
+    private()
+    repo = t.repository()
+    with Place() as place:
+        disk = small(os.path.join(place.dir, "db"), "260m")
+        maria = Maria(place)
+        maria.sql("CREATE DATABASE app")
+        maria.sql("CREATE TABLE app.t AS SELECT seq i, repeat(md5(seq), 8) a FROM app.seq_1_to_60000")
+        before = maria.sql("CHECKSUM TABLE app.t")
+        dump = lambda: t.js("backup", "--repo", repo, "--source", "mysql?socket=%s&user=root&database=app&globals=false" % maria.socket, env=dict(t.env, TMPDIR=t.dir))
+        first = dump()
+        fill(disk, 6 << 20)
+        run = t.kw("restore", "--repo", repo, "--source", "mysql", "--socket", maria.socket, "--user", "root", "--no-globals", "--database", "app=again", first["snapshot"], rc=1)
+        has_room_for_nothing(run.said, maria.socket)
+        need(maria.sql("CHECKSUM TABLE app.t") == before and "again" not in maria.sql("SHOW DATABASES"), "a half database stays")
+        fill(disk)
+        need(dump()["outcome"] == "succeeded" and maria.sql("CHECKSUM TABLE app.t") == before, "the dump of a server without room")

@@ -486,7 +486,7 @@ mod tests {
                 Some("whole"),
                 None,
                 vec![format!(
-                    "backup {disk} --host=web1 --as-job=whole --compression=3 --source=postgresql?server=%2Frun%2Fpostgresql&port=5432&user=postgres&database=app --source=redis?socket=%2Frun%2Fr.sock --exclude=*.log --exclude-caches /srv/app"
+                    "backup {disk} --host=web1 --as-job=whole --compression=3 --source=postgresql?server=/run/postgresql&port=5432&user=postgres&database=app --source=redis?socket=/run/r.sock --exclude=*.log --exclude-caches /srv/app /more"
                 )],
             ),
             (
