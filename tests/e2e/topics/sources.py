@@ -38,6 +38,10 @@ class Place:
         for p in self.processes:
             p.kill()
             p.wait()
+        with open("/proc/self/mounts") as f:
+            mounted = [line.split()[1] for line in f]
+        for place in reversed([m for m in mounted if m.startswith(self.dir + "/")]):
+            subprocess.run(["umount", "--lazy", place], capture_output=True)
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
