@@ -186,6 +186,7 @@ fn judge(record: &RunRecord, ending: &Ending, document: Option<&Value>, rules: &
 /// What stands in an error's sentence, and the class that it means. The first that fits counts; the sentences are ours.
 const WORDS: &[(&str, ErrorClass)] = &[
     ("no space left", ErrorClass::Space),
+    ("not enough space", ErrorClass::Space),
     ("quota exceeded", ErrorClass::Space),
     ("file too large", ErrorClass::Space),
     ("another prune", ErrorClass::Lock),

@@ -281,6 +281,18 @@ source.command = { argv = ["/bin/pg_dump", "-Fc"], filename = "db.dump" }
 repositories = ["disk"]
 source.postgresql = { databases = ["app"] }
 
+[backups.whole]
+repositories = ["disk"]
+
+[[backups.whole.source.several.parts]]
+paths = { include = ["/srv/app"], exclude = ["*.log"] }
+
+[[backups.whole.source.several.parts]]
+postgresql = { databases = ["app"] }
+
+[[backups.whole.source.several.parts]]
+redis = { socket = "/run/r.sock" }
+
 [backups.off]
 enable = false
 repositories = ["disk"]
