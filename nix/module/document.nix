@@ -38,15 +38,28 @@ let
       }
     );
 
-  hook = name: text: if text == "" then null else [ "${pkgs.writeShellScript "keepwatch-${name}" "set -euo pipefail\n${text}"}" ];
+  hook =
+    name: text:
+    if text == "" then
+      null
+    else
+      [ "${pkgs.writeShellScript "keepwatch-${name}" "set -euo pipefail\n${text}"}" ];
 
   # What only the module knows becomes what the agent knows.
   part =
     s:
     if s ? redis then
-      { redis = removeAttrs s.redis [ "server" ] // { socket = redisSocket s.redis; }; }
+      {
+        redis = removeAttrs s.redis [ "server" ] // {
+          socket = redisSocket s.redis;
+        };
+      }
     else if s ? command then
-      { command = s.command // { path = map (p: "${lib.getBin p}/bin") s.command.path; }; }
+      {
+        command = s.command // {
+          path = map (p: "${lib.getBin p}/bin") s.command.path;
+        };
+      }
     else
       s;
   source =
@@ -58,7 +71,11 @@ let
   redisSocket =
     redis:
     if redis.server != null then
-      toString (config.services.redis.servers.${redis.server} or { unixSocket = "/run/redis-${redis.server}/redis.sock"; }).unixSocket
+      toString
+        (config.services.redis.servers.${redis.server} or {
+          unixSocket = "/run/redis-${redis.server}/redis.sock";
+        }
+        ).unixSocket
     else
       redis.socket;
 
@@ -111,7 +128,8 @@ let
   document = lib.recursiveUpdate cfg.settings (lib.filterAttrs (_: v: v != { }) typed);
   toml = ''
     # Made by the NixOS module. `keepwatch config show` says what is in effect.
-  '' + k.toml document;
+  ''
+  + k.toml document;
   plain = pkgs.writeText "keepwatch.toml" toml;
 in
 {

@@ -60,7 +60,10 @@
   RestrictRealtime = true;
   RestrictSUIDSGID = true;
   # AF_UNIX: the journal, the bus, sockets of databases.
-  RestrictAddressFamilies = [ "AF_UNIX" ] ++ lib.optionals (network || loopback) [
+  RestrictAddressFamilies = [
+    "AF_UNIX"
+  ]
+  ++ lib.optionals (network || loopback) [
     "AF_INET"
     "AF_INET6"
   ];

@@ -29,7 +29,9 @@ in
         let
           agent = config.services.keepwatch;
         in
-        lib.optional (agent.enable or false && agent.metrics.enable) "${agent.metrics.listenAddress}:${toString agent.metrics.port}";
+        lib.optional (
+          agent.enable or false && agent.metrics.enable
+        ) "${agent.metrics.listenAddress}:${toString agent.metrics.port}";
       defaultText = lib.literalMD "the agent of this host";
       example = [
         "web1.example.org:9847"
@@ -123,7 +125,9 @@ in
       "alertname"
       "instance"
     ] "Alerts that are alike in these are told together.";
-    repeatInterval = opt k.duration "4h" "After how long a person is told again; critical alerts after an hour.";
+    repeatInterval =
+      opt k.duration "4h"
+        "After how long a person is told again; critical alerts after an hour.";
     deadManSwitch.urlFile = k.file ''
       A URL of somebody elsewhere (healthchecks.io and the like) who is told every five minutes that alerts still arrive, and raises the
       alarm when they do not.

@@ -9,7 +9,12 @@ let
     };
     inherit recipients;
   };
-  keepwatch = more: { services.keepwatch = { enable = true; } // more; };
+  keepwatch = more: {
+    services.keepwatch = {
+      enable = true;
+    }
+    // more;
+  };
   with' = more: keepwatch ({ repositories.disk = disk; } // more);
 in
 {
@@ -266,7 +271,9 @@ in
   "a drill with a server of its own" = {
     modules = [
       (keepwatch {
-        repositories.disk = disk // { identityFile = "/run/secrets/identity"; };
+        repositories.disk = disk // {
+          identityFile = "/run/secrets/identity";
+        };
         backups.vectors.source.qdrant = { };
         drills.vectors = {
           backup = "vectors";
@@ -363,7 +370,9 @@ in
   "a drill has the identity, a scratch directory, and its databases" = {
     modules = [
       (keepwatch {
-        repositories.disk = disk // { identityFile = "/run/secrets/identity"; };
+        repositories.disk = disk // {
+          identityFile = "/run/secrets/identity";
+        };
         backups.app.source.postgresql = { };
         drills.app = {
           backup = "app";
@@ -553,7 +562,7 @@ in
     has.alertmanager = [
       ''"bot_token_file":"/run/credentials/alertmanager.service/keepwatch-phone-bot-token"''
       ''"url_file":"/run/credentials/alertmanager.service/keepwatch-dead-man-url"''
-      ''a$$b@example.org''
+      "a$$b@example.org"
       ''"repeat_interval":"1h"''
     ];
     has.credentials = [
