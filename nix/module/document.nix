@@ -28,11 +28,20 @@ let
     "createWrapper"
   ];
 
+  # A unit that was not given the identity does without.
+  identityOf =
+    name: r:
+    lib.findFirst (file: file != null) null (
+      [ r.identityFile ]
+      ++ map (c: if c.from == name then c.identityFile else null) (lib.attrValues cfg.copies)
+    );
+
   repository =
     name: r:
     k.document "repository-${name}" (
       removeAttrs r [ "units" ]
       // {
+        identityFile = identityOf name r;
         prune = removeAttrs (scheduled r.prune) unitOptions;
         verify = removeAttrs (scheduled r.verify) unitOptions;
       }
@@ -101,7 +110,9 @@ let
     logging = { inherit (cfg.logging) level format; };
     repositories = lib.mapAttrs repository cfg.repositories;
     backups = lib.mapAttrs backup cfg.backups;
-    copies = section "copy" unitOptions (lib.mapAttrs (_: scheduled) cfg.copies);
+    copies = section "copy" (unitOptions ++ [ "identityFile" ]) (
+      lib.mapAttrs (_: scheduled) cfg.copies
+    );
     drills = section "drill" unitOptions (lib.mapAttrs (_: scheduled) cfg.drills);
     checks = section "check" [ ] cfg.checks;
     restarts = section "restart" [ ] cfg.restarts;

@@ -1,7 +1,8 @@
 # One service and one timer for each backup, prune, verify, copy and drill.
 #
 # A run is `keepwatch backup --job NAME`: what it does stands in the configuration, its secrets are credentials of its unit, and a person
-# can start the unit by hand. The identity, which can read backups, is a credential of drills and restores, and of copies, which open everything between repositories with different keys.
+# can start the unit by hand. The identity, which can read backups, is a credential of drills and restores alone, and of copies whose own
+# option says so: between repositories with different keys everything is opened, between twins nothing is.
 {
   config,
   lib,
@@ -68,6 +69,7 @@ let
       command = {
         # Nobody knows what it does.
         network = true;
+        multicast = true;
         runsOthers = true;
       };
     }
@@ -81,7 +83,7 @@ let
       any = name: lib.any (s: s.${name} or false) all;
       each = name: lib.unique (lib.concatMap (s: s.${name} or [ ]) all);
     in
-    lib.genAttrs [ "network" "readsHomes" "readsTmp" "runsOthers" ] any
+    lib.genAttrs [ "multicast" "network" "readsHomes" "readsTmp" "runsOthers" ] any
     // lib.genAttrs [ "capabilities" "groups" ] each;
 
   servicesOfPart =
@@ -174,9 +176,12 @@ let
           c.from
           c.to
         ];
-        # Between repositories with different keys everything is opened.
-        withIdentity = true;
       };
+      # The repository's own identity is for drills and restores. The one exception is said by the copy itself: its repositories have
+      # different keys, so that everything is opened and sealed anew.
+      secrets = lib.optional (
+        c.identityFile != null
+      ) "${k.credential "repository-${c.from}" "identityFile"}:${toString c.identityFile}";
       inherit (c) onFailure serviceConfig unitConfig;
     });
 

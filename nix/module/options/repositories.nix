@@ -108,8 +108,8 @@ in
               null, they lie in `/var/lib/keepwatch/writer-keys/‹name›.key`, where `initialize` puts them.
             '';
             identityFile = k.file ''
-              An identity that can read. Only drills, restores, and verifying or copying what is inside need it, and only their units get it;
-              a host that does none of these should not have it.
+              An identity that can read. Drills and restores need it, and only their units get it; a host that does neither should not
+              have it. A copy has an option of its own.
             '';
             initialize = opt types.bool true ''
               Create the repository before its first backup when it is absent, and this host's writer key with it. Done once: a repository
@@ -172,6 +172,11 @@ in
             backups = opt (types.listOf (
               k.nameOf "a backup"
             )) [ ] "Only snapshots of these backups; of all when it is empty.";
+            identityFile = k.file ''
+              An identity that opens the repository copied from. Not needed, and so not given, where both have the same keys (the second was
+              made by `keepwatch init --from` the first): then what is encrypted is copied as it is. Between repositories with different keys
+              everything is opened and sealed anew; that is the one reason to set it, better on another machine than one that writes backups.
+            '';
             retry = opt kinds.retry { } "How often and when a run that failed is tried again.";
             timeout = opt k.duration "12h" "A run that lasts longer is ended.";
             unit = generated name "copy";

@@ -236,6 +236,38 @@ in
     has.toml = [ ''socket = "/run/redis-cache/redis.sock"'' ];
   };
 
+  "a daemon that asks through sockets of groups" = {
+    modules = [
+      (keepwatch {
+        checks = {
+          one.probe.redis.target = "unix:/run/redis-one/redis.sock";
+          two.probe.redis.target = "unix:/run/redis-two/redis.sock";
+          database.probe.postgresql = { };
+          far.probe.http.url = "https://example.org/";
+        };
+        notifications = {
+          receivers.phone.telegram = {
+            botTokenFile = "/run/secrets/bot";
+            chatId = 5;
+          };
+          defaultReceiver = "phone";
+        };
+      })
+      {
+        services.postgresql.enable = true;
+        services.redis.servers.one.enable = true;
+        services.redis.servers.two.enable = true;
+      }
+    ];
+    has."keepwatch.service" = [
+      "SupplementaryGroups=redis-one\nSupplementaryGroups=redis-two\n"
+      # All hosts, and no group of hosts.
+      "IPAddressDeny=any\n"
+      "IPAddressAllow=192.0.0.0/3\n"
+    ];
+    lacks."keepwatch.service" = [ "IPAddressAllow=224" ];
+  };
+
   "several sources in one snapshot: each has its secrets, all have what any of them needs" = {
     modules = [
       (with' {
@@ -420,6 +452,70 @@ in
       "ReadWritePaths=-/mnt/backup/web1"
     ];
     lacks."keepwatch-backup-home.service" = [ "/run/secrets" ];
+    # Twins are copied as they are.
+    identities = [ ];
+    lacks.toml = [ "identity_file" ];
+  };
+
+  "the identity is where it is needed: drills, restores, and a copy that says so" = {
+    modules = [
+      (keepwatch {
+        repositories = {
+          disk = disk // {
+            identityFile = "/run/secrets/identity";
+          };
+          other = {
+            backend.local = {
+              path = "/mnt/other/web1";
+              requireMount = "/mnt/other";
+            };
+            inherit recipients;
+          };
+          far = {
+            backend.s3 = {
+              bucket = "b";
+              credentialsFile = "/run/secrets/aws";
+            };
+            inherit recipients;
+            writerKeyFile = "/run/secrets/far-writer";
+          };
+        };
+        defaults.repositories = [ "disk" ];
+        backups.home.source.paths.include = [ "/home" ];
+        backups.app.source.postgresql = { };
+        backups.elsewhere = {
+          source.paths.include = [ "/srv" ];
+          repositories = [ "other" ];
+        };
+        checks.web.probe.http.url = "http://127.0.0.1/";
+        drills.home = {
+          backup = "home";
+          target.directory = { };
+        };
+        # Of two with the same keys, and of two with different ones.
+        copies.twin = {
+          from = "disk";
+          to = "far";
+        };
+        copies.sealed-anew = {
+          from = "other";
+          to = "far";
+          identityFile = "/run/secrets/identity-of-other";
+        };
+      })
+      { services.postgresql.enable = true; }
+    ];
+    identities = [
+      "keepwatch-copy-sealed-anew.service repository-other-identity:/run/secrets/identity-of-other"
+      "keepwatch-drill-home.service repository-disk-identity:/run/secrets/identity"
+      "keepwatch-restore-app.service repository-disk-identity:/run/secrets/identity"
+      "keepwatch-restore-home.service repository-disk-identity:/run/secrets/identity"
+    ];
+    has.toml = [ ''identity_file = "credential:repository-other-identity"'' ];
+    lacks.toml = [
+      "credential:copy-"
+      "/run/secrets"
+    ];
   };
 
   "the daemon has the secrets of checks, messages and its endpoint" = {
