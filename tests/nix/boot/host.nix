@@ -189,7 +189,7 @@ import ../eval.nix {
           refused = {
             from = "disk";
             to = "mounted";
-            backups = [ "files" ];
+            backups = [ "daily" ];
             startAt = null;
           };
         };
