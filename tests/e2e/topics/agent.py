@@ -482,6 +482,7 @@ def test_a_job_in_s3_and_what_it_asked(t):
             need(puts >= 3 and d.metric('keepwatch_repository_requests_total{repository="far",operation="get"}') >= 1, puts)
             need(d.metric('keepwatch_repository_sent_bytes_total{repository="far"}') > 1000, "bytes")
             need(d.metric('keepwatch_repository_request_errors_total{repository="far",reason="retried"}') == 0, "none failed")
+            need(d.metric('keepwatch_repository_request_errors_total{repository="far",reason="failed"}') == 0, "none was given up")
             need(d.metric('keepwatch_repository_reachable{repository="far"}') == 1.0, "reachable")
             need(d.metric('keepwatch_verification_last_successful{repository="far"}') == 1.0, "verified")
             d.stop()

@@ -7,7 +7,7 @@
 //! spooled meanwhile is imported when it answers again. Runs whose process is gone are written down as lost here, too.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use keepwatch_catalog::facts::Sign;
 use keepwatch_catalog::recorder::Recorder;
@@ -102,7 +102,11 @@ pub async fn run(parts: Parts, mut stop: Stop) {
         }
         let asked = begun.elapsed();
         looks
-            .complete(&scene.loaded.config, &mut found.repositories)
+            .complete(
+                &scene.loaded.config,
+                &mut found.repositories,
+                SystemTime::now(),
+            )
             .await;
         if was_away && answers {
             tracing::info!("the catalog answers again");
