@@ -4,6 +4,8 @@
   acl,
   age,
   attr,
+  b3sum,
+  btrfs-progs,
   cargo,
   clippy,
   debootstrap,
@@ -12,6 +14,7 @@
   libcap,
   libfaketime,
   mariadb,
+  nix,
   nixfmt,
   openssh,
   openssl,
@@ -27,6 +30,7 @@
   sqlite,
   strace,
   systemd,
+  util-linux,
   versitygw,
   yq-go,
   zstd,
@@ -43,6 +47,8 @@ mkShell {
     acl
     age
     attr
+    b3sum
+    btrfs-progs
     jq
     libcap
     libfaketime
@@ -69,7 +75,9 @@ mkShell {
     # Units in a container.
     debootstrap
     systemd
+    util-linux
     # Nix files.
+    nix
     nixfmt
   ];
   # The shell brings all of it.

@@ -485,6 +485,21 @@ def test_a_job_in_s3_and_what_it_asked(t):
             need(d.metric('keepwatch_repository_request_errors_total{repository="far",reason="failed"}') == 0, "none was given up")
             need(d.metric('keepwatch_repository_reachable{repository="far"}') == 1.0, "reachable")
             need(d.metric('keepwatch_verification_last_successful{repository="far"}') == 1.0, "verified")
+            # Runs that fail say what they asked, too: one that ends in the middle, one whose first request is not answered.
+            errors = lambda reason: d.metric('keepwatch_repository_request_errors_total{repository="far",reason="%s"}' % reason)
+            broken = {"action": {"do": "answer", "status": 400, "code": "InvalidArgument"}}
+            s3.control(s, "rules", [
+                {"on": ["put"], "times": 3, "action": {"do": "answer", "status": 500, "code": "InternalError"}},
+                {"on": ["put"], "key": "packs/", **broken}])
+            t.write("src/a/more", t.noise(400_000))
+            d.kw("backup", "--job", "home", rc=1)
+            until("a failed run is counted", lambda: errors("retried") >= 3 and errors("failed") >= 1, seconds=25)
+            before = errors("failed"), d.metric('keepwatch_repository_requests_total{repository="far",operation="get"}')
+            s3.control(s, "rules", method="DELETE")
+            s3.control(s, "rules", [{"on": ["get"], "key": "config", **broken}])
+            document = d.kw("verify", "--repository", "far", rc=1)
+            until("so is one that did not get far", lambda: errors("failed") > before[0], seconds=25)
+            need(d.metric('keepwatch_repository_requests_total{repository="far",operation="get"}') > before[1], document)
             d.stop()
         finally:
             d.kill()

@@ -4,6 +4,7 @@ import json, os, pathlib, re, shlex, shutil, signal, subprocess, time
 
 from harness import Skip, need, need_root, need_tools
 from monitoring import ROOT, Alertmanager, DeadMan, Prometheus, Smtp, Telegram, Web, free_port, running, until
+from topics import dashboards
 
 CONFIG = """
 host = "web1"
@@ -142,7 +143,7 @@ def test_messages_arrive_once_and_are_taken_back(t):
     hooks = []
     hook = Web(lambda method, path, body: (hooks.append((path, json.loads(body))), (200, "{}"))[1])
     host = Host(t, agent)
-    began, marks = time.monotonic(), []
+    began, clock, marks = time.monotonic(), time.time(), []
     mark = lambda what: marks.append("%s at %d s" % (what, time.monotonic() - began))
     manager = Alertmanager(t, telegram, smtp, dead_man, "http://127.0.0.1:%d/hook" % hook.port)
     prometheus = Prometheus(t, [("keepwatch", agent, "web1")], manager.port, HURRY)
@@ -201,6 +202,8 @@ def test_messages_arrive_once_and_are_taken_back(t):
         need("shop.service on web1 stays down: restarts are used up" in gave_up["text"] and "keepwatch reset shop.service" in gave_up["text"], gave_up)
         need(not telegram.about("is over") and not telegram.about("✅"), telegram.seen)
 
+        # What the dashboards say of restarts, asked while there are some.
+        dashboards.answered_under_systemd(prometheus, clock)
         mark("given up")
         # --- mended: what the runbooks say ---
         os.remove(host.path("broken"))
