@@ -10,6 +10,7 @@
   clippy,
   debootstrap,
   gcc,
+  go,
   jq,
   libcap,
   libfaketime,
@@ -41,6 +42,7 @@ mkShell {
     cargo
     clippy
     gcc
+    go
     rustc
     rustfmt
     # To compare with, and to damage.

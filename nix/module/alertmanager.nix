@@ -52,9 +52,11 @@ let
       ];
       ntfy.webhook_configs = [
         {
-          # ntfy makes the text itself.
-          url = "${r.ntfy.baseUrl}/${r.ntfy.topic}?template=alertmanager";
-          # A few say as much as hundreds; ntfy takes 4 KiB.
+          # ntfy makes the text itself, by these templates. What it brings itself writes more than it takes (4096 bytes) of a few alerts.
+          url =
+            "${r.ntfy.baseUrl}/${r.ntfy.topic}?template=yes&priority=${toString r.ntfy.priority}"
+            + "&title=${lib.escapeURL files.ntfyTitle}&message=${lib.escapeURL files.ntfyMessage}";
+          # A few say as much as hundreds; the templates count on it.
           max_alerts = 5;
           send_resolved = true;
           http_config = lib.optionalAttrs (r.ntfy.tokenFile != null) {

@@ -106,6 +106,7 @@ in
             baseUrl = opt types.str "https://ntfy.sh" "The server, version 2.14 or later.";
             topic = need types.str "The topic. It stands in the store; one that must stay secret goes into a `webhook.urlFile`.";
             tokenFile = k.file "An access token.";
+            priority = opt (types.ints.between 1 5) 4 "How loud: 1 hardly, 3 as usual, 5 urgent.";
           } "A topic of ntfy.";
         }
       );

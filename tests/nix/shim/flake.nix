@@ -31,6 +31,7 @@
             "clippy"
             "debootstrap"
             "gcc"
+            "go"
             "installShellFiles"
             "jq"
             "libcap"
