@@ -458,6 +458,13 @@ def test_a_repository_that_vanishes_is_noticed(t):
         until("seen", lambda: d.metric(series) == 1.0, seconds=25)
         need(d.metric('keepwatch_repository_available_bytes{repository="disk"}') > 0, "room")
         need(d.metric('keepwatch_backup_last_successful{backup="home",repository="disk"}') == 1.0, "the run")
+        # Marks of a prune that came no further: one of now, one that two more prunes should have carried out.
+        marks = 'keepwatch_repository_locks{repository="disk"}', 'keepwatch_repository_stale_locks{repository="disk"}'
+        need([d.metric(m) for m in marks] == [0, 0], "none yet")
+        for name, days in (("a", 14), ("b", 16)):
+            mark = t.write("disk/marks/" + name * 64, b"x")
+            os.utime(mark, (time.time() - days * 86400,) * 2)
+        until("both are seen", lambda: [d.metric(m) for m in marks] == [2, 1], seconds=25)
         os.rename(t.path("disk"), t.path("away"))
         until("missed", lambda: d.metric(series) == 0.0, seconds=25)
         d.stop()

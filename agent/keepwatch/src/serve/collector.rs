@@ -7,7 +7,7 @@
 //! spooled meanwhile is imported when it answers again. Runs whose process is gone are written down as lost here, too.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use keepwatch_catalog::facts::Sign;
 use keepwatch_catalog::recorder::Recorder;
@@ -23,7 +23,7 @@ use super::collect::{self, Answers, Collected, collector};
 use super::local::Looks;
 use super::scene::{Scene, Stop};
 use super::{host, proofs, quiet};
-use crate::told;
+use crate::{clock, told};
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(10);
@@ -102,11 +102,7 @@ pub async fn run(parts: Parts, mut stop: Stop) {
         }
         let asked = begun.elapsed();
         looks
-            .complete(
-                &scene.loaded.config,
-                &mut found.repositories,
-                SystemTime::now(),
-            )
+            .complete(&scene.loaded.config, &mut found.repositories, clock::now())
             .await;
         if was_away && answers {
             tracing::info!("the catalog answers again");

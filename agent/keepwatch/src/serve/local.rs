@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use keepwatch_config::sections::repositories::{self, Backend};
 use keepwatch_config::{Config, longest_gap};
 use keepwatch_expose::facts::Repository;
+use keepwatch_model::time::Moment;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -30,7 +31,7 @@ struct Seen {
 
 impl Looks {
     /// Completes the rows of local repositories. One that nobody ever saw there is not made yet, which is no fault.
-    pub async fn complete(&mut self, config: &Config, rows: &mut [Repository], now: SystemTime) {
+    pub async fn complete(&mut self, config: &Config, rows: &mut [Repository], now: Moment) {
         self.0
             .retain(|name, _| config.repositories.contains_key(name));
         for row in rows {
@@ -77,10 +78,12 @@ impl Looks {
 }
 
 /// From before when no mark should be left: two prunes were due since its grace period ended. Unknown where this host prunes by hand only.
-fn due(declared: &repositories::Repository, now: SystemTime) -> Option<SystemTime> {
+fn due(declared: &repositories::Repository, now: Moment) -> Option<SystemTime> {
     let prune = &declared.prune;
     let every = longest_gap(&prune.start_at).filter(|_| prune.enable)?;
-    now.checked_sub(prune.grace_delete.saturating_add(every.saturating_mul(2)))
+    let now = Duration::from_nanos(u64::try_from(now.unix_nanos()).ok()?);
+    (SystemTime::UNIX_EPOCH + now)
+        .checked_sub(prune.grace_delete.saturating_add(every.saturating_mul(2)))
 }
 
 fn fill(row: &mut Repository, seen: Standing) {
