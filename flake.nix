@@ -44,7 +44,9 @@
 
       checks = eachSystem (pkgs: import ./nix/checks.nix { inherit self pkgs; });
 
-      devShells = eachSystem (pkgs: { default = pkgs.callPackage ./nix/shell.nix { }; });
+      devShells = eachSystem (pkgs: {
+        default = pkgs.callPackage ./nix/shell.nix { };
+      });
 
       formatter = eachSystem (pkgs: pkgs.nixfmt-tree);
     };

@@ -33,7 +33,9 @@ let
 in
 {
   inherit package;
-  clippy = linted "clippy" [ pkgs.clippy ] "cargo clippy --workspace --all-targets --offline -- -D warnings";
+  clippy = linted "clippy" [
+    pkgs.clippy
+  ] "cargo clippy --workspace --all-targets --offline -- -D warnings";
   fmt = linted "fmt" [ pkgs.rustfmt ] "cargo fmt --all --check";
 
   options-doc = pkgs.runCommandLocal "keepwatch-options-doc-is-current" { } ''
@@ -41,10 +43,14 @@ in
   '';
 
   alerts = pkgs.runCommandLocal "keepwatch-alerts" { nativeBuildInputs = [ pkgs.prometheus.cli ]; } ''
-    for file in ${lib.concatMapStringsSep " " (n: "${files.ruleFile n}") files.ruleGroups}; do promtool check rules "$file"; done
+    for file in ${
+      lib.concatMapStringsSep " " (n: "${files.ruleFile n}") files.ruleGroups
+    }; do promtool check rules "$file"; done
     touch $out
   '';
 }
 // lib.mapAttrs' (file: _: lib.nameValuePair "vm-${lib.removeSuffix ".nix" file}" (machine file)) (
-  lib.filterAttrs (file: type: type == "regular" && lib.hasSuffix ".nix" file) (builtins.readDir tests)
+  lib.filterAttrs (file: type: type == "regular" && lib.hasSuffix ".nix" file) (
+    builtins.readDir tests
+  )
 )

@@ -29,7 +29,9 @@ let
 
   # The parts of `source.several` have the options of `source` again.
   isAgain = o: lib.hasInfix ".several.parts.*." o.name;
-  list = lib.filter (o: o.visible && !o.internal && !isAgain o) (lib.optionAttrSetToDocList options.services.keepwatch);
+  list = lib.filter (o: o.visible && !o.internal && !isAgain o) (
+    lib.optionAttrSetToDocList options.services.keepwatch
+  );
   # `backups.<name>.startAt`
   path = o: lib.drop 2 o.loc;
 
@@ -88,13 +90,20 @@ let
     [ "alertmanager" ]
     [ "grafana" ]
   ];
-  isUnder = section: o: lib.take (lib.length section) (path o) == section && lib.length (path o) > lib.length section;
-  sectionOf = o: lib.foldl' (found: s: if isUnder s o && lib.length s >= lib.length found then s else found) [ ] sections;
+  isUnder =
+    section: o:
+    lib.take (lib.length section) (path o) == section && lib.length (path o) > lib.length section;
+  sectionOf =
+    o:
+    lib.foldl' (
+      found: s: if isUnder s o && lib.length s >= lib.length found then s else found
+    ) [ ] sections;
 
   line = text: lib.replaceStrings [ "\n" "|" ] [ " " "\\|" ] (lib.trim text);
   code = text: "`${line text}`";
   literal = v: if v._type or "" == "literalMD" then line v.text else code v.text;
-  squeezed = text: lib.concatStringsSep " " (lib.filter (word: word != "") (lib.splitString " " (line text)));
+  squeezed =
+    text: lib.concatStringsSep " " (lib.filter (word: word != "") (lib.splitString " " (line text)));
   default =
     o:
     if o ? default then
@@ -106,7 +115,11 @@ let
       "–"
     else
       "**required**";
-  row = section: o: "| ${code (lib.concatStringsSep "." (lib.drop (lib.length section) (path o)))} | ${line o.type} | ${default o} | ${line (o.description.text or (toString o.description))} |\n";
+  row =
+    section: o:
+    "| ${code (lib.concatStringsSep "." (lib.drop (lib.length section) (path o)))} | ${line o.type} | ${default o} | ${
+      line (o.description.text or (toString o.description))
+    } |\n";
 
   text =
     section:
@@ -119,7 +132,9 @@ let
 
       ## `${title}`
 
-      ${lib.optionalString (own != null) "${line (own.description.text or (toString own.description))}\n\n"}| option | type | default | what it is for |
+      ${
+        lib.optionalString (own != null) "${line (own.description.text or (toString own.description))}\n\n"
+      }| option | type | default | what it is for |
       |---|---|---|---|
     ''
     + lib.concatMapStrings (row section) rows;

@@ -4,14 +4,18 @@
   acl,
   age,
   attr,
+  b3sum,
+  btrfs-progs,
   cargo,
   clippy,
   debootstrap,
   gcc,
+  go,
   jq,
   libcap,
   libfaketime,
   mariadb,
+  nix,
   nixfmt,
   openssh,
   openssl,
@@ -27,6 +31,7 @@
   sqlite,
   strace,
   systemd,
+  util-linux,
   versitygw,
   yq-go,
   zstd,
@@ -37,12 +42,15 @@ mkShell {
     cargo
     clippy
     gcc
+    go
     rustc
     rustfmt
     # To compare with, and to damage.
     acl
     age
     attr
+    b3sum
+    btrfs-progs
     jq
     libcap
     libfaketime
@@ -69,7 +77,9 @@ mkShell {
     # Units in a container.
     debootstrap
     systemd
+    util-linux
     # Nix files.
+    nix
     nixfmt
   ];
   # The shell brings all of it.

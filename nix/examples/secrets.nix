@@ -41,9 +41,7 @@ in
         s3-access-key.file = ./s3-access-key.age;
         s3-secret-key.file = ./s3-secret-key.age;
       };
-      services.keepwatch.repositories.far =
-        repository config.age.secrets.s3-access-key.path
-          config.age.secrets.s3-secret-key.path;
+      services.keepwatch.repositories.far = repository config.age.secrets.s3-access-key.path config.age.secrets.s3-secret-key.path;
     };
 
   # Files that somebody puts there, mode 0400, owner root.

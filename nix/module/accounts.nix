@@ -19,30 +19,28 @@ let
   );
   stops = lib.unique (lib.concatMap (b: b.stopUnits) backups);
   # `reboot` is a start of this unit.
-  starts = lib.optional (lib.any (r: r.allowReboot && lib.elem "reboot" r.escalation) rules) "reboot.target";
+  starts = lib.optional (lib.any (
+    r: r.allowReboot && lib.elem "reboot" r.escalation
+  ) rules) "reboot.target";
   awake = lib.any (b: b.inhibitsSleep) backups;
 
-  allowed =
-    lib.foldl'
-      (
-        all: unit:
-        all
-        // {
-          ${unit} = lib.unique (
-            lib.optionals (lib.elem unit restarts) [
-              "restart"
-              "reset-failed"
-            ]
-            ++ lib.optionals (lib.elem unit stops) [
-              "stop"
-              "start"
-            ]
-            ++ lib.optional (lib.elem unit starts) "start"
-          );
-        }
-      )
-      { }
-      (restarts ++ stops ++ starts);
+  allowed = lib.foldl' (
+    all: unit:
+    all
+    // {
+      ${unit} = lib.unique (
+        lib.optionals (lib.elem unit restarts) [
+          "restart"
+          "reset-failed"
+        ]
+        ++ lib.optionals (lib.elem unit stops) [
+          "stop"
+          "start"
+        ]
+        ++ lib.optional (lib.elem unit starts) "start"
+      );
+    }
+  ) { } (restarts ++ stops ++ starts);
 
   manage = ''
     polkit.addRule(function (action, subject) {

@@ -52,9 +52,11 @@ let
       ];
       ntfy.webhook_configs = [
         {
-          # ntfy makes the text itself.
-          url = "${r.ntfy.baseUrl}/${r.ntfy.topic}?template=alertmanager";
-          # A few say as much as hundreds; ntfy takes 4 KiB.
+          # ntfy makes the text itself, by these templates. What it brings itself writes more than it takes (4096 bytes) of a few alerts.
+          url =
+            "${r.ntfy.baseUrl}/${r.ntfy.topic}?template=yes&priority=${toString r.ntfy.priority}"
+            + "&title=${lib.escapeURL files.ntfyTitle}&message=${lib.escapeURL files.ntfyMessage}";
+          # A few say as much as hundreds; the templates count on it.
           max_alerts = 5;
           send_resolved = true;
           http_config = lib.optionalAttrs (r.ntfy.tokenFile != null) {
@@ -66,7 +68,9 @@ let
     .${k.tagOf r};
 
   site = pkgs.writeText "site.tmpl" ''
-    {{ define "keepwatch.dashboard" }}${lib.optionalString (cfg.grafanaUrl != null) "Dashboard: ${cfg.grafanaUrl}{{ . }}"}{{ end }}
+    {{ define "keepwatch.dashboard" }}${
+      lib.optionalString (cfg.grafanaUrl != null) "Dashboard: ${cfg.grafanaUrl}{{ . }}"
+    }{{ end }}
   '';
   templates = files.templates ++ [ site ];
 
@@ -107,7 +111,8 @@ let
     }
     // given {
       group_wait = if r.severity == "critical" then "10s" else null;
-      repeat_interval = if r.repeatInterval == null && r.severity == "critical" then "1h" else r.repeatInterval;
+      repeat_interval =
+        if r.repeatInterval == null && r.severity == "critical" then "1h" else r.repeatInterval;
     };
 
   mutes = source: target: equal: {
@@ -117,19 +122,27 @@ let
   };
   # A label that both lack counts as equal, and an alert that is muted never says that it is over: therefore few.
   inhibitRules = [
-    (mutes [ ''alertname=~"KeepwatchDown|KeepwatchAbsent"'' ] [ ''alertname=~"Keepwatch.+"'' ''alertname!~"KeepwatchDown|KeepwatchAbsent"'' ] [ "instance" ])
-    (mutes [ ''severity="critical"'' ''alertname=~"Keepwatch.+"'' ] [ ''severity=~"warning|info"'' ''alertname=~"Keepwatch.+"'' ] [
-      "alertname"
-      "instance"
-      "check"
-      "backup"
-      "repository"
-      "unit"
-    ])
-    (mutes [ ''alertname="KeepwatchUnitRestartGaveUp"'' ] [ ''alertname=~"KeepwatchUnitRestartLoop|KeepwatchUnitRestartFailed"'' ] [
-      "instance"
-      "unit"
-    ])
+    (mutes [
+      ''alertname=~"KeepwatchDown|KeepwatchAbsent"''
+    ] [ ''alertname=~"Keepwatch.+"'' ''alertname!~"KeepwatchDown|KeepwatchAbsent"'' ] [ "instance" ])
+    (mutes [ ''severity="critical"'' ''alertname=~"Keepwatch.+"'' ]
+      [ ''severity=~"warning|info"'' ''alertname=~"Keepwatch.+"'' ]
+      [
+        "alertname"
+        "instance"
+        "check"
+        "backup"
+        "repository"
+        "unit"
+      ]
+    )
+    (mutes [ ''alertname="KeepwatchUnitRestartGaveUp"'' ]
+      [ ''alertname=~"KeepwatchUnitRestartLoop|KeepwatchUnitRestartFailed"'' ]
+      [
+        "instance"
+        "unit"
+      ]
+    )
     (mutes [ ''alertname="KeepwatchRepositoryUnreachable"'' ]
       [ ''alertname=~"KeepwatchBackupFailed|KeepwatchRepositoryErrors|KeepwatchRepositoryStaleLock"'' ]
       [
@@ -137,10 +150,13 @@ let
         "repository"
       ]
     )
-    (mutes [ ''alertname="KeepwatchBackupNeverSucceeded"'' ] [ ''alertname="KeepwatchBackupFailed"'' ] [
-      "instance"
-      "backup"
-    ])
+    (mutes [ ''alertname="KeepwatchBackupNeverSucceeded"'' ]
+      [ ''alertname="KeepwatchBackupFailed"'' ]
+      [
+        "instance"
+        "backup"
+      ]
+    )
   ];
 
   # Alertmanager's module sends the file through envsubst.
@@ -155,10 +171,12 @@ let
     else
       value;
 
-  known = path: names: map (name: {
-    assertion = cfg.receivers ? ${name};
-    message = "services.keepwatch.alertmanager.${path}: there is no receiver \"${name}\" (known: ${lib.concatStringsSep ", " (lib.attrNames cfg.receivers)}).";
-  }) names;
+  known =
+    path: names:
+    map (name: {
+      assertion = cfg.receivers ? ${name};
+      message = "services.keepwatch.alertmanager.${path}: there is no receiver \"${name}\" (known: ${lib.concatStringsSep ", " (lib.attrNames cfg.receivers)}).";
+    }) names;
 in
 {
   config = lib.mkMerge [
@@ -188,8 +206,9 @@ in
             }
           ) cfg.receivers
         );
-      warnings = lib.optional (cfg.defaultReceiver == null && cfg.routes == [ ])
-        "services.keepwatch.alertmanager: nobody is told anything; set defaultReceiver.";
+      warnings = lib.optional (
+        cfg.defaultReceiver == null && cfg.routes == [ ]
+      ) "services.keepwatch.alertmanager: nobody is told anything; set defaultReceiver.";
 
       services.prometheus.alertmanager = {
         enable = true;

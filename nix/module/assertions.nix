@@ -14,7 +14,12 @@ let
 
   # ---- names -------------------------------------------------------------------------------------------------------------------------------
 
-  listed = values: if values == { } then "there is none" else "known: ${lib.concatStringsSep ", " (lib.attrNames values)}";
+  listed =
+    values:
+    if values == { } then
+      "there is none"
+    else
+      "known: ${lib.concatStringsSep ", " (lib.attrNames values)}";
   known =
     path: what: values: names:
     map (name: {
@@ -35,13 +40,13 @@ let
 
   # ---- backups -----------------------------------------------------------------------------------------------------------------------------
 
-  keepsSomething =
-    r:
-    lib.any (v: v != null && v != 0 && v != [ ]) (lib.attrValues r);
+  keepsSomething = r: lib.any (v: v != null && v != 0 && v != [ ]) (lib.attrValues r);
 
-  inside = root: path: path == root || root == "/" || lib.hasPrefix "${lib.removeSuffix "/" root}/" path;
+  inside =
+    root: path: path == root || root == "/" || lib.hasPrefix "${lib.removeSuffix "/" root}/" path;
   # In doubt a pattern leaves the place out: what it means in full is the engine's to say.
-  excludes = patterns: path: lib.any (p: lib.hasInfix "*" p || lib.hasInfix p path || inside p path) patterns;
+  excludes =
+    patterns: path: lib.any (p: lib.hasInfix "*" p || lib.hasInfix p path || inside p path) patterns;
 
   ofPart =
     path: part:
@@ -53,7 +58,8 @@ let
     {
       postgresql = [
         {
-          assertion = s.passwordFile != null || s.host != "/run/postgresql" || config.services.postgresql.enable or false;
+          assertion =
+            s.passwordFile != null || s.host != "/run/postgresql" || config.services.postgresql.enable or false;
           message = "${at}.${path}.postgresql: peer authentication needs a server on this host, and services.postgresql.enable is false; switch it on, or give host and passwordFile.";
         }
       ];
@@ -70,7 +76,9 @@ let
         }
         {
           assertion = s.server == null || (config.services.redis.servers or { }) ? ${s.server};
-          message = "${at}.${path}.redis.server: there is no services.redis.servers.\"${toString s.server}\" (${listed (config.services.redis.servers or { })}).";
+          message = "${at}.${path}.redis.server: there is no services.redis.servers.\"${toString s.server}\" (${
+            listed (config.services.redis.servers or { })
+          }).";
         }
       ];
       container = [
@@ -164,7 +172,9 @@ let
       r = cfg.repositories.${d.repository} or null;
     in
     backups "drills.${name}.backup" [ d.backup ]
-    ++ lib.optionals (cfg.backups ? ${d.backup}) (repositories "drills.${name}.repository" [ d.repository ])
+    ++ lib.optionals (cfg.backups ? ${d.backup}) (
+      repositories "drills.${name}.repository" [ d.repository ]
+    )
     ++ checks "drills.${name}.quietChecks" d.quietChecks
     ++ [
       {
@@ -193,7 +203,9 @@ let
   ofCheck =
     name: c:
     checks "checks.${name}.dependsOn" c.dependsOn
-    ++ lib.optionals (c.probe ? group) (checks "checks.${name}.probe.group.members" c.probe.group.members)
+    ++ lib.optionals (c.probe ? group) (
+      checks "checks.${name}.probe.group.members" c.probe.group.members
+    )
     ++ [
       {
         assertion = c.timeout == null || seconds c.timeout < seconds c.interval;
@@ -209,15 +221,20 @@ let
         message = "${at}.restarts.\"${unit}\".escalation: it reboots the host; set allowReboot = true, or take that step out.";
       }
     ]
-    ++ lib.concatMap (s: lib.optionals (s ? command) (known "restarts.\"${unit}\".escalation" "command" cfg.commands [ s.command ])) (
-      lib.filter builtins.isAttrs r.escalation
-    );
+    ++ lib.concatMap (
+      s:
+      lib.optionals (s ? command) (
+        known "restarts.\"${unit}\".escalation" "command" cfg.commands [ s.command ]
+      )
+    ) (lib.filter builtins.isAttrs r.escalation);
 
   ofNotifications =
     let
       n = cfg.notifications;
     in
-    receivers "notifications.defaultReceiver" (lib.optional (n.defaultReceiver != null) n.defaultReceiver)
+    receivers "notifications.defaultReceiver" (
+      lib.optional (n.defaultReceiver != null) n.defaultReceiver
+    )
     ++ lib.concatMap (
       r:
       receivers "notifications.routes" [ r.receiver ]
@@ -238,16 +255,22 @@ let
     || config.systemd.services ? ${service}
     || (lib.hasInfix "@" service && config.systemd.services ? ${template});
 
-  lacks = path: unit: lib.optional (!hasUnit unit) "${at}.${path}: the unit ${unit} is not declared in systemd.services; if it comes from a package all is well, else it is a slip.";
+  lacks =
+    path: unit:
+    lib.optional (!hasUnit unit)
+      "${at}.${path}: the unit ${unit} is not declared in systemd.services; if it comes from a package all is well, else it is a slip.";
 
-  tells = name: lib.any (word: lib.hasInfix word (lib.toLower name)) [
-    "password"
-    "secret"
-    "token"
-    "apikey"
-    "api_key"
-    "passphrase"
-  ] && !lib.hasSuffix "file" (lib.toLower name);
+  tells =
+    name:
+    lib.any (word: lib.hasInfix word (lib.toLower name)) [
+      "password"
+      "secret"
+      "token"
+      "apikey"
+      "api_key"
+      "passphrase"
+    ]
+    && !lib.hasSuffix "file" (lib.toLower name);
   secrets =
     path: value:
     if builtins.isAttrs value then
@@ -257,7 +280,9 @@ let
           here = "${path}.${name}";
         in
         if builtins.isString v && tells name then
-          [ "${here}: secrets do not belong into the configuration, which everybody on the host can read; name a file by ${name}_file." ]
+          [
+            "${here}: secrets do not belong into the configuration, which everybody on the host can read; name a file by ${name}_file."
+          ]
         else
           secrets here v
       ) value
@@ -268,9 +293,14 @@ let
 
   warnings =
     each (
-      name: c: lib.optionals (c.onFailure.restartUnit != null) (lacks "checks.${name}.onFailure.restartUnit" c.onFailure.restartUnit)
+      name: c:
+      lib.optionals (c.onFailure.restartUnit != null) (
+        lacks "checks.${name}.onFailure.restartUnit" c.onFailure.restartUnit
+      )
     ) (enabled cfg.checks)
-    ++ each (name: b: lib.concatMap (lacks "backups.${name}.stopUnits") b.stopUnits) (enabled cfg.backups)
+    ++ each (name: b: lib.concatMap (lacks "backups.${name}.stopUnits") b.stopUnits) (
+      enabled cfg.backups
+    )
     ++ each (
       name: r:
       let
@@ -278,14 +308,28 @@ let
       in
       lib.optional (s3 != null && s3.accessKeyIdFile == null && s3.credentialsFile == null)
         "${at}.repositories.${name}.backend.s3: no credentials are named, so those of the machine are used (instance role); else give accessKeyIdFile and secretAccessKeyFile."
-      ++ lib.optional (r.backend ? local && r.backend.local.requireMount == null && cfg.copies == { } && lib.length (lib.attrNames cfg.repositories) == 1)
-        "${at}.repositories.${name}.backend.local: the only repository lies on this host's own disk and is lost with it; put it on another disk (requireMount), or copy it elsewhere (${at}.copies)."
+      ++
+        lib.optional
+          (
+            r.backend ? local
+            && r.backend.local.requireMount == null
+            && cfg.copies == { }
+            && lib.length (lib.attrNames cfg.repositories) == 1
+          )
+          "${at}.repositories.${name}.backend.local: the only repository lies on this host's own disk and is lost with it; put it on another disk (requireMount), or copy it elsewhere (${at}.copies)."
     ) cfg.repositories
-    ++ lib.optional (
-      cfg.metrics.enable && cfg.metrics.unixSocket == null && !isLoopback cfg.metrics.listenAddress && cfg.metrics.bearerTokenFile == null
-    ) "${at}.metrics.listenAddress: other hosts can read which services run here and how they are; set bearerTokenFile, or listen on 127.0.0.1."
-    ++ lib.optional (cfg.metrics.openFirewall && isLoopback cfg.metrics.listenAddress)
-      "${at}.metrics.openFirewall: nobody can reach ${cfg.metrics.listenAddress} from outside; set listenAddress."
+    ++
+      lib.optional
+        (
+          cfg.metrics.enable
+          && cfg.metrics.unixSocket == null
+          && !isLoopback cfg.metrics.listenAddress
+          && cfg.metrics.bearerTokenFile == null
+        )
+        "${at}.metrics.listenAddress: other hosts can read which services run here and how they are; set bearerTokenFile, or listen on 127.0.0.1."
+    ++
+      lib.optional (cfg.metrics.openFirewall && isLoopback cfg.metrics.listenAddress)
+        "${at}.metrics.openFirewall: nobody can reach ${cfg.metrics.listenAddress} from outside; set listenAddress."
     ++ secrets "${at}.settings" cfg.settings;
 in
 {

@@ -13,7 +13,9 @@ let
 
   secrets =
     lib.concatLists (lib.mapAttrsToList (name: k.credentials "check-${name}") cfg.checks)
-    ++ lib.concatLists (lib.mapAttrsToList (name: k.credentials "receiver-${name}") cfg.notifications.receivers)
+    ++ lib.concatLists (
+      lib.mapAttrsToList (name: k.credentials "receiver-${name}") cfg.notifications.receivers
+    )
     ++ k.credentials "notify" (removeAttrs cfg.notifications [ "receivers" ])
     ++ k.credentials "metrics" cfg.metrics
     ++ k.credentials "catalog" cfg.catalog;
@@ -22,15 +24,19 @@ let
   asks = kind: lib.any (p: p ? ${kind}) probes;
   # What a check reads may lie in a home, and so may a repository, which the daemon looks at.
   paths =
-    lib.concatMap (p: lib.optional (p ? disk) p.disk.path ++ lib.optional (p ? sqlite) p.sqlite.path) probes
-    ++ lib.concatMap (r: lib.optional (r.backend ? local) r.backend.local.path) (lib.attrValues cfg.repositories);
+    lib.concatMap (
+      p: lib.optional (p ? disk) p.disk.path ++ lib.optional (p ? sqlite) p.sqlite.path
+    ) probes
+    ++ lib.concatMap (r: lib.optional (r.backend ? local) r.backend.local.path) (
+      lib.attrValues cfg.repositories
+    );
   inHomes = lib.any (path: lib.hasPrefix "/home" path || lib.hasPrefix "/root" path) paths;
   redisGroups = lib.unique (
     lib.concatMap (
       server:
-      lib.optional (
-        lib.any (p: p ? redis && p.redis.target == "unix:${toString server.unixSocket}") probes
-      ) server.group
+      lib.optional (lib.any (
+        p: p ? redis && p.redis.target == "unix:${toString server.unixSocket}"
+      ) probes) server.group
     ) (lib.attrValues (config.services.redis.servers or { }))
   );
 in

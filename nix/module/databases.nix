@@ -9,7 +9,9 @@ let
   k = import ./lib.nix { inherit lib; };
   cfg = config.services.keepwatch;
   enabled = lib.filterAttrs (_: v: v.enable);
-  parts = lib.concatMap (b: map (p: p.part) (k.partsOf "" b.source)) (lib.attrValues (enabled cfg.backups));
+  parts = lib.concatMap (b: map (p: p.part) (k.partsOf "" b.source)) (
+    lib.attrValues (enabled cfg.backups)
+  );
   sources = kind: lib.catAttrs kind parts;
   probes = kind: lib.catAttrs kind (map (c: c.probe) (lib.attrValues (enabled cfg.checks)));
   targets = kind: lib.catAttrs kind (map (d: d.target) (lib.attrValues (enabled cfg.drills)));
@@ -28,7 +30,8 @@ let
   readsMysql =
     hasMysql
     && (
-      lib.any (v: isOwn v && v.host == null && v.socket != null) (sources "mysql") || lib.any byTarget (probes "mysql")
+      lib.any (v: isOwn v && v.host == null && v.socket != null) (sources "mysql")
+      || lib.any byTarget (probes "mysql")
     );
 
   catalog = cfg.catalog.database.postgresql or { createLocally = false; };
@@ -60,7 +63,9 @@ in
       path = [ config.services.postgresql.package ];
       enableDefaultPath = false;
       script = ''
-        psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --port=${toString (config.services.postgresql.settings.port or 5432)} --dbname=postgres <<'SQL'
+        psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --port=${
+          toString (config.services.postgresql.settings.port or 5432)
+        } --dbname=postgres <<'SQL'
         DO $$ BEGIN CREATE ROLE ${role} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
         GRANT pg_monitor TO ${role};
         ${lib.optionalString reads ''
@@ -79,7 +84,9 @@ in
         User = "postgres";
         Group = "postgres";
       }
-      // removeAttrs (import ./hardening.nix { inherit lib; } { network = false; }) [ "SupplementaryGroups" ];
+      // removeAttrs (import ./hardening.nix { inherit lib; } { network = false; }) [
+        "SupplementaryGroups"
+      ];
     };
 
     services.mysql = lib.mkIf readsMysql {

@@ -28,25 +28,47 @@ let
     "createWrapper"
   ];
 
+  # A unit that was not given the identity does without.
+  identityOf =
+    name: r:
+    lib.findFirst (file: file != null) null (
+      [ r.identityFile ]
+      ++ map (c: if c.from == name then c.identityFile else null) (lib.attrValues cfg.copies)
+    );
+
   repository =
     name: r:
     k.document "repository-${name}" (
       removeAttrs r [ "units" ]
       // {
+        identityFile = identityOf name r;
         prune = removeAttrs (scheduled r.prune) unitOptions;
         verify = removeAttrs (scheduled r.verify) unitOptions;
       }
     );
 
-  hook = name: text: if text == "" then null else [ "${pkgs.writeShellScript "keepwatch-${name}" "set -euo pipefail\n${text}"}" ];
+  hook =
+    name: text:
+    if text == "" then
+      null
+    else
+      [ "${pkgs.writeShellScript "keepwatch-${name}" "set -euo pipefail\n${text}"}" ];
 
   # What only the module knows becomes what the agent knows.
   part =
     s:
     if s ? redis then
-      { redis = removeAttrs s.redis [ "server" ] // { socket = redisSocket s.redis; }; }
+      {
+        redis = removeAttrs s.redis [ "server" ] // {
+          socket = redisSocket s.redis;
+        };
+      }
     else if s ? command then
-      { command = s.command // { path = map (p: "${lib.getBin p}/bin") s.command.path; }; }
+      {
+        command = s.command // {
+          path = map (p: "${lib.getBin p}/bin") s.command.path;
+        };
+      }
     else
       s;
   source =
@@ -58,7 +80,11 @@ let
   redisSocket =
     redis:
     if redis.server != null then
-      toString (config.services.redis.servers.${redis.server} or { unixSocket = "/run/redis-${redis.server}/redis.sock"; }).unixSocket
+      toString
+        (config.services.redis.servers.${redis.server} or {
+          unixSocket = "/run/redis-${redis.server}/redis.sock";
+        }
+        ).unixSocket
     else
       redis.socket;
 
@@ -84,7 +110,9 @@ let
     logging = { inherit (cfg.logging) level format; };
     repositories = lib.mapAttrs repository cfg.repositories;
     backups = lib.mapAttrs backup cfg.backups;
-    copies = section "copy" unitOptions (lib.mapAttrs (_: scheduled) cfg.copies);
+    copies = section "copy" (unitOptions ++ [ "identityFile" ]) (
+      lib.mapAttrs (_: scheduled) cfg.copies
+    );
     drills = section "drill" unitOptions (lib.mapAttrs (_: scheduled) cfg.drills);
     checks = section "check" [ ] cfg.checks;
     restarts = section "restart" [ ] cfg.restarts;
@@ -111,7 +139,8 @@ let
   document = lib.recursiveUpdate cfg.settings (lib.filterAttrs (_: v: v != { }) typed);
   toml = ''
     # Made by the NixOS module. `keepwatch config show` says what is in effect.
-  '' + k.toml document;
+  ''
+  + k.toml document;
   plain = pkgs.writeText "keepwatch.toml" toml;
 in
 {

@@ -20,6 +20,9 @@ in
   ruleFile = name: alerts + "/${name}.yml";
   dashboards = inDirectory boards ".json";
   dashboard = name: boards + "/${name}.json";
+  # Templates that ntfy renders.
+  ntfyTitle = lib.fileContents (alerts + "/alertmanager/ntfy-title.txt");
+  ntfyMessage = lib.fileContents (alerts + "/alertmanager/ntfy-message.txt");
   # Texts of messages. What differs from site to site (`site.tmpl`) is made of options.
   templates = map (name: alerts + "/alertmanager/${name}.tmpl") (
     lib.remove "site" (inDirectory (alerts + "/alertmanager") ".tmpl")

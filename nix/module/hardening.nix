@@ -18,6 +18,8 @@
   network ? true,
   # Whether it talks to itself by addresses of 127.0.0.0/8.
   loopback ? false,
+  # Whether it may talk to many hosts at once, as programs of others do.
+  multicast ? false,
   # Groups besides its own, such as that of a server's socket.
   groups ? [ ],
   # Changes owners of files, so that it must see all users.
@@ -60,13 +62,32 @@
   RestrictRealtime = true;
   RestrictSUIDSGID = true;
   # AF_UNIX: the journal, the bus, sockets of databases.
-  RestrictAddressFamilies = [ "AF_UNIX" ] ++ lib.optionals (network || loopback) [
+  RestrictAddressFamilies = [
+    "AF_UNIX"
+  ]
+  ++ lib.optionals (network || loopback) [
     "AF_INET"
     "AF_INET6"
   ];
   PrivateNetwork = !network;
-  IPAddressDeny = lib.optional (!network) "any";
-  IPAddressAllow = lib.optional (!network && loopback) "localhost";
+  # Only single hosts are asked and answered. What is allowed counts more than what is denied, so it is all but 224.0.0.0/4 and ff00::/8.
+  IPAddressDeny = lib.optional (!network || !multicast) "any";
+  IPAddressAllow =
+    lib.optional (!network && loopback) "localhost"
+    ++ lib.optionals (network && !multicast) [
+      "0.0.0.0/1"
+      "128.0.0.0/2"
+      "192.0.0.0/3"
+      "240.0.0.0/4"
+      "::/1"
+      "8000::/2"
+      "c000::/3"
+      "e000::/4"
+      "f000::/5"
+      "f800::/6"
+      "fc00::/7"
+      "fe00::/8"
+    ];
   SystemCallArchitectures = "native";
   SystemCallFilter = [
     "@system-service"

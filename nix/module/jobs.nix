@@ -1,7 +1,8 @@
 # One service and one timer for each backup, prune, verify, copy and drill.
 #
 # A run is `keepwatch backup --job NAME`: what it does stands in the configuration, its secrets are credentials of its unit, and a person
-# can start the unit by hand. The identity, which can read backups, is a credential of drills and restores, and of copies, which open everything between repositories with different keys.
+# can start the unit by hand. The identity, which can read backups, is a credential of drills and restores alone, and of copies whose own
+# option says so: between repositories with different keys everything is opened, between twins nothing is.
 {
   config,
   lib,
@@ -40,8 +41,10 @@ let
           # Files of everybody are read, none is written.
           capabilities = [ "CAP_DAC_READ_SEARCH" ];
           # What a list that is read at run time names is not known here.
-          readsHomes = part.paths.includeFrom != null || lib.any (p: within "/home" p || within "/root" p) all;
-          readsTmp = part.paths.includeFrom != null || lib.any (p: within "/tmp" p || within "/var/tmp" p) all;
+          readsHomes =
+            part.paths.includeFrom != null || lib.any (p: within "/home" p || within "/root" p) all;
+          readsTmp =
+            part.paths.includeFrom != null || lib.any (p: within "/tmp" p || within "/var/tmp" p) all;
         };
       postgresql.network = isRemoteHost part.postgresql.host;
       mysql.network = isRemoteHost part.mysql.host;
@@ -53,7 +56,8 @@ let
       redis = {
         network = part.redis.host != null;
         groups = lib.optional (part.redis.server != null) (
-          (config.services.redis.servers.${part.redis.server} or { group = "redis-${part.redis.server}"; }).group
+          (config.services.redis.servers.${part.redis.server} or { group = "redis-${part.redis.server}"; })
+          .group
         );
       };
       qdrant.network = true;
@@ -65,6 +69,7 @@ let
       command = {
         # Nobody knows what it does.
         network = true;
+        multicast = true;
         runsOthers = true;
       };
     }
@@ -78,7 +83,8 @@ let
       any = name: lib.any (s: s.${name} or false) all;
       each = name: lib.unique (lib.concatMap (s: s.${name} or [ ]) all);
     in
-    lib.genAttrs [ "network" "readsHomes" "readsTmp" "runsOthers" ] any // lib.genAttrs [ "capabilities" "groups" ] each;
+    lib.genAttrs [ "multicast" "network" "readsHomes" "readsTmp" "runsOthers" ] any
+    // lib.genAttrs [ "capabilities" "groups" ] each;
 
   servicesOfPart =
     part:
@@ -88,7 +94,10 @@ let
       redis = lib.optional (part.redis.server or null != null) "redis-${part.redis.server}.service";
       qdrant = [ "qdrant.service" ];
       container =
-        if part.container.engine == "docker" then [ "docker-${part.container.container}.service" ] else [ "podman-${part.container.container}.service" ];
+        if part.container.engine == "docker" then
+          [ "docker-${part.container.container}.service" ]
+        else
+          [ "podman-${part.container.container}.service" ];
     }
     .${k.tagOf part} or [ ];
   servicesOf = source: lib.unique (lib.concatMap (p: servicesOfPart p.part) (k.partsOf "" source));
@@ -167,9 +176,12 @@ let
           c.from
           c.to
         ];
-        # Between repositories with different keys everything is opened.
-        withIdentity = true;
       };
+      # The repository's own identity is for drills and restores. The one exception is said by the copy itself: its repositories have
+      # different keys, so that everything is opened and sealed anew.
+      secrets = lib.optional (
+        c.identityFile != null
+      ) "${k.credential "repository-${c.from}" "identityFile"}:${toString c.identityFile}";
       inherit (c) onFailure serviceConfig unitConfig;
     });
 
@@ -200,13 +212,15 @@ let
       sandbox = {
         network = runs && isRemoteHost postgresql.host;
         # A server of its own may compile queries, and may know no sockets but those of addresses.
-        runsOthers = lib.elem target [
-          "command"
-          "mysql"
-          "postgresql"
-          "qdrant"
-          "redis"
-        ] || d.expect.command != null;
+        runsOthers =
+          lib.elem target [
+            "command"
+            "mysql"
+            "postgresql"
+            "qdrant"
+            "redis"
+          ]
+          || d.expect.command != null;
         loopback = target == "qdrant";
         writes = lib.optional (path != null) path;
       };
@@ -270,14 +284,20 @@ let
     let
       repository = lib.head (b.repositories ++ [ "" ]);
       r = repositoryOf repository;
-      key = if r.writerKeyFile == null then "/var/lib/keepwatch/writer-keys/${repository}.key" else toString r.writerKeyFile;
+      key =
+        if r.writerKeyFile == null then
+          "/var/lib/keepwatch/writer-keys/${repository}.key"
+        else
+          toString r.writerKeyFile;
     in
     pkgs.writeShellScriptBin "keepwatch-${name}" ''
       # keepwatch with the repository ${repository} of the backup ${name}.
       if [ "''${1-}" = start ]; then
         exec ${lib.getExe' config.systemd.package "systemctl"} start keepwatch-backup-${name}.service
       fi
-      export KEEPWATCH_REPOSITORY=${lib.escapeShellArg (k.place (_: path: if path == null then null else toString path) r)}
+      export KEEPWATCH_REPOSITORY=${
+        lib.escapeShellArg (k.place (_: path: if path == null then null else toString path) r)
+      }
       if [ -e ${lib.escapeShellArg key} ]; then
         export KEEPWATCH_WRITER_KEY_FILE=${lib.escapeShellArg key}
       fi
@@ -300,9 +320,12 @@ in
     systemd.timers =
       let
         scheduled = lib.filterAttrs (_: v: v.startAt != null);
-        times = kind: delay: defaults: lib.mapAttrs' (
-          name: v: lib.nameValuePair "keepwatch-${kind}-${name}" (timer v.startAt delay defaults v.timerConfig)
-        );
+        times =
+          kind: delay: defaults:
+          lib.mapAttrs' (
+            name: v:
+            lib.nameValuePair "keepwatch-${kind}-${name}" (timer v.startAt delay defaults v.timerConfig)
+          );
         of = kind: lib.mapAttrs (_: r: r.${kind}) cfg.repositories;
       in
       times "backup" "15m" cfg.defaults.timerConfig (scheduled (enabled cfg.backups))
@@ -315,19 +338,23 @@ in
     systemd.tmpfiles.settings.keepwatch = lib.listToAttrs (
       lib.concatMap (
         r:
-        lib.optional (r.backend ? local && r.backend.local.createDirectory && r.backend.local.requireMount == null) (
-          lib.nameValuePair r.backend.local.path {
-            d = {
-              mode = "0700";
-              inherit (cfg) user group;
-            };
-          }
-        )
+        lib.optional
+          (r.backend ? local && r.backend.local.createDirectory && r.backend.local.requireMount == null)
+          (
+            lib.nameValuePair r.backend.local.path {
+              d = {
+                mode = "0700";
+                inherit (cfg) user group;
+              };
+            }
+          )
       ) (lib.attrValues cfg.repositories)
     );
 
     environment.systemPackages = lib.mapAttrsToList wrapper (
-      lib.filterAttrs (_: b: b.createWrapper && lib.all (r: repositoryOf r != null) b.repositories) (enabled cfg.backups)
+      lib.filterAttrs (_: b: b.createWrapper && lib.all (r: repositoryOf r != null) b.repositories) (
+        enabled cfg.backups
+      )
     );
   };
 }

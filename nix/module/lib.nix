@@ -28,7 +28,9 @@ let
       isTable = v: builtins.isAttrs v;
       here = lib.filterAttrs (_: v: !isTable v) value;
       below = lib.filterAttrs (_: isTable) value;
-      header = lib.optionalString (path != [ ] && (here != { } || below == { })) "[${lib.concatMapStringsSep "." key path}]\n";
+      header =
+        lib.optionalString (path != [ ] && (here != { } || below == { }))
+          "[${lib.concatMapStringsSep "." key path}]\n";
       lines = lib.concatStrings (lib.mapAttrsToList (name: v: "${key name} = ${inline v}\n") here);
       section = header + lines;
     in
@@ -58,49 +60,66 @@ rec {
   calendars = types.nullOr (types.either types.str (types.listOf types.str));
 
   # The name of something that is configured elsewhere; an assertion says which there are.
-  nameOf = what: types.str // {
-    description = "name of ${what}";
-    descriptionClass = "noun";
-  };
+  nameOf =
+    what:
+    types.str
+    // {
+      description = "name of ${what}";
+      descriptionClass = "noun";
+    };
 
   # ---- options -----------------------------------------------------------------------------------------------------------------------
 
-  opt = type: default: description: mkOption { inherit type default description; };
+  opt =
+    type: default: description:
+    mkOption { inherit type default description; };
   need = type: description: mkOption { inherit type description; };
-  maybe = type: description: mkOption {
-    type = types.nullOr type;
-    default = null;
-    inherit description;
-  };
-  file = description: mkOption {
-    type = secret;
-    default = null;
-    example = "/run/secrets/keepwatch";
-    description = description + " A path outside the Nix store; systemd hands its content to the unit.";
-  };
-  needFile = description: mkOption {
-    type = types.externalPath;
-    example = "/run/secrets/keepwatch";
-    description = description + " A path outside the Nix store; systemd hands its content to the unit.";
-  };
+  maybe =
+    type: description:
+    mkOption {
+      type = types.nullOr type;
+      default = null;
+      inherit description;
+    };
+  file =
+    description:
+    mkOption {
+      type = secret;
+      default = null;
+      example = "/run/secrets/keepwatch";
+      description = description + " A path outside the Nix store; systemd hands its content to the unit.";
+    };
+  needFile =
+    description:
+    mkOption {
+      type = types.externalPath;
+      example = "/run/secrets/keepwatch";
+      description = description + " A path outside the Nix store; systemd hands its content to the unit.";
+    };
   # A table of options.
-  sub = options: description: mkOption {
-    type = types.submodule { inherit options; };
-    default = { };
-    inherit description;
-  };
+  sub =
+    options: description:
+    mkOption {
+      type = types.submodule { inherit options; };
+      default = { };
+      inherit description;
+    };
   # One of several kinds, each a table of options.
-  kind = options: description: mkOption {
-    type = types.submodule { inherit options; };
-    inherit description;
-  };
+  kind =
+    options: description:
+    mkOption {
+      type = types.submodule { inherit options; };
+      inherit description;
+    };
 
   # ---- from options to the document --------------------------------------------------------------------------------------------------
 
   snake =
     name:
     lib.concatStrings (
-      map (c: if builtins.match "[A-Z]" c != null then "_" + lib.toLower c else c) (lib.stringToCharacters name)
+      map (c: if builtins.match "[A-Z]" c != null then "_" + lib.toLower c else c) (
+        lib.stringToCharacters name
+      )
     );
   kebab = name: lib.replaceStrings [ "_" ] [ "-" ] (snake name);
 
@@ -224,6 +243,7 @@ rec {
 
   # Words for ExecStart=. `%` and `$` mean nothing there, except `%d` where `credentialsIn` is meant.
   words = lib.concatMapStringsSep " " (
-    word: lib.replaceStrings [ "%" "$" "@CREDENTIALS@" ] [ "%%" "$$" "%d" ] (builtins.toJSON (toString word))
+    word:
+    lib.replaceStrings [ "%" "$" "@CREDENTIALS@" ] [ "%%" "$$" "%d" ] (builtins.toJSON (toString word))
   );
 }

@@ -10,11 +10,13 @@ let
   cfg = config.services.keepwatch.prometheus;
 
   credential = "keepwatch-token";
-  changed = name: file: pkgs.runCommandLocal "keepwatch-${name}.yml" { nativeBuildInputs = [ pkgs.yq-go ]; } ''
-    cp ${file} $out
-    chmod +w $out
-    ${lib.concatStrings (lib.mapAttrsToList change cfg.rules)}
-  '';
+  changed =
+    name: file:
+    pkgs.runCommandLocal "keepwatch-${name}.yml" { nativeBuildInputs = [ pkgs.yq-go ]; } ''
+      cp ${file} $out
+      chmod +w $out
+      ${lib.concatStrings (lib.mapAttrsToList change cfg.rules)}
+    '';
   # A rule of another file is left alone; that none has it is said below.
   change =
     alert: r:
@@ -26,12 +28,16 @@ let
       edit "del(${select})"
     else
       lib.optionalString (r.for != null) (edit ''(${select} | .for) = "${r.for}"'')
-      + lib.optionalString (r.severity != null) (edit ''(${select} | .labels.severity) = "${r.severity}"'');
+      + lib.optionalString (r.severity != null) (
+        edit ''(${select} | .labels.severity) = "${r.severity}"''
+      );
 
   # Fails the build when a change names an alert that no file has.
   known = pkgs.runCommandLocal "keepwatch-alerts-known" { } ''
     for alert in ${lib.escapeShellArgs (lib.attrNames cfg.rules)}; do
-      grep -qE "alert: ['\"]?$alert['\"]?\$" ${lib.concatMapStringsSep " " (n: "${files.ruleFile n}") cfg.ruleGroups} || {
+      grep -qE "alert: ['\"]?$alert['\"]?\$" ${
+        lib.concatMapStringsSep " " (n: "${files.ruleFile n}") cfg.ruleGroups
+      } || {
         echo "services.keepwatch.prometheus.rules.$alert: there is no such alert in the groups that are used" >&2
         exit 1
       }

@@ -18,7 +18,9 @@ let
     let
       repository = readable b;
       r = repositoryOf repository;
-      secret = option: path: if path == null then null else "@CREDENTIALS@/${k.credential "repository-${repository}" option}";
+      secret =
+        option: path:
+        if path == null then null else "@CREDENTIALS@/${k.credential "repository-${repository}" option}";
       uses = ofRepositories {
         names = [ repository ];
         withIdentity = true;

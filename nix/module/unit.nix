@@ -20,7 +20,9 @@ rec {
       withIdentity ? false,
     }:
     let
-      known = lib.filter (r: r.value != null) (map (name: lib.nameValuePair name (repositoryOf name)) names);
+      known = lib.filter (r: r.value != null) (
+        map (name: lib.nameValuePair name (repositoryOf name)) names
+      );
       locals = lib.filter (r: r ? local) (map (r: r.value.backend) known);
     in
     {
@@ -37,11 +39,15 @@ rec {
       network = lib.any (r: r.value.backend ? s3) known;
       inHomes = lib.any (r: within "/home" r.local.path || within "/root" r.local.path) locals;
       inTmp = lib.any (r: within "/tmp" r.local.path || within "/var/tmp" r.local.path) locals;
-      directories = map (r: "keepwatch-directory-${r.name}.service") (lib.filter (r: needsDirectory r.value) known);
+      directories = map (r: "keepwatch-directory-${r.name}.service") (
+        lib.filter (r: needsDirectory r.value) known
+      );
     };
 
   # Whether one of the two lies in the other.
-  within = root: path: path == "/" || path == root || lib.hasPrefix "${root}/" path || lib.hasPrefix "${path}/" root;
+  within =
+    root: path:
+    path == "/" || path == root || lib.hasPrefix "${root}/" path || lib.hasPrefix "${path}/" root;
 
   # On a disk that is mounted; elsewhere systemd-tmpfiles makes it.
   needsDirectory =

@@ -271,7 +271,8 @@ class Alertmanager(Program):
         put(r"^  smtp_auth_.*\n", "", 2)
         put("smtp_require_tls: true", "smtp_require_tls: false")
         put(r"^( +)chat_id: .*", r"\1chat_id: -1001234567890\n\1api_url: %s" % telegram.url, 2)
-        secrets = {"telegram-token": TOKEN, "dead-man-url": dead_man.url, "webhook-url": webhook, "ntfy-url": webhook + "/ntfy", "ntfy-token": "tk"}
+        ntfy = webhook + "/ntfy?" + (ROOT / "alerts/alertmanager/ntfy-url.txt").read_text().strip().partition("?")[2]
+        secrets = {"telegram-token": TOKEN, "dead-man-url": dead_man.url, "webhook-url": webhook, "ntfy-url": ntfy, "ntfy-token": "tk"}
         for name, value in secrets.items():
             path = t.write("secrets/" + name, value)
             inline = {"telegram-token": ("bot_token_file", "bot_token"), "ntfy-token": ("credentials_file", "credentials")}.get(name, ("url_file", "url"))

@@ -14,8 +14,7 @@ if bad != null then
 else
   {
     good = lib.mapAttrs (
-      _: case:
-      removeAttrs case [ "modules" ] // { result = evaluate case.modules; }
+      _: case: removeAttrs case [ "modules" ] // { result = evaluate case.modules; }
     ) good;
     bad = lib.mapAttrs (_: case: case.message) (import ./cases/bad.nix);
     examples = lib.mapAttrs (_: module: evaluate [ module ]) examples;
@@ -23,9 +22,13 @@ else
       let
         pkgs = import ./pkgs-stub.nix { inherit lib; };
         utils = import ./utils-stub.nix { inherit lib; };
-        inherit (lib.evalModules { modules = [ (import ./stubs.nix { inherit lib pkgs utils; }) ]; }) options;
+        inherit (lib.evalModules { modules = [ (import ./stubs.nix { inherit lib pkgs utils; }) ]; })
+          options
+          ;
       in
-      map (o: { inherit (o) name type; }) (lib.filter (o: !lib.hasPrefix "_module" o.name) (lib.optionAttrSetToDocList options));
+      map (o: { inherit (o) name type; }) (
+        lib.filter (o: !lib.hasPrefix "_module" o.name) (lib.optionAttrSetToDocList options)
+      );
     options =
       let
         system = lib.evalModules {

@@ -19,7 +19,12 @@ let
   };
   inherit (system) config;
   failed = map (a: a.message) (lib.filter (a: !a.assertion) config.assertions);
-  checked = value: if strict && failed != [ ] then throw "Failed assertions:\n${lib.concatMapStrings (m: "- ${m}\n") failed}" else value;
+  checked =
+    value:
+    if strict && failed != [ ] then
+      throw "Failed assertions:\n${lib.concatMapStrings (m: "- ${m}\n") failed}"
+    else
+      value;
   cfg = config.services.keepwatch;
 in
 checked {
@@ -30,8 +35,11 @@ checked {
       # What only refines a service of NixOS itself has no start.
       lib.filterAttrs (_: u: u.serviceConfig ? ExecStart || u.script != "") config.systemd.services
     )
-    // lib.mapAttrs' (name: u: lib.nameValuePair "${name}.timer" (render.timer u)) config.systemd.timers;
-  wants = lib.mapAttrs' (name: u: lib.nameValuePair "${name}.service" u.wantedBy) config.systemd.services
+    // lib.mapAttrs' (
+      name: u: lib.nameValuePair "${name}.timer" (render.timer u)
+    ) config.systemd.timers;
+  wants =
+    lib.mapAttrs' (name: u: lib.nameValuePair "${name}.service" u.wantedBy) config.systemd.services
     // lib.mapAttrs' (name: u: lib.nameValuePair "${name}.timer" u.wantedBy) config.systemd.timers;
   etc = lib.mapAttrs (_: e: toString e.source) config.environment.etc;
   polkit = config.security.polkit.extraConfig;
@@ -42,14 +50,23 @@ checked {
     ) (lib.foldl' lib.recursiveUpdate { } (lib.attrValues config.systemd.tmpfiles.settings))
   );
   wrappers = lib.listToAttrs (
-    map (p: lib.nameValuePair p.name p.script) (lib.filter (p: p ? script) config.environment.systemPackages)
+    map (p: lib.nameValuePair p.name p.script) (
+      lib.filter (p: p ? script) config.environment.systemPackages
+    )
   );
   ports = config.networking.firewall.allowedTCPPorts;
   journald = config.services.journald.extraConfig;
-  prometheus = { inherit (config.services.prometheus) scrapeConfigs checkConfig enable; rules = map toString config.services.prometheus.ruleFiles; };
+  prometheus = {
+    inherit (config.services.prometheus) scrapeConfigs checkConfig enable;
+    rules = map toString config.services.prometheus.ruleFiles;
+  };
   alertmanagerTemplates = map toString cfg.alertmanager.fragments.templates;
   alertmanager = config.services.prometheus.alertmanager.configuration;
-  grafana = if config.services.grafana.enable then config.services.grafana.provision.dashboards.settings else null;
+  grafana =
+    if config.services.grafana.enable then
+      config.services.grafana.provision.dashboards.settings
+    else
+      null;
   postgresql = { inherit (config.services.postgresql) enable ensureDatabases; };
   credentials = lib.mapAttrs (_: u: u.serviceConfig.LoadCredential or [ ]) config.systemd.services;
 }

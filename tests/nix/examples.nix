@@ -1,7 +1,9 @@
 # The configurations under nix/examples, one for each host, by name.
 let
   directory = ../../nix/examples;
-  files = builtins.filter (name: builtins.match ".*\\.nix" name != null) (builtins.attrNames (builtins.readDir directory));
+  files = builtins.filter (name: builtins.match ".*\\.nix" name != null) (
+    builtins.attrNames (builtins.readDir directory)
+  );
   hosts =
     file:
     let

@@ -4,7 +4,9 @@
 }:
 let
   # A copy of nixpkgs may lack its very large generated files; what hangs on them is needed by no configuration of ours.
-  hasHaskell = builtins.pathExists (<nixpkgs> + "/pkgs/development/haskell-modules/hackage-packages.nix");
+  hasHaskell = builtins.pathExists (
+    <nixpkgs> + "/pkgs/development/haskell-modules/hackage-packages.nix"
+  );
   overlays = [
     (
       _: prev:
@@ -30,24 +32,26 @@ let
   machine =
     { lib, ... }:
     let
-      secrets = directory: lib.mkOption {
-        default = { };
-        type = lib.types.attrsOf (
-          lib.types.submodule (
-            { name, ... }:
-            {
-              options.file = lib.mkOption {
-                type = lib.types.nullOr lib.types.path;
-                default = null;
-              };
-              options.path = lib.mkOption {
-                type = lib.types.str;
-                default = "${directory}/${name}";
-              };
-            }
-          )
-        );
-      };
+      secrets =
+        directory:
+        lib.mkOption {
+          default = { };
+          type = lib.types.attrsOf (
+            lib.types.submodule (
+              { name, ... }:
+              {
+                options.file = lib.mkOption {
+                  type = lib.types.nullOr lib.types.path;
+                  default = null;
+                };
+                options.path = lib.mkOption {
+                  type = lib.types.str;
+                  default = "${directory}/${name}";
+                };
+              }
+            )
+          );
+        };
     in
     {
       options.sops.secrets = secrets "/run/secrets";
@@ -85,8 +89,14 @@ in
     in
     {
       failed = map (a: a.message) (lib.filter (a: !a.assertion) config.assertions);
-      units = lib.mapAttrs (_: u: u.text) (lib.filterAttrs (unit: _: lib.hasPrefix "keepwatch" unit) config.systemd.units);
-      prometheus = if config.services.prometheus.enable then config.systemd.services.prometheus.serviceConfig.ExecStart else "";
+      units = lib.mapAttrs (_: u: u.text) (
+        lib.filterAttrs (unit: _: lib.hasPrefix "keepwatch" unit) config.systemd.units
+      );
+      prometheus =
+        if config.services.prometheus.enable then
+          config.systemd.services.prometheus.serviceConfig.ExecStart
+        else
+          "";
       grafana = config.services.grafana.enable && config.services.grafana.provision.enable;
       polkit = config.environment.etc ? "polkit-1/rules.d/10-nixos.rules";
     };

@@ -40,8 +40,11 @@ in
   writeText = text;
   # Not executable, as nothing in a store made by `toFile` is: who boots the units sees to that.
   writeShellScript = name: content: text name "#!/bin/bash\n${content}";
-  writeShellScriptBin = name: content: package name "/opt/wrappers" // { script = "#!/bin/bash\n${content}"; };
-  runCommandLocal = name: _: _: package name "/built/${name}";
+  writeShellScriptBin =
+    name: content: package name "/opt/wrappers" // { script = "#!/bin/bash\n${content}"; };
+  runCommandLocal =
+    name: _: _:
+    package name "/built/${name}";
   linkFarm = name: _: package name "/built/${name}";
   keepwatch = package "keepwatch" "/opt/keepwatch";
   coreutils = package "coreutils" "/usr";

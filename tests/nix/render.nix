@@ -1,7 +1,14 @@
 # Units as NixOS renders them (nixos/lib/systemd-lib.nix), without the three lines of environment that NixOS adds everywhere.
 { lib }:
 let
-  show = v: if v == true then "true" else if v == false then "false" else toString v;
+  show =
+    v:
+    if v == true then
+      "true"
+    else if v == false then
+      "false"
+    else
+      toString v;
   section =
     values:
     lib.concatStrings (
@@ -46,7 +53,9 @@ in
       )
     )
     + lib.optionalString (!u.restartIfChanged) "X-RestartIfChanged=false\n"
-    + lib.optionalString (u.script != "") "ExecStart=${builtins.toFile "${name}-start" "#!/bin/bash\nset -e\n${u.script}"}\n"
+    + lib.optionalString (
+      u.script != ""
+    ) "ExecStart=${builtins.toFile "${name}-start" "#!/bin/bash\nset -e\n${u.script}"}\n"
     + section u.serviceConfig
     + install u;
   timer = u: unitSection u + "\n[Timer]\n" + section u.timerConfig + install u;

@@ -59,7 +59,9 @@ let
         user = opt types.str (if name == "" then "redis" else "redis-${name}");
         group = opt types.str config.user;
         port = opt types.port (if name == "" then 6379 else 0);
-        unixSocket = opt (types.nullOr types.path) (if name == "" then "/run/redis/redis.sock" else "/run/redis-${name}/redis.sock");
+        unixSocket = opt (types.nullOr types.path) (
+          if name == "" then "/run/redis/redis.sock" else "/run/redis-${name}/redis.sock"
+        );
       };
     }
   );
@@ -207,7 +209,13 @@ in
         };
       }
     )) { };
-    systemd.timers = opt (types.attrsOf (types.submodule { options = unit // { timerConfig = settings; }; })) { };
+    systemd.timers = opt (types.attrsOf (
+      types.submodule {
+        options = unit // {
+          timerConfig = settings;
+        };
+      }
+    )) { };
     systemd.tmpfiles.settings = opt (types.attrsOf (
       types.attrsOf (
         types.attrsOf (
@@ -223,7 +231,9 @@ in
     )) { };
 
     users.users = opt (types.attrsOf user) { };
-    users.groups = opt (types.attrsOf (types.submodule { options.members = opt (types.listOf (types.passwdEntry types.str)) [ ]; })) { };
+    users.groups = opt (types.attrsOf (
+      types.submodule { options.members = opt (types.listOf (types.passwdEntry types.str)) [ ]; }
+    )) { };
 
     # What examples use besides; the modules themselves set none of it.
     fileSystems = opt open { };
@@ -242,7 +252,9 @@ in
         ++ lib.optional services.qdrant.enable "qdrant"
         ++ lib.optional services.ollama.enable "ollama"
         ++ map (name: if name == "" then "redis" else "redis-${name}") (lib.attrNames redis)
-        ++ map (name: "podman-${name}") (lib.attrNames (config.virtualisation.oci-containers.containers or { }));
+        ++ map (name: "podman-${name}") (
+          lib.attrNames (config.virtualisation.oci-containers.containers or { })
+        );
     in
     lib.genAttrs names (_: { });
 }

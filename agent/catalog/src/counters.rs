@@ -33,7 +33,7 @@ pub const ADDED_BYTES: &str = "added_bytes";
 pub const REMOVED_SNAPSHOTS: &str = "removed_snapshots";
 /// Requests to a repository's store: repository, operation.
 pub const REQUESTS: &str = "requests";
-/// Requests that failed and were made again: repository.
+/// Requests that failed: repository; whether they were made again or given up.
 pub const REQUEST_ERRORS: &str = "request_errors";
 /// Bytes sent to a repository's store.
 pub const SENT_BYTES: &str = "sent_bytes";
@@ -159,6 +159,7 @@ pub(crate) async fn run(
             (REQUESTS, "list", t.lists),
             (REQUESTS, "delete", t.deletes),
             (REQUEST_ERRORS, "retried", t.retries),
+            (REQUEST_ERRORS, "failed", t.failures),
             (SENT_BYTES, "", t.sent_bytes),
             (RECEIVED_BYTES, "", t.received_bytes),
         ] {

@@ -138,6 +138,16 @@ pub async fn maintain(catalog: &Catalog, budget: Duration) -> Result<Upkeep, Cat
     Ok(done)
 }
 
+/// Only measures how large the catalog is.
+///
+/// # Errors
+/// The database is away or refuses.
+pub async fn measure(catalog: &Catalog) -> Result<(), CatalogError> {
+    let size = step(catalog, size(catalog)).await?;
+    catalog.meter().count(|counts| counts.size = Some(size));
+    Ok(())
+}
+
 async fn step<T>(
     catalog: &Catalog,
     work: impl Future<Output = Result<T, Trouble>>,
@@ -277,6 +287,11 @@ async fn give_back(catalog: &Catalog, end: Instant) -> Result<u64, Trouble> {
             .execute(pool)
             .await?;
     }
+    size(catalog).await
+}
+
+/// Bytes of the catalog, with its WAL.
+async fn size(catalog: &Catalog) -> Result<u64, Trouble> {
     let mut tx = catalog.begin_read().await?;
     let bytes = tx
         .row(SIZE, &[])

@@ -586,9 +586,9 @@ pub struct Repository {
     pub available: Option<u64>,
     /// Bytes that its place holds.
     pub capacity: Option<u64>,
-    /// Leases and marks.
+    /// Marks of prune.
     pub locks: Option<u64>,
-    /// Of these, those whose holder is gone.
+    /// Of these, those that a prune should have carried out by now.
     pub stale_locks: Option<u64>,
     /// Requests by operation.
     pub requests: BTreeMap<String, u64>,

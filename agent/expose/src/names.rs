@@ -195,8 +195,8 @@ metrics! {
     REPOSITORY_SIZE = Gauge Facts Bytes "keepwatch_repository_size_bytes", R, &[], "Bytes stored in the repository.";
     REPOSITORY_AVAILABLE = Gauge Facts Bytes "keepwatch_repository_available_bytes", R, &[], "Bytes that can still be stored, where that is known.";
     REPOSITORY_CAPACITY = Gauge Facts Bytes "keepwatch_repository_capacity_bytes", R, &[], "Bytes that the place of the repository holds, where that is known.";
-    REPOSITORY_LOCKS = Gauge Facts Count "keepwatch_repository_locks", R, &[], "Leases and marks that are held in the repository.";
-    REPOSITORY_STALE_LOCKS = Gauge Facts Count "keepwatch_repository_stale_locks", R, &[], "Of these, those whose holder is gone.";
+    REPOSITORY_LOCKS = Gauge Facts Count "keepwatch_repository_locks", R, &[], "Marks of prune in a local repository: packs that will be deleted. It has no other locks.";
+    REPOSITORY_STALE_LOCKS = Gauge Facts Count "keepwatch_repository_stale_locks", R, &[], "Of these, those that a prune should have carried out by now.";
     REPOSITORY_REQUESTS = Counter Facts Count "keepwatch_repository_requests_total", &["repository", "operation"], &[], "Requests to the store by operation.";
     REPOSITORY_REQUEST_ERRORS = Counter Facts Count "keepwatch_repository_request_errors_total", &["repository", "reason"], &[], "Requests to the store that failed, by reason.";
     REPOSITORY_SENT = Counter Facts Bytes "keepwatch_repository_sent_bytes_total", R, &[], "Bytes sent to the store.";

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use keepwatch_engine::ids::{OwnerKey, RepositoryId};
 use keepwatch_engine::keys::WriterKey;
@@ -36,6 +36,8 @@ pub struct Context {
     pub child: Child,
     /// The store of the repository that is meant, once it was opened, and the id that it claims.
     pub opened: OnceCell<(Arc<dyn Store>, RepositoryId)>,
+    /// The same store from before its first request on, for what a command that failed tells of its traffic.
+    pub asked: Arc<OnceLock<Arc<dyn Store>>>,
     /// What the names of systemd credentials begin with: nothing, or `from-` for a second repository.
     pub prefix: &'static str,
 }
@@ -49,6 +51,7 @@ impl Context {
             cancel: self.cancel.clone(),
             child: self.child.clone(),
             opened: OnceCell::new(),
+            asked: Arc::default(),
             prefix: "from-",
         }
     }
@@ -113,6 +116,7 @@ impl Context {
             }
             Err(e) => return Err(e.into()),
         };
+        let _ = self.asked.set(store.clone());
         let id = self.peek(&store)?;
         let _ = self.opened.set((store.clone(), id));
         Ok((store, id))

@@ -21,9 +21,11 @@ mod stores;
 mod told;
 
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
 use clap::FromArgMatches;
 use keepwatch_engine::progress::Cancel;
+use keepwatch_engine::store::{Store, Traffic};
 
 use crate::cli::Cli;
 use crate::context::Context;
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
             let _ = e.print();
             if e.use_stderr() && std::env::args_os().skip(1).any(|a| a == "--json") {
                 let failure = wrong_use(&e);
-                let _ = output::print_json(&error_json(&failure));
+                let _ = output::print_json(&error_json(&failure, None));
             }
             let status = match e.use_stderr() {
                 true => status_of_mistakes(2),
@@ -56,24 +58,27 @@ fn main() -> ExitCode {
         logs::begin(cli.globals.verbose);
     }
     let json = cli.globals.json;
+    let asked: Arc<OnceLock<Arc<dyn Store>>> = Arc::default();
     let context = Context {
         globals: cli.globals,
         places: places::Places::from_env(),
         cancel: Cancel::new(),
         child: Default::default(),
         opened: Default::default(),
+        asked: asked.clone(),
         prefix: "",
     };
     match commands::run(context, cli.command) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
-            report(&failure, json);
+            let traffic = asked.get().and_then(|store| store.traffic());
+            report(&failure, traffic, json);
             ExitCode::from(failure.exit as u8)
         }
     }
 }
 
-fn report(failure: &Failure, json: bool) {
+fn report(failure: &Failure, traffic: Option<Traffic>, json: bool) {
     if failure.quiet {
         return;
     }
@@ -85,13 +90,17 @@ fn report(failure: &Failure, json: bool) {
         tell(&format!("  what to do: {}", escape_lines(advice)));
     }
     if json && !output::json_was_begun() {
-        let _ = output::print_json(&error_json(failure));
+        let _ = output::print_json(&error_json(failure, traffic));
     }
 }
 
-/// The document of a command that failed.
-fn error_json(failure: &Failure) -> serde_json::Value {
-    serde_json::json!({ "error": output::plain(&failure.message), "advice": failure.advice, "exit_code": failure.exit as u8 })
+/// The document of a command that failed; `traffic`: what it asked of a store over a network before it did.
+fn error_json(failure: &Failure, traffic: Option<Traffic>) -> serde_json::Value {
+    let mut document = serde_json::json!({ "error": output::plain(&failure.message), "advice": failure.advice, "exit_code": failure.exit as u8 });
+    if let Some(traffic) = traffic {
+        document["traffic"] = serde_json::json!(traffic);
+    }
+    document
 }
 
 /// What the parser of the command line says, as a failure: its first paragraph, and the rest as advice.

@@ -3,7 +3,9 @@
 //! Looking may hang (a network file system whose server is gone), so who must not wait asks in another thread.
 
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::mount;
 
@@ -44,9 +46,84 @@ pub fn look(path: &Path, must_be_mounted: Option<&Path>) -> Standing {
     }
 }
 
+/// So many records of marks are looked at: a prune writes one for each hundred thousand packs.
+const MARKS_MAX: usize = 1000;
+
+/// Marks of prune in a repository: lists of packs that will be deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// How many there are.
+    pub records: u64,
+    /// Of these, those that a prune should have carried out; unknown where none is expected.
+    pub overdue: Option<u64>,
+}
+
+/// Counts the marks in a repository's directory. A prune that comes to its end carries out and takes away every one that is older than
+/// its grace period, so one from before `due` means that none came to its end since. Nothing when they cannot be seen.
+pub fn marks(path: &Path, due: Option<SystemTime>) -> Option<Marks> {
+    let mut out = Marks {
+        records: 0,
+        overdue: due.map(|_| 0),
+    };
+    let entries = match std::fs::read_dir(path.join("marks")) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Some(out),
+        Err(_) => return None,
+    };
+    for entry in entries.take(MARKS_MAX) {
+        let entry = entry.ok()?;
+        let name = entry.file_name();
+        let is_record = name.len() == 64 && name.as_bytes().iter().all(u8::is_ascii_hexdigit);
+        if !is_record {
+            continue;
+        }
+        let written = match entry.metadata().and_then(|m| m.modified()) {
+            Ok(written) => written,
+            // A prune that goes on beside us.
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            Err(_) => return None,
+        };
+        out.records += 1;
+        if let (Some(due), Some(overdue)) = (due, &mut out.overdue) {
+            *overdue += u64::from(written < due);
+        }
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn marks_are_counted_and_old_ones_are_overdue() {
+        let dir = std::env::temp_dir().join(format!("keepwatch-marks-{}", std::process::id()));
+        let none = Marks::default();
+        assert_eq!(marks(&dir, None), Some(none), "nothing was ever marked");
+        std::fs::create_dir_all(dir.join("marks")).expect("a directory");
+        let now = SystemTime::now();
+        for (name, age) in [
+            ("a".repeat(64), 10),
+            ("b".repeat(64), 1000),
+            ("tmp-x".into(), 9999),
+        ] {
+            let file = std::fs::File::create(dir.join("marks").join(name)).expect("a file");
+            file.set_modified(now - Duration::from_secs(age))
+                .expect("a time");
+        }
+        let seen = |due| marks(&dir, due).expect("seen");
+        assert_eq!((seen(None).records, seen(None).overdue), (2, None));
+        for (before, overdue) in [(5, 2), (100, 1), (5000, 0)] {
+            let due = Some(now - Duration::from_secs(before));
+            assert_eq!(seen(due).overdue, Some(overdue), "{before}");
+        }
+        std::fs::remove_dir_all(&dir).expect("removed");
+        std::fs::create_dir(&dir).expect("a directory");
+        std::fs::write(dir.join("marks"), "x").expect("a file");
+        assert_eq!(marks(&dir, None), None, "no directory");
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
 
     #[test]
     fn a_repository_is_there_or_gone() {

@@ -157,6 +157,8 @@ pub struct Traffic {
     pub deletes: u64,
     /// Attempts after the first: requests that failed and were made again.
     pub retries: u64,
+    /// Requests that failed and were given up. A refusal is an answer.
+    pub failures: u64,
     /// Bytes of objects sent, repeated ones included.
     pub sent_bytes: u64,
     /// Bytes of objects received.

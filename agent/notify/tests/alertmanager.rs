@@ -83,17 +83,20 @@ fn start(dir: &std::path::Path, port: u16, more: &[String]) -> Option<tokio::pro
         "route:\n  receiver: none\nreceivers:\n  - name: none\n",
     )
     .unwrap();
-    let child = tokio::process::Command::new("prometheus-alertmanager")
-        .arg(format!("--config.file={}", dir.join("c.yml").display()))
-        .arg(format!("--storage.path={}", dir.join("data").display()))
-        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-        .arg("--cluster.listen-address=")
-        .args(more)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn();
-    match child {
+    let start = |name: &str| {
+        tokio::process::Command::new(name)
+            .arg(format!("--config.file={}", dir.join("c.yml").display()))
+            .arg(format!("--storage.path={}", dir.join("data").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .arg("--cluster.listen-address=")
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+    };
+    // As Debian calls it, and as everybody else does.
+    match start("prometheus-alertmanager").or_else(|_| start("alertmanager")) {
         Ok(child) => Some(child),
         Err(e) => {
             assert!(

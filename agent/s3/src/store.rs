@@ -191,10 +191,18 @@ impl Shared {
                 }
                 Err(f) => f,
             };
-            let say = |fault, text: String| Err(self.error(verb, object, fault, text));
+            let say = |fault, text: String| {
+                if fault == Fault::Other {
+                    self.wire.counters.failures.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(self.error(verb, object, fault, text))
+            };
             let wait = match failure.kind {
                 Kind::Permanent(fault) => return say(fault, failure.text),
-                Kind::Unsupported => return say(Fault::Other, failure.text),
+                // That a server cannot do something is its answer.
+                Kind::Unsupported => {
+                    return Err(self.error(verb, object, Fault::Other, failure.text));
+                }
                 Kind::Skewed(server) if !skewed => {
                     skewed = true;
                     self.wire.clock.follow_server(server);
@@ -451,6 +459,7 @@ impl Store for S3Store {
         Some(Traffic {
             requests: n(&c.requests),
             retries: n(&c.retries),
+            failures: n(&c.failures),
             puts: n(&c.puts),
             gets: n(&c.gets),
             heads: n(&c.heads),

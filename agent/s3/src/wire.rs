@@ -37,6 +37,8 @@ pub struct Counters {
     pub requests: AtomicU64,
     /// Attempts after the first.
     pub retries: AtomicU64,
+    /// What was given up.
+    pub failures: AtomicU64,
     /// `PutObject`.
     pub puts: AtomicU64,
     /// `GetObject`.

@@ -70,11 +70,15 @@ in
         "debug"
         "trace"
       ]) "info" "What is logged: this and what matters more.";
-      format = opt (types.enum [
-        "journald"
-        "json"
-        "text"
-      ]) "journald" "How: to the journal with fields of their own (`journalctl KEEPWATCH_JOB=home`), as JSON lines, or as text.";
+      format =
+        opt
+          (types.enum [
+            "journald"
+            "json"
+            "text"
+          ])
+          "journald"
+          "How: to the journal with fields of their own (`journalctl KEEPWATCH_JOB=home`), as JSON lines, or as text.";
       retention = maybe types.str ''
         How long the journal of the whole host is kept, such as `30day` (`MaxRetentionSec` of journald.conf(5)); journald's own limits when
         it is null.
@@ -82,7 +86,9 @@ in
       maxUse = maybe types.str "How much disk the journal of the whole host may take, such as `2G` (`SystemMaxUse` of journald.conf(5)).";
       alloy = {
         enable = lib.mkEnableOption "a configuration for Grafana Alloy that ships Keepwatch's journal to Loki";
-        forwardTo = opt types.str "loki.write.default.receiver" "The component of Alloy that takes the lines.";
+        forwardTo =
+          opt types.str "loki.write.default.receiver"
+            "The component of Alloy that takes the lines.";
       };
     };
 
@@ -120,7 +126,9 @@ in
       retry = opt kinds.retry { } "How often and when a run that failed is tried again.";
       timeout = opt k.duration "6h" "A run that lasts longer is ended.";
       resources = opt kinds.resources { } "What a run may take from the host.";
-      onFailure = opt units [ ] "Units that are started when a run of any backup, copy, drill, prune or verify fails.";
+      onFailure =
+        opt units [ ]
+          "Units that are started when a run of any backup, copy, drill, prune or verify fails.";
       onSuccess = opt units [ ] "Units that are started when a run of any backup succeeds.";
     };
 
@@ -148,13 +156,17 @@ in
             startIfInactive = opt types.bool false "Also start a unit that an operator stopped.";
             dryRun = opt types.bool false "Decide and tell, but do nothing.";
             escalation = opt (types.nonEmptyListOf (
-              types.either (types.enum [
-                "unit"
-                "reboot"
-              ]) (types.attrTag {
-                dependants = need (types.nonEmptyListOf utils.systemdUtils.lib.unitNameType) "Restart the unit, then these, which depend on it.";
-                command = need (k.nameOf "a command") "Run this command of `services.keepwatch.commands`.";
-              })
+              types.either
+                (types.enum [
+                  "unit"
+                  "reboot"
+                ])
+                (
+                  types.attrTag {
+                    dependants = need (types.nonEmptyListOf utils.systemdUtils.lib.unitNameType) "Restart the unit, then these, which depend on it.";
+                    command = need (k.nameOf "a command") "Run this command of `services.keepwatch.commands`.";
+                  }
+                )
             )) [ "unit" ] "What the first, second, … attempt does; the last is repeated.";
             allowReboot = opt types.bool false "Allows the step `reboot`.";
             jobTimeout = opt k.duration "5m" "How long systemd may take to stop and start the unit.";
@@ -206,14 +218,24 @@ in
       openFirewall = opt types.bool false "Open that port in the firewall.";
       unixSocket = maybe types.str "Serve on this socket instead of an address and a port.";
       bearerTokenFile = k.file "Who asks for `/metrics` or `/health/detailed` must send this bearer token.";
-      perSourceLabels = opt types.bool true "Labels for each repository and each stage of a backup, instead of totals only.";
-      legacyNames = opt types.bool false "Also the three older names `health_check_total`, `health_check_duration_seconds`, `service_health_status`.";
-      detailedHistograms = opt types.bool false "A histogram of durations for each check, not only for each kind.";
+      perSourceLabels =
+        opt types.bool true
+          "Labels for each repository and each stage of a backup, instead of totals only.";
+      legacyNames =
+        opt types.bool false
+          "Also the three older names `health_check_total`, `health_check_duration_seconds`, `service_health_status`.";
+      detailedHistograms =
+        opt types.bool false
+          "A histogram of durations for each check, not only for each kind.";
     };
 
     health = {
-      startupDeadline = opt k.duration "1m" "`/health/startup` waits at most so long for the first run of every critical check.";
-      drain = opt k.duration "2s" "After SIGTERM the agent answers \"not ready\" for so long before it ends.";
+      startupDeadline =
+        opt k.duration "1m"
+          "`/health/startup` waits at most so long for the first run of every critical check.";
+      drain =
+        opt k.duration "2s"
+          "After SIGTERM the agent answers \"not ready\" for so long before it ends.";
     };
 
     catalog = {
@@ -223,7 +245,9 @@ in
             path = opt types.str "/var/lib/keepwatch/catalog.sqlite" "The file.";
           } "In a file of SQLite.";
           postgresql = k.kind {
-            createLocally = opt types.bool false "Switch PostgreSQL on here, with a database and a role for the catalog.";
+            createLocally =
+              opt types.bool false
+                "Switch PostgreSQL on here, with a database and a role for the catalog.";
             url = opt types.str "postgres://keepwatch@localhost/keepwatch?host=/run/postgresql" ''
               The database, without a password: `postgres://user@host/database?sslmode=verify-full`.
             '';
@@ -236,7 +260,9 @@ in
         description = "Where the record of runs, checks and incidents lies. A restore never needs it.";
       };
       keepResults = opt k.duration "30d" "How long raw results of checks are kept; whole days.";
-      keepRuns = opt k.duration "90d" "How long runs, changes of state, incidents and restarts are kept. The last ten successes of a job always stay.";
+      keepRuns =
+        opt k.duration "90d"
+          "How long runs, changes of state, incidents and restarts are kept. The last ten successes of a job always stay.";
       keepHours = opt k.duration "400d" "How long hourly summaries are kept; daily ones stay.";
     };
 

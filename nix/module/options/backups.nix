@@ -21,26 +21,32 @@ let
   cfg = config.services.keepwatch;
 
   # What a job has unless it says otherwise.
-  inherited = name: type: description: mkOption {
-    inherit type description;
-    default = cfg.defaults.${name};
-    defaultText = lib.literalExpression "config.services.keepwatch.defaults.${name}";
-  };
-  # Whose server a drill starts.
-  server = default: text: k.kind {
-    package = mkOption {
-      type = types.nullOr types.package;
-      inherit default;
-      defaultText = lib.literalExpression text;
-      description = "The installation whose `bin` holds the server and its client.";
+  inherited =
+    name: type: description:
+    mkOption {
+      inherit type description;
+      default = cfg.defaults.${name};
+      defaultText = lib.literalExpression "config.services.keepwatch.defaults.${name}";
     };
-  };
-  user = description: mkOption {
-    type = types.str;
-    default = cfg.user;
-    defaultText = lib.literalExpression "config.services.keepwatch.user";
-    inherit description;
-  };
+  # Whose server a drill starts.
+  server =
+    default: text:
+    k.kind {
+      package = mkOption {
+        type = types.nullOr types.package;
+        inherit default;
+        defaultText = lib.literalExpression text;
+        description = "The installation whose `bin` holds the server and its client.";
+      };
+    };
+  user =
+    description:
+    mkOption {
+      type = types.str;
+      default = cfg.user;
+      defaultText = lib.literalExpression "config.services.keepwatch.user";
+      inherit description;
+    };
 in
 {
   options.services.keepwatch.backups = mkOption {
@@ -69,7 +75,9 @@ in
             repositories = inherited "repositories" (types.nonEmptyListOf (k.nameOf "a repository")) ''
               Where to. One run writes to one after the other.
             '';
-            startAt = inherited "startAt" k.calendars "When, as a calendar expression of systemd or several; null: by hand only.";
+            startAt =
+              inherited "startAt" k.calendars
+                "When, as a calendar expression of systemd or several; null: by hand only.";
             timerConfig = opt (types.attrsOf unitOption) { } ''
               Merged over `defaults.timerConfig` and over `Persistent = true` and `RandomizedDelaySec = "15m"`: a key set here leaves the
               others as they are.
@@ -87,7 +95,9 @@ in
             maxAge = maybe k.duration ''
               Older than this, the newest snapshot is stale and a person is told; null: twice the longest gap of `startAt`.
             '';
-            stopUnits = opt units [ ] "Units that are stopped for the run, and started again even when it fails.";
+            stopUnits =
+              opt units [ ]
+                "Units that are stopped for the run, and started again even when it fails.";
             preHook = opt types.lines "" ''
               Shell script that runs before; when it fails the backup is not made. It runs as Keepwatch's user, in the sandbox of the unit.
             '';
@@ -97,12 +107,16 @@ in
             failOnWarnings = opt types.bool false ''
               Whether files that could not be read make the run a failure instead of a partial success. They are counted in a metric anyway.
             '';
-            quietChecks = opt (types.listOf (k.nameOf "a check")) [ ] "Checks that are in maintenance while it runs: nobody is told, nothing is restarted.";
+            quietChecks = opt (types.listOf (
+              k.nameOf "a check"
+            )) [ ] "Checks that are in maintenance while it runs: nobody is told, nothing is restarted.";
             inhibitsSleep = opt types.bool false "Keep the machine from being suspended while it runs.";
             resources = inherited "resources" kinds.resources "What a run may take from the host.";
             onFailure = inherited "onFailure" units "Units that are started when a run fails.";
             onSuccess = inherited "onSuccess" units "Units that are started when a run succeeds.";
-            serviceConfig = opt (types.attrsOf unitOption) { } "Straight to the service; it wins over what the module says.";
+            serviceConfig =
+              opt (types.attrsOf unitOption) { }
+                "Straight to the service; it wins over what the module says.";
             unitConfig = opt (types.attrsOf unitOption) { } "Straight to the unit.";
             createWrapper = opt types.bool true ''
               Put `keepwatch-‹name›` on the PATH: `keepwatch` with this backup's first repository, for root. `keepwatch-‹name› snapshots`,
@@ -141,13 +155,21 @@ in
             backup = need (k.nameOf "a backup") "The backup that is restored.";
             repository = mkOption {
               type = k.nameOf "a repository";
-              default = lib.head ((cfg.backups.${drill.config.backup}.repositories or cfg.defaults.repositories) ++ [ "" ]);
+              default = lib.head (
+                (cfg.backups.${drill.config.backup}.repositories or cfg.defaults.repositories) ++ [ "" ]
+              );
               defaultText = lib.literalMD "the first repository of the backup";
               description = "From which repository. It needs an `identityFile`.";
             };
-            startAt = opt k.calendars "monthly" "When, as a calendar expression of systemd or several; null: by hand only.";
-            timerConfig = opt (types.attrsOf unitOption) { } "Merged over `Persistent = true` and `RandomizedDelaySec = \"1h\"` in the timer.";
-            snapshot = opt types.str "latest" "Which snapshot: `latest`, an id, or a time such as `2 weeks ago`.";
+            startAt =
+              opt k.calendars "monthly"
+                "When, as a calendar expression of systemd or several; null: by hand only.";
+            timerConfig =
+              opt (types.attrsOf unitOption) { }
+                "Merged over `Persistent = true` and `RandomizedDelaySec = \"1h\"` in the timer.";
+            snapshot =
+              opt types.str "latest"
+                "Which snapshot: `latest`, an id, or a time such as `2 weeks ago`.";
             target = mkOption {
               description = "Where to: exactly one of these.";
               type = types.attrTag {
@@ -158,30 +180,35 @@ in
                   '';
                   keep = opt types.bool false "Leave what was restored there.";
                 } "A directory.";
-                postgresql = k.kind {
-                  private = maybe types.bool ''
-                    Whether a server of its own is started for the drill, which needs nothing but `package`; the agent's default, yes, when it is
-                    null. With `false` the options below name a server that runs.
-                  '';
-                  package = mkOption {
-                    type = types.nullOr types.package;
-                    default = null;
-                    example = lib.literalExpression "pkgs.postgresql_17";
-                    description = "The installation whose `bin` holds `initdb`, `postgres` and `pg_restore`; that of `services.postgresql`, or `pkgs.postgresql`, when it is null.";
-                  };
-                  scratchPrefix = opt types.str "keepwatch_drill_" ''
-                    What the names of scratch databases begin with. Only databases with such a name are ever dropped.
-                  '';
-                  host = opt types.str "/run/postgresql" "The server, or the directory of its socket.";
-                  port = opt types.port 5432 "The port.";
-                  user = user "The role; it must be allowed to create databases. For a server of this host the module sees to that.";
-                  passwordFile = k.file "The password.";
-                } "PostgreSQL: a private server on scratch data, or a scratch database of a server that runs; removed afterwards.";
+                postgresql =
+                  k.kind
+                    {
+                      private = maybe types.bool ''
+                        Whether a server of its own is started for the drill, which needs nothing but `package`; the agent's default, yes, when it is
+                        null. With `false` the options below name a server that runs.
+                      '';
+                      package = mkOption {
+                        type = types.nullOr types.package;
+                        default = null;
+                        example = lib.literalExpression "pkgs.postgresql_17";
+                        description = "The installation whose `bin` holds `initdb`, `postgres` and `pg_restore`; that of `services.postgresql`, or `pkgs.postgresql`, when it is null.";
+                      };
+                      scratchPrefix = opt types.str "keepwatch_drill_" ''
+                        What the names of scratch databases begin with. Only databases with such a name are ever dropped.
+                      '';
+                      host = opt types.str "/run/postgresql" "The server, or the directory of its socket.";
+                      port = opt types.port 5432 "The port.";
+                      user = user "The role; it must be allowed to create databases. For a server of this host the module sees to that.";
+                      passwordFile = k.file "The password.";
+                    }
+                    "PostgreSQL: a private server on scratch data, or a scratch database of a server that runs; removed afterwards.";
                 mysql = server (
                   if config.services.mysql.enable or false then config.services.mysql.package else pkgs.mariadb
                 ) "pkgs.mariadb" "A private server of MariaDB or MySQL on scratch data.";
-                redis = server (config.services.redis.package or pkgs.redis) "config.services.redis.package" "A private Redis server on the dump.";
-                qdrant = server (config.services.qdrant.package or pkgs.qdrant) "config.services.qdrant.package" "A private Qdrant server.";
+                redis = server (config.services.redis.package or pkgs.redis
+                ) "config.services.redis.package" "A private Redis server on the dump.";
+                qdrant = server (config.services.qdrant.package or pkgs.qdrant
+                ) "config.services.qdrant.package" "A private Qdrant server.";
                 sqlite = k.kind { } "A scratch file of SQLite, in the runtime directory.";
                 command = k.kind {
                   argv = need (types.nonEmptyListOf types.str) "The program, an absolute path, and its arguments.";
@@ -196,9 +223,13 @@ in
               maxDuration = maybe k.duration "It must not take longer: the recovery time that is promised.";
             } "What must be true of what was restored.";
             timeout = opt k.duration "12h" "A drill that lasts longer is ended.";
-            quietChecks = opt (types.listOf (k.nameOf "a check")) [ ] "Checks that are in maintenance while it runs.";
+            quietChecks = opt (types.listOf (
+              k.nameOf "a check"
+            )) [ ] "Checks that are in maintenance while it runs.";
             onFailure = inherited "onFailure" units "Units that are started when it fails.";
-            serviceConfig = opt (types.attrsOf unitOption) { } "Straight to the service; it wins over what the module says.";
+            serviceConfig =
+              opt (types.attrsOf unitOption) { }
+                "Straight to the service; it wins over what the module says.";
             unitConfig = opt (types.attrsOf unitOption) { } "Straight to the unit.";
             unit = mkOption {
               type = types.str;

@@ -52,11 +52,15 @@ in
               of = need (types.ints.between 1 64) "Among so many runs.";
             };
           }) "A second way to become unhealthy: so many failures among the last runs.";
-          severity = opt (types.enum [
-            "critical"
-            "warning"
-            "info"
-          ]) "warning" "How much it matters: a person must act now (and the host is not ready); today; worth a look.";
+          severity =
+            opt
+              (types.enum [
+                "critical"
+                "warning"
+                "info"
+              ])
+              "warning"
+              "How much it matters: a person must act now (and the host is not ready); today; worth a look.";
           group = maybe types.str "The group that it is shown in.";
           labels = opt (types.attrsOf types.str) { } "Labels for alerts about it.";
           dependsOn = opt (types.listOf (k.nameOf "a check")) [ ] ''

@@ -25,7 +25,9 @@ in
         withinYearly = "The newest of each year among those younger than this.";
       }
       // {
-        tags = opt (types.listOf (types.nonEmptyListOf types.str)) [ ] "Lists of tags: all snapshots that have every tag of one list.";
+        tags = opt (types.listOf (
+          types.nonEmptyListOf types.str
+        )) [ ] "Lists of tags: all snapshots that have every tag of one list.";
       };
   };
 

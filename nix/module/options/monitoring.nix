@@ -29,7 +29,9 @@ in
         let
           agent = config.services.keepwatch;
         in
-        lib.optional (agent.enable or false && agent.metrics.enable) "${agent.metrics.listenAddress}:${toString agent.metrics.port}";
+        lib.optional (
+          agent.enable or false && agent.metrics.enable
+        ) "${agent.metrics.listenAddress}:${toString agent.metrics.port}";
       defaultText = lib.literalMD "the agent of this host";
       example = [
         "web1.example.org:9847"
@@ -104,6 +106,7 @@ in
             baseUrl = opt types.str "https://ntfy.sh" "The server, version 2.14 or later.";
             topic = need types.str "The topic. It stands in the store; one that must stay secret goes into a `webhook.urlFile`.";
             tokenFile = k.file "An access token.";
+            priority = opt (types.ints.between 1 5) 4 "How loud: 1 hardly, 3 as usual, 5 urgent.";
           } "A topic of ntfy.";
         }
       );
@@ -123,7 +126,9 @@ in
       "alertname"
       "instance"
     ] "Alerts that are alike in these are told together.";
-    repeatInterval = opt k.duration "4h" "After how long a person is told again; critical alerts after an hour.";
+    repeatInterval =
+      opt k.duration "4h"
+        "After how long a person is told again; critical alerts after an hour.";
     deadManSwitch.urlFile = k.file ''
       A URL of somebody elsewhere (healthchecks.io and the like) who is told every five minutes that alerts still arrive, and raises the
       alarm when they do not.

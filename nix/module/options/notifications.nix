@@ -78,25 +78,31 @@ in
         };
       }
     )) [ ] "Who is told what. The first that fits is taken.";
-    groupBy = opt (types.listOf (
-      types.enum [
-        "alertname"
-        "instance"
-        "severity"
-        "check"
-        "backup"
-        "repository"
-        "unit"
-      ]
-    )) [
-      "alertname"
-      "instance"
-    ] "Alerts that are alike in these are told together.";
+    groupBy =
+      opt
+        (types.listOf (
+          types.enum [
+            "alertname"
+            "instance"
+            "severity"
+            "check"
+            "backup"
+            "repository"
+            "unit"
+          ]
+        ))
+        [
+          "alertname"
+          "instance"
+        ]
+        "Alerts that are alike in these are told together.";
     groupWait = opt k.duration "30s" "How long more of a group is waited for before the first message.";
     groupInterval = opt k.duration "5m" "At least so long between two messages about a group.";
     repeatInterval = opt k.duration "4h" "After how long a person is told again of what goes on.";
     sendResolved = opt types.bool true "Also tell when it is over.";
-    maxPerHour = opt (types.ints.between 1 1000) 60 "At most so many messages an hour, to all receivers together; then one that says how many were left out.";
+    maxPerHour =
+      opt (types.ints.between 1 1000) 60
+        "At most so many messages an hour, to all receivers together; then one that says how many were left out.";
     deadManSwitch = maybe (types.submodule {
       options = {
         urlFile = k.needFile "Where to. The URL is a secret, because whoever knows it can pretend that all is well.";

@@ -18,12 +18,14 @@ let
   lines = description: opt (types.listOf types.str) [ ] description;
   texts = description: opt (types.attrsOf types.str) { } description;
   unit = utils.systemdUtils.lib.unitNameType;
-  role = description: mkOption {
-    type = types.str;
-    default = user;
-    defaultText = lib.literalExpression "config.services.keepwatch.user";
-    inherit description;
-  };
+  role =
+    description:
+    mkOption {
+      type = types.str;
+      default = user;
+      defaultText = lib.literalExpression "config.services.keepwatch.user";
+      inherit description;
+    };
 in
 {
   http = kind {
@@ -73,7 +75,9 @@ in
     target = opt types.str "unix:/run/postgresql/.s.PGSQL.5432" "Where: `host:port` or `unix:/path`.";
     tls = kinds.maybeTls "Insist on TLS, and whom to trust.";
     user = role "The role; for a server of this host with peer authentication the module makes it.";
-    database = opt (types.nullOr types.str) "postgres" "The database; that of the user's name when it is null.";
+    database =
+      opt (types.nullOr types.str) "postgres"
+        "The database; that of the user's name when it is null.";
     passwordFile = k.file "The password; not needed with peer authentication.";
     query = maybe types.str "What to ask besides; the first column of the first row is the answer.";
     expect = maybe types.str "What the answer must be, as text.";
@@ -117,17 +121,21 @@ in
 
   systemd = kind {
     unit = need unit "The unit.";
-    states = opt (types.nonEmptyListOf (
-      types.enum [
-        "active"
-        "reloading"
-        "inactive"
-        "activating"
-        "deactivating"
-        "maintenance"
-        "refreshing"
-      ]
-    )) [ "active" ] "States that are right; for a one-shot job that a timer starts, `active`, `activating` and `inactive`.";
+    states =
+      opt
+        (types.nonEmptyListOf (
+          types.enum [
+            "active"
+            "reloading"
+            "inactive"
+            "activating"
+            "deactivating"
+            "maintenance"
+            "refreshing"
+          ]
+        ))
+        [ "active" ]
+        "States that are right; for a one-shot job that a timer starts, `active`, `activating` and `inactive`.";
   } "The state of a systemd unit.";
 
   disk = kind {
@@ -142,7 +150,9 @@ in
   tls = kind {
     target = maybe types.str "A server that speaks TLS at once: `host:port`.";
     file = maybe types.str "A PEM or DER file, instead of a server.";
-    verify = opt types.bool true "Whether the server's certificate must also be trusted and for its name.";
+    verify =
+      opt types.bool true
+        "Whether the server's certificate must also be trusted and for its name.";
     inherit (kinds) tls;
   } "How long a certificate is valid.";
 
@@ -166,12 +176,16 @@ in
     env = texts "Variables added to the minimal environment. No secrets either: name a file.";
     directory = maybe types.str "Where it runs; `/` when it is null.";
     success = opt (types.listOf (types.ints.between 0 255)) [ ] "Codes besides 0 that are a success.";
-    degraded = opt (types.listOf (types.ints.between 0 255)) [ ] "Codes that are degraded; 1 as plugins of Nagios use it.";
+    degraded = opt (types.listOf (
+      types.ints.between 0 255
+    )) [ ] "Codes that are degraded; 1 as plugins of Nagios use it.";
   } "A command and its exit code. It runs as Keepwatch's user in the agent's sandbox.";
 
   sqlite = kind {
     path = need types.str "The database file.";
-    full = opt types.bool false "`integrity_check`, which also compares indexes with their tables, instead of `quick_check`.";
+    full =
+      opt types.bool false
+        "`integrity_check`, which also compares indexes with their tables, instead of `quick_check`.";
     program = mkOption {
       type = types.str;
       default = lib.getExe pkgs.sqlite;
@@ -188,9 +202,12 @@ in
 
   group = kind {
     members = need (types.nonEmptyListOf (k.nameOf "a check")) "The checks in it.";
-    need = opt (types.either (types.enum [
-      "all"
-      "any"
-    ]) (types.attrTag { atLeast = k.need (types.ints.between 1 256) "So many."; })) "all" "How many of them must be up.";
+    need = opt (types.either
+      (types.enum [
+        "all"
+        "any"
+      ])
+      (types.attrTag { atLeast = k.need (types.ints.between 1 256) "So many."; })
+    ) "all" "How many of them must be up.";
   } "Other checks taken together.";
 }

@@ -20,7 +20,9 @@ let
   cfg = config.services.keepwatch;
   schedule = startAt: {
     enable = opt types.bool true "Whether it is done.";
-    startAt = opt k.calendars startAt "When, as a calendar expression of systemd or several; null: by hand only.";
+    startAt =
+      opt k.calendars startAt
+        "When, as a calendar expression of systemd or several; null: by hand only.";
     timerConfig = opt (types.attrsOf unitOption) { } ''
       Merged over `Persistent = true` and `RandomizedDelaySec = "1h"` in the timer.
     '';
@@ -30,16 +32,20 @@ let
       defaultText = lib.literalExpression "config.services.keepwatch.defaults.onFailure";
       description = "Units that are started when it fails.";
     };
-    serviceConfig = opt (types.attrsOf unitOption) { } "Straight to the service; it wins over what the module says.";
+    serviceConfig =
+      opt (types.attrsOf unitOption) { }
+        "Straight to the service; it wins over what the module says.";
     unitConfig = opt (types.attrsOf unitOption) { } "Straight to the unit.";
   };
-  generated = name: what: mkOption {
-    type = types.str;
-    readOnly = true;
-    default = "keepwatch-${what}-${name}.service";
-    defaultText = lib.literalMD "`keepwatch-${what}-‹name›.service`";
-    description = "The unit that does it.";
-  };
+  generated =
+    name: what:
+    mkOption {
+      type = types.str;
+      readOnly = true;
+      default = "keepwatch-${what}-${name}.service";
+      defaultText = lib.literalMD "`keepwatch-${what}-‹name›.service`";
+      description = "The unit that does it.";
+    };
 in
 {
   options.services.keepwatch.repositories = mkOption {
@@ -102,8 +108,8 @@ in
               null, they lie in `/var/lib/keepwatch/writer-keys/‹name›.key`, where `initialize` puts them.
             '';
             identityFile = k.file ''
-              An identity that can read. Only drills, restores, and verifying or copying what is inside need it, and only their units get it;
-              a host that does none of these should not have it.
+              An identity that can read. Drills and restores need it, and only their units get it; a host that does neither should not
+              have it. A copy has an option of its own.
             '';
             initialize = opt types.bool true ''
               Create the repository before its first backup when it is absent, and this host's writer key with it. Done once: a repository
@@ -120,12 +126,16 @@ in
             verify = sub (
               schedule "monthly"
               // {
-                readData = opt (types.either (types.enum [
-                  "metadata"
-                  "all"
-                ]) (types.ints.between 1 100)) "metadata" ''
-                  How much of the data is read: `"metadata"` (only whether all is there), `"all"`, or that many percent, other ones each time.
-                '';
+                readData =
+                  opt
+                    (types.either (types.enum [
+                      "metadata"
+                      "all"
+                    ]) (types.ints.between 1 100))
+                    "metadata"
+                    ''
+                      How much of the data is read: `"metadata"` (only whether all is there), `"all"`, or that many percent, other ones each time.
+                    '';
               }
             ) "Looking for damage, by a unit of its own.";
             limits = sub {
@@ -159,7 +169,14 @@ in
           options = schedule "daily" // {
             from = need (k.nameOf "a repository") "The repository copied from.";
             to = need (k.nameOf "a repository") "The repository copied to.";
-            backups = opt (types.listOf (k.nameOf "a backup")) [ ] "Only snapshots of these backups; of all when it is empty.";
+            backups = opt (types.listOf (
+              k.nameOf "a backup"
+            )) [ ] "Only snapshots of these backups; of all when it is empty.";
+            identityFile = k.file ''
+              An identity that opens the repository copied from. Not needed, and so not given, where both have the same keys (the second was
+              made by `keepwatch init --from` the first): then what is encrypted is copied as it is. Between repositories with different keys
+              everything is opened and sealed anew; that is the one reason to set it, better on another machine than one that writes backups.
+            '';
             retry = opt kinds.retry { } "How often and when a run that failed is tried again.";
             timeout = opt k.duration "12h" "A run that lasts longer is ended.";
             unit = generated name "copy";

@@ -15,17 +15,21 @@ let
   cfg = config.services.keepwatch;
   list = description: opt (types.listOf types.str) [ ] description;
   label.label = maybe types.str "The directory in the snapshot; the kind when it is null.";
-  user = description: mkOption {
-    type = types.str;
-    default = cfg.user;
-    defaultText = lib.literalExpression "config.services.keepwatch.user";
-    inherit description;
-  };
-  package = default: text: description: mkOption {
-    type = types.nullOr types.package;
-    inherit default description;
-    defaultText = lib.literalExpression text;
-  };
+  user =
+    description:
+    mkOption {
+      type = types.str;
+      default = cfg.user;
+      defaultText = lib.literalExpression "config.services.keepwatch.user";
+      inherit description;
+    };
+  package =
+    default: text: description:
+    mkOption {
+      type = types.nullOr types.package;
+      inherit default description;
+      defaultText = lib.literalExpression text;
+    };
 
   # Of databases and services: these can stand together in one snapshot.
   services = {
@@ -41,15 +45,24 @@ let
           to write.
         '';
         passwordFile = k.file "The password; not needed with peer authentication.";
-        format = opt (types.enum [
-          "custom"
-          "plain"
-          "directory"
-        ]) "custom" "The form of the dump: `custom`, which deduplicates and needs no scratch space. The agent refuses the others until they are there.";
-        jobs = opt (types.ints.between 1 64) 1 "Tables dumped at once: 1, since a dump in the format `custom` is one stream.";
+        format =
+          opt
+            (types.enum [
+              "custom"
+              "plain"
+              "directory"
+            ])
+            "custom"
+            "The form of the dump: `custom`, which deduplicates and needs no scratch space. The agent refuses the others until they are there.";
+        jobs =
+          opt (types.ints.between 1 64) 1
+            "Tables dumped at once: 1, since a dump in the format `custom` is one stream.";
         excludeTableData = list "Tables whose content is left out.";
         package = package (
-          if config.services.postgresql.enable or false then config.services.postgresql.package else pkgs.postgresql
+          if config.services.postgresql.enable or false then
+            config.services.postgresql.package
+          else
+            pkgs.postgresql
         ) "config.services.postgresql.package" "Whose `pg_dump` is used; not older than the server.";
       }
     ) "Databases of PostgreSQL, dumped by its own programs and streamed without a temporary copy.";
@@ -68,7 +81,9 @@ let
         user = user "The user. For a server of this host with its socket the module makes it, with the right to read.";
         passwordFile = k.file "The password; not needed with a socket that knows its users.";
         users = maybe types.bool "Also users and their rights (MariaDB); the agent's default when it is null.";
-        singleTransaction = opt types.bool true "Dump in one transaction, so that nothing is locked. Consistent for InnoDB.";
+        singleTransaction =
+          opt types.bool true
+            "Dump in one transaction, so that nothing is locked. Consistent for InnoDB.";
         package = package (
           if config.services.mysql.enable or false then config.services.mysql.package else pkgs.mariadb
         ) "config.services.mysql.package" "Whose dump program is used.";
@@ -108,13 +123,17 @@ let
       label
       // {
         container = need types.str "The container's name.";
-        engine = opt (types.enum [
-          "podman"
-          "docker"
-        ]) "podman" ''
-          Which program runs it. With `docker` the unit joins the group of its socket, which is as good as being root; containers of root in
-          podman are seen by root alone: `serviceConfig.User = lib.mkForce "root";`.
-        '';
+        engine =
+          opt
+            (types.enum [
+              "podman"
+              "docker"
+            ])
+            "podman"
+            ''
+              Which program runs it. With `docker` the unit joins the group of its socket, which is as good as being root; containers of root in
+              podman are seen by root alone: `serviceConfig.User = lib.mkForce "root";`.
+            '';
         path = maybe types.str "A file or directory in it; or give `command`.";
         command = maybe (types.nonEmptyListOf types.str) "A command that runs in it; what it prints is backed up.";
         filename = maybe types.str "Under which name the output of the command stands in the snapshot.";
@@ -125,8 +144,12 @@ let
 
   paths = k.kind {
     include = need (types.nonEmptyListOf types.str) "What is included: absolute paths.";
-    exclude = opt (types.listOf types.str) [ ] "Patterns of what is left out, as `keepwatch backup --exclude` takes them.";
-    excludeCaches = opt types.bool true "Leave out directories that are marked as caches (`CACHEDIR.TAG`).";
+    exclude =
+      opt (types.listOf types.str) [ ]
+        "Patterns of what is left out, as `keepwatch backup --exclude` takes them.";
+    excludeCaches =
+      opt types.bool true
+        "Leave out directories that are marked as caches (`CACHEDIR.TAG`).";
     oneFileSystem = opt types.bool false "Do not go into other file systems.";
     includeFrom = maybe types.str "A file with more paths, one in each line, read at the start of each run.";
     view = maybe types.str ''
@@ -139,9 +162,12 @@ services
 // {
   inherit paths;
 
-  several = k.kind {
-    parts = need (types.nonEmptyListOf (types.attrTag (services // { inherit paths; }))) "Which.";
-  } "Files, databases and services in one snapshot: all of them, or none. Two of one kind need labels; files stand in one part.";
+  several =
+    k.kind
+      {
+        parts = need (types.nonEmptyListOf (types.attrTag (services // { inherit paths; }))) "Which.";
+      }
+      "Files, databases and services in one snapshot: all of them, or none. Two of one kind need labels; files stand in one part.";
 
   command = k.kind {
     argv = need (types.nonEmptyListOf types.str) "The program, an absolute path, and its arguments. No secrets.";

@@ -458,6 +458,13 @@ def test_a_repository_that_vanishes_is_noticed(t):
         until("seen", lambda: d.metric(series) == 1.0, seconds=25)
         need(d.metric('keepwatch_repository_available_bytes{repository="disk"}') > 0, "room")
         need(d.metric('keepwatch_backup_last_successful{backup="home",repository="disk"}') == 1.0, "the run")
+        # Marks of a prune that came no further: one of now, one that two more prunes should have carried out.
+        marks = 'keepwatch_repository_locks{repository="disk"}', 'keepwatch_repository_stale_locks{repository="disk"}'
+        need([d.metric(m) for m in marks] == [0, 0], "none yet")
+        for name, days in (("a", 14), ("b", 16)):
+            mark = t.write("disk/marks/" + name * 64, b"x")
+            os.utime(mark, (time.time() - days * 86400,) * 2)
+        until("both are seen", lambda: [d.metric(m) for m in marks] == [2, 1], seconds=25)
         os.rename(t.path("disk"), t.path("away"))
         until("missed", lambda: d.metric(series) == 0.0, seconds=25)
         d.stop()
@@ -482,8 +489,24 @@ def test_a_job_in_s3_and_what_it_asked(t):
             need(puts >= 3 and d.metric('keepwatch_repository_requests_total{repository="far",operation="get"}') >= 1, puts)
             need(d.metric('keepwatch_repository_sent_bytes_total{repository="far"}') > 1000, "bytes")
             need(d.metric('keepwatch_repository_request_errors_total{repository="far",reason="retried"}') == 0, "none failed")
+            need(d.metric('keepwatch_repository_request_errors_total{repository="far",reason="failed"}') == 0, "none was given up")
             need(d.metric('keepwatch_repository_reachable{repository="far"}') == 1.0, "reachable")
             need(d.metric('keepwatch_verification_last_successful{repository="far"}') == 1.0, "verified")
+            # Runs that fail say what they asked, too: one that ends in the middle, one whose first request is not answered.
+            errors = lambda reason: d.metric('keepwatch_repository_request_errors_total{repository="far",reason="%s"}' % reason)
+            broken = {"action": {"do": "answer", "status": 400, "code": "InvalidArgument"}}
+            s3.control(s, "rules", [
+                {"on": ["put"], "times": 3, "action": {"do": "answer", "status": 500, "code": "InternalError"}},
+                {"on": ["put"], "key": "packs/", **broken}])
+            t.write("src/a/more", t.noise(400_000))
+            d.kw("backup", "--job", "home", rc=1)
+            until("a failed run is counted", lambda: errors("retried") >= 3 and errors("failed") >= 1, seconds=25)
+            before = errors("failed"), d.metric('keepwatch_repository_requests_total{repository="far",operation="get"}')
+            s3.control(s, "rules", method="DELETE")
+            s3.control(s, "rules", [{"on": ["get"], "key": "config", **broken}])
+            document = d.kw("verify", "--repository", "far", rc=1)
+            until("so is one that did not get far", lambda: errors("failed") > before[0], seconds=25)
+            need(d.metric('keepwatch_repository_requests_total{repository="far",operation="get"}') > before[1], document)
             d.stop()
         finally:
             d.kill()

@@ -1,9 +1,10 @@
 """Alerts from end to end: an agent under a real systemd, Prometheus and Alertmanager from packages, a Telegram, a mail server and a dead-man switch
 that are played here. Things are broken and mended, and the right messages must arrive, once. Times are short; nothing is left out."""
-import json, os, pathlib, re, shlex, shutil, signal, subprocess, time
+import json, os, pathlib, re, shlex, shutil, signal, subprocess, time, urllib.parse
 
 from harness import Skip, need, need_root, need_tools
 from monitoring import ROOT, Alertmanager, DeadMan, Prometheus, Smtp, Telegram, Web, free_port, running, until
+from topics import dashboards
 
 CONFIG = """
 host = "web1"
@@ -41,8 +42,16 @@ failure_threshold = 2
 success_threshold = 1
 probe.systemd = { unit = "shop.service" }
 on_failure = { restart_unit = "shop.service" }
+# Always well; its unit is restarted by hand.
+[checks.remote]
+interval = "1s"
+timeout = "900ms"
+probe.systemd = { unit = "remote.service" }
+on_failure = { restart_unit = "oven.service" }
 [restarts."shop.service"]
 max_attempts = 1
+settle = "1s"
+[restarts."oven.service"]
 settle = "1s"
 """
 # Those that are made to fire here. Others wait as long as they do everywhere, so that a busy machine does not disturb.
@@ -50,6 +59,8 @@ HURRY = ("KeepwatchBackupFailed", "KeepwatchCheckDown", "KeepwatchRepositoryUnre
 UNITS = {
     "keepwatch": "[Unit]\nAfter=dbus.service\n[Service]\nType=notify\nExecStart=/usr/local/bin/keepwatch serve\n",
     "shop": "[Service]\nExecStart=/bin/sh -c 'test -e /ok && exec sleep infinity'\n",
+    # Never comes up.
+    "oven": "[Service]\nType=oneshot\nExecStart=/bin/false\n",
     # Does what is put down in /do, one file after the other.
     "remote": "[Service]\nEnvironment=HOME=/root\nExecStart=/bin/sh -c 'while :; do for f in /do/*.sh; do if [ -e $f ]; then sh $f >$f.out 2>&1; echo $? >$f.rc; mv $f $f.done; fi; done; sleep 0.1; done'\n",
 }
@@ -71,7 +82,7 @@ class Host:
             self.write("etc/systemd/system/%s.service" % name, text)
             wants = self.path("etc/systemd/system/multi-user.target.wants")
             os.makedirs(wants, exist_ok=True)
-            if name != "keepwatch":
+            if name not in ("keepwatch", "oven"):
                 os.symlink("../%s.service" % name, wants + "/%s.service" % name)
         self.write("etc/keepwatch/config.toml", CONFIG % port)
         self.write("ok", "")
@@ -142,7 +153,7 @@ def test_messages_arrive_once_and_are_taken_back(t):
     hooks = []
     hook = Web(lambda method, path, body: (hooks.append((path, json.loads(body))), (200, "{}"))[1])
     host = Host(t, agent)
-    began, marks = time.monotonic(), []
+    began, clock, marks = time.monotonic(), time.time(), []
     mark = lambda what: marks.append("%s at %d s" % (what, time.monotonic() - began))
     manager = Alertmanager(t, telegram, smtp, dead_man, "http://127.0.0.1:%d/hook" % hook.port)
     prometheus = Prometheus(t, [("keepwatch", agent, "web1")], manager.port, HURRY)
@@ -194,6 +205,10 @@ def test_messages_arrive_once_and_are_taken_back(t):
         need(str(mail["Subject"]) == "[1 firing] critical: KeepwatchCheckDown on web1", mail["Subject"])
         need("Check shop on web1 is down" in mail.get_body(("plain",)).get_content() and "Check shop on web1 is down" in mail.get_body(("html",)).get_content(), mail)
         need(any(p == "/hook" and {a["labels"].get("backup") for a in b["alerts"]} == {"db", "app"} for p, b in hooks), hooks)
+        # ntfy gets its templates as they stand in the file, and few alerts at once (tests/alerts/run renders them).
+        asked = [(urllib.parse.parse_qs(p.partition("?")[2]), b) for p, b in hooks if p.startswith("/hook/ntfy?")]
+        title, text = ((ROOT / "alerts/alertmanager" / name).read_text().rstrip("\n") for name in ("ntfy-title.txt", "ntfy-message.txt"))
+        need(asked and all(q == {"template": ["yes"], "priority": ["5"], "title": [title], "message": [text]} and len(b["alerts"]) <= 5 and "truncatedAlerts" in b for q, b in asked), asked)
         mark("told")
         # After its cooldown the unit is given up.
         until("it is given up", lambda: telegram.about("KeepwatchUnitRestartGaveUp"), 120)
@@ -201,6 +216,11 @@ def test_messages_arrive_once_and_are_taken_back(t):
         need("shop.service on web1 stays down: restarts are used up" in gave_up["text"] and "keepwatch reset shop.service" in gave_up["text"], gave_up)
         need(not telegram.about("is over") and not telegram.about("✅"), telegram.seen)
 
+        # What the dashboards say of restarts, asked when one was of use and one was not.
+        host.run("keepwatch restart oven.service")
+        until("a failed restart is counted", lambda: prometheus.query('keepwatch_unit_restart_failures_total{unit="oven.service"} > 0'), 40)
+        time.sleep(3)
+        dashboards.answered_under_systemd(prometheus, clock)
         mark("given up")
         # --- mended: what the runbooks say ---
         os.remove(host.path("broken"))

@@ -1,5 +1,5 @@
 """S11: every verb on s3://, kills in the middle, credentials that may not delete, and no secret anywhere. The server is our own (tests/s3serve) or a real one (tests/s3/server)."""
-import contextlib, json, os, pathlib, shutil, signal, struct, subprocess, sys, time
+import contextlib, json, os, pathlib, shutil, signal, struct, subprocess, sys, time, urllib.request
 
 from harness import Skip, need, need_tools, tree
 
@@ -29,6 +29,13 @@ def server(argv, *more):
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def control(s, what, body=None, method="POST"):
+    """Tells our own server how to misbehave."""
+    request = urllib.request.Request("%s/%s" % (s["control"], what), json.dumps(body).encode(), method=method)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
 
 
 def place(t, s, prefix, access=None, secret=None):

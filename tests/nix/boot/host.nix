@@ -57,6 +57,12 @@ import ../eval.nix {
           recipients = [ recipient ];
           identityFile = "/etc/secrets/identity";
         };
+        # A place with the same keys as the first, made by hand.
+        repositories.twin = {
+          backend.local.path = "/srv/twin";
+          recipients = [ recipient ];
+          initialize = false;
+        };
         # A disk that is mounted and belongs to root.
         repositories.mounted = {
           backend.local = {
@@ -161,6 +167,29 @@ import ../eval.nix {
           away = {
             source.paths.include = [ "/etc/hostname" ];
             repositories = [ "absent" ];
+            startAt = null;
+          };
+        };
+
+        # Between twins nothing is opened; between others everything is.
+        copies = {
+          twin = {
+            from = "disk";
+            to = "twin";
+            backups = [ "files" ];
+            startAt = null;
+          };
+          anew = {
+            from = "disk";
+            to = "mounted";
+            backups = [ "files" ];
+            startAt = null;
+            identityFile = "/etc/secrets/identity";
+          };
+          refused = {
+            from = "disk";
+            to = "mounted";
+            backups = [ "daily" ];
             startAt = null;
           };
         };

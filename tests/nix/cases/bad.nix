@@ -6,19 +6,32 @@ let
     inherit recipients;
   };
   home.source.paths.include = [ "/home" ];
-  keepwatch = more: [ { services.keepwatch = { enable = true; } // more; } ];
+  keepwatch = more: [
+    {
+      services.keepwatch = {
+        enable = true;
+      }
+      // more;
+    }
+  ];
   with' = more: keepwatch ({ repositories.disk = disk; } // more);
 in
 {
   "a slip in the name of a repository" = {
-    modules = with' { backups.home = home // { repositories = [ "dsk" ]; }; };
+    modules = with' {
+      backups.home = home // {
+        repositories = [ "dsk" ];
+      };
+    };
     message = ''services.keepwatch.backups.home.repositories: there is no repository "dsk" (known: disk)'';
   };
   "several repositories and none chosen" = {
     modules = keepwatch {
       repositories = {
         a = disk;
-        b = disk // { backend.local.path = "/b"; };
+        b = disk // {
+          backend.local.path = "/b";
+        };
       };
       backups.home = home;
     };
@@ -29,11 +42,20 @@ in
     message = "services.keepwatch.backups.home.repositories";
   };
   "a retention that keeps nothing" = {
-    modules = with' { backups.home = home // { retention.daily = 0; }; };
+    modules = with' {
+      backups.home = home // {
+        retention.daily = 0;
+      };
+    };
     message = "services.keepwatch.backups.home.retention: no rule keeps anything";
   };
   "two kinds of source" = {
-    modules = with' { backups.x.source = { paths.include = [ "/x" ]; postgresql = { }; }; };
+    modules = with' {
+      backups.x.source = {
+        paths.include = [ "/x" ];
+        postgresql = { };
+      };
+    };
     message = "services.keepwatch.backups.x.source";
   };
   "a kind of source that is none" = {
@@ -45,7 +67,11 @@ in
     message = "services.keepwatch.backups.x.source";
   };
   "a secret in the store" = {
-    modules = keepwatch { repositories.disk = disk // { identityFile = ./good.nix; }; };
+    modules = keepwatch {
+      repositories.disk = disk // {
+        identityFile = ./good.nix;
+      };
+    };
     message = "services.keepwatch.repositories.disk.identityFile";
   };
   "a secret that is no path" = {
@@ -54,7 +80,9 @@ in
   };
   "a repository inside of what is backed up" = {
     modules = keepwatch {
-      repositories.disk = disk // { backend.local.path = "/home/backup"; };
+      repositories.disk = disk // {
+        backend.local.path = "/home/backup";
+      };
       backups.home = home;
     };
     message = "services.keepwatch.backups.home.source.paths.include: /home holds the repository disk (/home/backup)";
@@ -64,13 +92,12 @@ in
     message = "services.postgresql.enable is false";
   };
   "two parts in one directory" = {
-    modules =
-      with' {
-        backups.app.source.several.parts = [
-          { sqlite.databases = [ "/a" ]; }
-          { sqlite.databases = [ "/b" ]; }
-        ];
-      };
+    modules = with' {
+      backups.app.source.several.parts = [
+        { sqlite.databases = [ "/a" ]; }
+        { sqlite.databases = [ "/b" ]; }
+      ];
+    };
     message = "services.keepwatch.backups.app.source.several.parts: two of them would lie in the same directory of the snapshot (sqlite, sqlite)";
   };
   "a repository in the files of one of several parts" = {
@@ -153,7 +180,11 @@ in
     message = ''one of "critical", "warning", "info"'';
   };
   "an option that does not exist" = {
-    modules = with' { backups.home = home // { schedule = "daily"; }; };
+    modules = with' {
+      backups.home = home // {
+        schedule = "daily";
+      };
+    };
     message = "`services.keepwatch.backups.home.schedule' does not exist";
   };
   "a name that becomes no name of a unit" = {
@@ -183,7 +214,9 @@ in
     message = ''services.keepwatch.restarts."a.service".escalation: it reboots the host; set allowReboot = true'';
   };
   "a Redis server that is none" = {
-    modules = with' { backups.r.source.redis.server = "cash"; } ++ [ { services.redis.servers.cache.enable = true; } ];
+    modules = with' { backups.r.source.redis.server = "cash"; } ++ [
+      { services.redis.servers.cache.enable = true; }
+    ];
     message = ''services.keepwatch.backups.r.source.redis.server: there is no services.redis.servers."cash" (known: cache)'';
   };
   "a receiver that is none" = {
@@ -200,7 +233,9 @@ in
     message = ''services.keepwatch.alertmanager.defaultReceiver: there is no receiver "phone"'';
   };
   "dashboards by path and by provider" = {
-    modules = keepwatch { grafana.enable = true; } ++ [ { services.grafana.provision.dashboards.path = "/x"; } ];
+    modules = keepwatch { grafana.enable = true; } ++ [
+      { services.grafana.provision.dashboards.path = "/x"; }
+    ];
     message = "services.grafana.provision.dashboards.path: it excludes";
   };
   "Prometheus without anybody to ask" = {

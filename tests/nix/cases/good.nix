@@ -9,7 +9,12 @@ let
     };
     inherit recipients;
   };
-  keepwatch = more: { services.keepwatch = { enable = true; } // more; };
+  keepwatch = more: {
+    services.keepwatch = {
+      enable = true;
+    }
+    // more;
+  };
   with' = more: keepwatch ({ repositories.disk = disk; } // more);
 in
 {
@@ -231,6 +236,38 @@ in
     has.toml = [ ''socket = "/run/redis-cache/redis.sock"'' ];
   };
 
+  "a daemon that asks through sockets of groups" = {
+    modules = [
+      (keepwatch {
+        checks = {
+          one.probe.redis.target = "unix:/run/redis-one/redis.sock";
+          two.probe.redis.target = "unix:/run/redis-two/redis.sock";
+          database.probe.postgresql = { };
+          far.probe.http.url = "https://example.org/";
+        };
+        notifications = {
+          receivers.phone.telegram = {
+            botTokenFile = "/run/secrets/bot";
+            chatId = 5;
+          };
+          defaultReceiver = "phone";
+        };
+      })
+      {
+        services.postgresql.enable = true;
+        services.redis.servers.one.enable = true;
+        services.redis.servers.two.enable = true;
+      }
+    ];
+    has."keepwatch.service" = [
+      "SupplementaryGroups=redis-one\nSupplementaryGroups=redis-two\n"
+      # All hosts, and no group of hosts.
+      "IPAddressDeny=any\n"
+      "IPAddressAllow=192.0.0.0/3\n"
+    ];
+    lacks."keepwatch.service" = [ "IPAddressAllow=224" ];
+  };
+
   "several sources in one snapshot: each has its secrets, all have what any of them needs" = {
     modules = [
       (with' {
@@ -270,7 +307,9 @@ in
   "a drill with a server of its own" = {
     modules = [
       (keepwatch {
-        repositories.disk = disk // { identityFile = "/run/secrets/identity"; };
+        repositories.disk = disk // {
+          identityFile = "/run/secrets/identity";
+        };
         backups.vectors.source.qdrant = { };
         drills.vectors = {
           backup = "vectors";
@@ -367,7 +406,9 @@ in
   "a drill has the identity, a scratch directory, and its databases" = {
     modules = [
       (keepwatch {
-        repositories.disk = disk // { identityFile = "/run/secrets/identity"; };
+        repositories.disk = disk // {
+          identityFile = "/run/secrets/identity";
+        };
         backups.app.source.postgresql = { };
         drills.app = {
           backup = "app";
@@ -415,6 +456,70 @@ in
       "ReadWritePaths=-/mnt/backup/web1"
     ];
     lacks."keepwatch-backup-home.service" = [ "/run/secrets" ];
+    # Twins are copied as they are.
+    identities = [ ];
+    lacks.toml = [ "identity_file" ];
+  };
+
+  "the identity is where it is needed: drills, restores, and a copy that says so" = {
+    modules = [
+      (keepwatch {
+        repositories = {
+          disk = disk // {
+            identityFile = "/run/secrets/identity";
+          };
+          other = {
+            backend.local = {
+              path = "/mnt/other/web1";
+              requireMount = "/mnt/other";
+            };
+            inherit recipients;
+          };
+          far = {
+            backend.s3 = {
+              bucket = "b";
+              credentialsFile = "/run/secrets/aws";
+            };
+            inherit recipients;
+            writerKeyFile = "/run/secrets/far-writer";
+          };
+        };
+        defaults.repositories = [ "disk" ];
+        backups.home.source.paths.include = [ "/home" ];
+        backups.app.source.postgresql = { };
+        backups.elsewhere = {
+          source.paths.include = [ "/srv" ];
+          repositories = [ "other" ];
+        };
+        checks.web.probe.http.url = "http://127.0.0.1/";
+        drills.home = {
+          backup = "home";
+          target.directory = { };
+        };
+        # Of two with the same keys, and of two with different ones.
+        copies.twin = {
+          from = "disk";
+          to = "far";
+        };
+        copies.sealed-anew = {
+          from = "other";
+          to = "far";
+          identityFile = "/run/secrets/identity-of-other";
+        };
+      })
+      { services.postgresql.enable = true; }
+    ];
+    identities = [
+      "keepwatch-copy-sealed-anew.service repository-other-identity:/run/secrets/identity-of-other"
+      "keepwatch-drill-home.service repository-disk-identity:/run/secrets/identity"
+      "keepwatch-restore-app.service repository-disk-identity:/run/secrets/identity"
+      "keepwatch-restore-home.service repository-disk-identity:/run/secrets/identity"
+    ];
+    has.toml = [ ''identity_file = "credential:repository-other-identity"'' ];
+    lacks.toml = [
+      "credential:copy-"
+      "/run/secrets"
+    ];
   };
 
   "the daemon has the secrets of checks, messages and its endpoint" = {
@@ -557,7 +662,7 @@ in
     has.alertmanager = [
       ''"bot_token_file":"/run/credentials/alertmanager.service/keepwatch-phone-bot-token"''
       ''"url_file":"/run/credentials/alertmanager.service/keepwatch-dead-man-url"''
-      ''a$$b@example.org''
+      "a$$b@example.org"
       ''"repeat_interval":"1h"''
     ];
     has.credentials = [

@@ -5,16 +5,19 @@
     let
       # From NIX_PATH, hence `--impure`.
       lib = import <nixpkgs/lib>;
-      package = system: name: derivation {
-        inherit name system;
-        builder = "/bin/sh";
-      } // {
-        pname = name;
-        meta.mainProgram = name;
-        overrideAttrs = _: package system name;
-        cli = package system "${name}-cli";
-        withPackages = _: package system name;
-      };
+      package =
+        system: name:
+        derivation {
+          inherit name system;
+          builder = "/bin/sh";
+        }
+        // {
+          pname = name;
+          meta.mainProgram = name;
+          overrideAttrs = _: package system name;
+          cli = package system "${name}-cli";
+          withPackages = _: package system name;
+        };
       legacyPackages =
         system:
         let
@@ -22,15 +25,19 @@
             "acl"
             "age"
             "attr"
+            "b3sum"
+            "btrfs-progs"
             "cargo"
             "clippy"
             "debootstrap"
             "gcc"
+            "go"
             "installShellFiles"
             "jq"
             "libcap"
             "libfaketime"
             "mariadb"
+            "nix"
             "nixfmt"
             "nixfmt-tree"
             "openssh"
@@ -47,6 +54,7 @@
             "sqlite"
             "strace"
             "systemd"
+            "util-linux"
             "versitygw"
             "yq-go"
             "zstd"
@@ -57,15 +65,21 @@
               hostPlatform = { inherit system; };
               buildPlatform.canExecute = _: true;
             };
-            callPackage = f: args: (if builtins.isFunction f then f else import f) (
-              builtins.intersectAttrs (builtins.functionArgs (if builtins.isFunction f then f else import f)) pkgs // args
-            );
+            callPackage =
+              f: args:
+              (if builtins.isFunction f then f else import f) (
+                builtins.intersectAttrs (builtins.functionArgs (if builtins.isFunction f then f else import f)) pkgs
+                // args
+              );
             rustPlatform.buildRustPackage = args: package system args.pname // { inherit (args) version src; };
             mkShell = args: builtins.deepSeq (map (p: "${p}") args.packages) (package system "shell");
             writeText = name: text: builtins.seq (builtins.stringLength text) (package system name);
-            runCommandLocal = name: _: script: builtins.seq (builtins.stringLength script) (package system name);
+            runCommandLocal =
+              name: _: script:
+              builtins.seq (builtins.stringLength script) (package system name);
             # Evaluated as far as its form goes; tests/nix/nixos.nix evaluates the machines.
-            testers.runNixOSTest = test: builtins.seq (builtins.stringLength test.name) (package system "vm-test-${test.name}");
+            testers.runNixOSTest =
+              test: builtins.seq (builtins.stringLength test.name) (package system "vm-test-${test.name}");
           };
         in
         pkgs;

@@ -22,12 +22,18 @@
     in
     {
       inherit lib;
-      legacyPackages = lib.genAttrs [
-        "x86_64-linux"
-        "aarch64-linux"
-      ] (system: import <nixpkgs> {
-        inherit system;
-        overlays = [ overlay ];
-      });
+      legacyPackages =
+        lib.genAttrs
+          [
+            "x86_64-linux"
+            "aarch64-linux"
+          ]
+          (
+            system:
+            import <nixpkgs> {
+              inherit system;
+              overlays = [ overlay ];
+            }
+          );
     };
 }

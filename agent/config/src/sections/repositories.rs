@@ -21,7 +21,7 @@ table! {
         recipients: Vec<String> = Shape::List(&Shape::Text(Text::Recipient), 1, 64), Required, also ["recipient", "public_keys"];
         /// The host's writing secrets, made by `keepwatch init`. They cannot read what was written.
         writer_key_file: Option<SecretSource> = Shape::Text(Text::Secret), Absent;
-        /// An identity that can read. Only drills, and verifying what is inside, need it; a host that does neither should not have it.
+        /// An identity that can read. Only drills, verifying what is inside, and copying to a repository with other keys need it; a host that does none of these should not have it.
         identity_file: Option<SecretSource> = Shape::Text(Text::Secret), Absent;
         /// Create the repository when it is absent; refused when the catalog has seen it filled before.
         initialize: bool = Shape::Bool, Value("true");

@@ -248,6 +248,8 @@ pub struct Traffic {
     pub requests: u64,
     /// Attempts after the first.
     pub retries: u64,
+    /// What was given up: errors of the server or of the line that repetition did not mend. A refusal is an answer.
+    pub failures: u64,
     /// Objects written.
     pub puts: u64,
     /// Objects or ranges read.

@@ -245,6 +245,7 @@ fn tell_it(
             "objective_seconds": args.max_duration.map(|d| d.as_secs_f64()),
             "expectations": result.answers,
             "notes": result.notes,
+            "traffic": context.asked.get().and_then(|store| store.traffic()),
             "error": failure.as_ref().map(|f| &f.message),
         }))?;
     } else if !context.globals.quiet {

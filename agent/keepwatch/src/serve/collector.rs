@@ -23,7 +23,7 @@ use super::collect::{self, Answers, Collected, collector};
 use super::local::Looks;
 use super::scene::{Scene, Stop};
 use super::{host, proofs, quiet};
-use crate::told;
+use crate::{clock, told};
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(10);
@@ -102,7 +102,7 @@ pub async fn run(parts: Parts, mut stop: Stop) {
         }
         let asked = begun.elapsed();
         looks
-            .complete(&scene.loaded.config, &mut found.repositories)
+            .complete(&scene.loaded.config, &mut found.repositories, clock::now())
             .await;
         if was_away && answers {
             tracing::info!("the catalog answers again");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keepwatch_catalog::Catalog;
-use keepwatch_catalog::upkeep::{Integrity, integrity, maintain};
+use keepwatch_catalog::upkeep::{Integrity, integrity, maintain, measure};
 use tokio::time::{Instant, sleep_until};
 
 use super::scene::Stop;
@@ -26,6 +26,11 @@ pub async fn run(catalog: Catalog, mut stop: Stop) {
     let begun = Instant::now();
     let mut next = begun + FIRST;
     let mut look = begun + EVERY;
+    // How large it is, is known from the start on. When it is away, another part says so.
+    tokio::select! {
+        () = stop.wait() => return,
+        _ = measure(&catalog) => {}
+    }
     loop {
         tokio::select! {
             () = stop.wait() => return,

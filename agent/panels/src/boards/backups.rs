@@ -118,6 +118,13 @@ pub fn board() -> Dashboard {
                         .ask(format!("min by (instance, repository) ({})", repository(&n::REPOSITORY_AVAILABLE)), "{{instance}} {{repository}}").unit("bytes").from_zero(),
                     Panel::new(Sort::Graph, "Repository size", "Bytes stored in each repository; known from its first prune on.")
                         .ask(format!("max by (instance, repository) ({})", repository(&n::REPOSITORY_SIZE)), "{{instance}} {{repository}}").unit("bytes").from_zero().absent("not known before a prune"),
+                    Panel::new(Sort::Columns, "Requests to stores", "What runs asked of repositories behind a network, by operation.")
+                        .ask(format!("sum by (instance, repository, operation) ({})", increase(&repository(&n::REPOSITORY_REQUESTS))), "{{instance}} {{repository}} {{operation}}").from_zero().summed().absent("none behind a network"),
+                    Panel::new(Sort::Columns, "Failed requests", "Requests to stores that were made again or given up. Those of runs that failed count, too.")
+                        .ask(format!("sum by (instance, repository, reason) ({})", increase(&repository(&n::REPOSITORY_REQUEST_ERRORS))), "{{instance}} {{repository}} {{reason}}").from_zero().summed().absent("none behind a network"),
+                    Panel::new(Sort::Graph, "Marks of prune", "Packs that a local repository has marked for deletion, in records. Overdue ones mean that no prune came to its end.")
+                        .ask(format!("max by (instance, repository) ({})", repository(&n::REPOSITORY_LOCKS)), "{{instance}} {{repository}} marks")
+                        .ask(format!("max by (instance, repository) ({})", repository(&n::REPOSITORY_STALE_LOCKS)), "{{instance}} {{repository}} overdue").from_zero().absent("not on a disk here"),
                     Panel::new(Sort::Stat, "Repositories away", "Repositories that did not answer when they were last used or looked at.")
                         .ask(format!("sum({} == bool 0)", repository(&n::REPOSITORY_REACHABLE)), "away").steps(NONE_WANTED).absent("none yet").size(12, 8),
                     Panel::new(Sort::Bars, "Room used", "Used share of the place of each repository.")
