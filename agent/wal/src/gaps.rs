@@ -28,6 +28,10 @@ pub struct Base {
     pub snapshot: ObjectId,
     /// When it began, for people.
     pub time: String,
+    /// When it was done. Seconds since 1970.
+    pub done: i64,
+    /// Its writer's key was taken back: nothing is promised by it.
+    pub revoked: bool,
     /// What it needs.
     pub body: BaseBackup,
 }
@@ -69,6 +73,8 @@ pub struct BaseReport {
     pub snapshot: ObjectId,
     /// When it began.
     pub time: String,
+    /// When it was done, so the first moment to which it can be brought. Seconds since 1970.
+    pub done: i64,
     /// Its timeline.
     pub timeline: u32,
     /// Where its replay begins.
@@ -85,6 +91,18 @@ pub struct BaseReport {
     pub complete: bool,
 }
 
+/// What the faults of a cluster's log mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// There are none.
+    Sound,
+    /// Older base backups are hit. The newest leads to the end of the log.
+    Gaps,
+    /// The end of the log cannot be reached from any base backup, or what is there contradicts itself.
+    Broken,
+}
+
 /// What is known of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClusterReport {
@@ -98,8 +116,14 @@ pub struct ClusterReport {
     pub files: u64,
     /// Their bytes as stored.
     pub bytes: u64,
-    /// When the newest was stored. Seconds since 1970.
+    /// When the newest segment was stored. Seconds since 1970.
     pub newest: Option<u64>,
+    /// What the faults below mean.
+    pub state: State,
+    /// A base backup can be brought to the end of the log, on its newest timeline.
+    pub recoverable: bool,
+    /// Every moment since then can be recovered. Seconds since 1970.
+    pub recoverable_from: Option<i64>,
     /// By number.
     pub timelines: Vec<Timeline>,
     /// At most a thousand.
@@ -145,8 +169,54 @@ struct Need {
     base: Option<usize>,
 }
 
-/// Judges a cluster.
+/// Judges a cluster. Base backups: oldest first.
 pub fn judge(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterReport {
+    let mut report = find(cluster, log, bases);
+    let good: Vec<(&Base, &BaseReport)> = bases
+        .iter()
+        .zip(&report.bases)
+        .filter(|(b, r)| r.restorable && !b.revoked)
+        .collect();
+    // The newest timeline that any of them leads to: one that none leads to is that of a trial, or of a life without a base backup yet.
+    let timelines: BTreeSet<u32> = log
+        .histories
+        .keys()
+        .chain(log.segments.keys())
+        .copied()
+        .collect();
+    let leading = |t: u32| -> Vec<(&BaseReport, Vec<u32>)> {
+        let ways = good.iter();
+        ways.filter_map(|(b, r)| Some((*r, path(log, &b.body, t)?)))
+            .collect()
+    };
+    let ways = timelines.iter().rev().map(|t| leading(*t));
+    let ways = ways.into_iter().find(|w| !w.is_empty()).unwrap_or_default();
+    // What is not all listed any more is not judged one by one.
+    let is_listed = report.gaps_total == report.gaps.len() as u64;
+    let reaches = |(r, way): &&(&BaseReport, Vec<u32>)| match is_listed {
+        true => obstacle(&report, log, r.snapshot, way, None).is_none(),
+        false => r.complete,
+    };
+    let recoverable = match ways.last() {
+        Some(newest) => reaches(&newest),
+        // Nothing but base backups that bring their own log.
+        None => !good.is_empty(),
+    };
+    let from = ways.iter().find(reaches).map(|(r, _)| r.done);
+    report.recoverable = recoverable;
+    report.recoverable_from = from.filter(|_| recoverable);
+    report.state = if report.is_sound() && (recoverable || bases.is_empty()) {
+        State::Sound
+    } else if recoverable && report.problems.is_empty() {
+        State::Gaps
+    } else {
+        State::Broken
+    };
+    report
+}
+
+/// All of it but what it means in the end.
+fn find(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterReport {
     let system = log.system.or_else(|| bases.first().map(|b| b.body.system));
     let mut report = ClusterReport {
         cluster,
@@ -155,6 +225,9 @@ pub fn judge(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterRe
         files: log.files,
         bytes: log.bytes,
         newest: log.newest,
+        state: State::Sound,
+        recoverable: false,
+        recoverable_from: None,
         timelines: Vec::new(),
         gaps: Vec::new(),
         gaps_total: 0,
@@ -164,6 +237,7 @@ pub fn judge(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterRe
             .map(|b| BaseReport {
                 snapshot: b.snapshot,
                 time: b.time.clone(),
+                done: b.done,
                 timeline: b.body.timeline,
                 start: Lsn(b.body.start).to_string(),
                 end: Lsn(b.body.end).to_string(),
@@ -512,6 +586,8 @@ mod tests {
         Base {
             snapshot: ObjectId([id; 32]),
             time: String::new(),
+            done: i64::from(id) * 100,
+            revoked: false,
             body: BaseBackup {
                 system: 1,
                 timeline,
@@ -583,6 +659,51 @@ mod tests {
                 .unwrap()
                 .contains("ends with")
         );
+    }
+
+    #[test]
+    fn what_a_gap_means_depends_on_the_base_backups_after_it() {
+        let before = base(1, 1, 1, 1, false);
+        let after = base(2, 1, 4, 4, false);
+        let own = base(3, 1, 4, 4, true);
+        let revoked = Base {
+            revoked: true,
+            ..after.clone()
+        };
+        let gap: &[(u32, &[u64])] = &[(1, &[1, 2, 4, 5])];
+        let trial: &[(u32, &[u64])] = &[(1, &[1, 2, 3, 4, 5]), (2, &[3])];
+        let left: &[(u32, &[(u32, u64)])] = &[(2, &[(1, 3)])];
+        use State::{Broken, Gaps, Sound};
+        for (segments, histories, bases, state, from) in [
+            (&[(1, &[1, 2, 3][..])][..], &[][..], &[&before][..], Sound, Some(100)),
+            (gap, &[], &[&before], Broken, None),
+            (gap, &[], &[&before, &after], Gaps, Some(200)),
+            (gap, &[], &[&after], Sound, Some(200)),
+            (gap, &[], &[&before, &own], Gaps, Some(300)),
+            (gap, &[], &[&before, &revoked], Broken, None),
+            (gap, &[], &[], Broken, None),
+            (&[(1, &[1, 2])], &[], &[], Sound, None),
+            // The newest cannot even be started.
+            (&[(1, &[1, 2, 3])], &[], &[&before, &after], Broken, None),
+            // No log at all, but base backups that bring their own.
+            (&[], &[], &[&own], Sound, None),
+            (&[], &[], &[&after], Broken, None),
+            // A trial that archived, too: the base backup after it began does not lead there, and need not.
+            (trial, left, &[&after], Sound, Some(200)),
+            // A segment of the life that went on is missing, and then one of the life that was given up.
+            (&[(1, &[1, 2]), (2, &[4])], left, &[&before], Broken, None),
+            (&[(1, &[1, 2, 3, 5]), (2, &[3, 4])], left, &[&before], Gaps, Some(100)),
+        ] {
+            let bases: Vec<Base> = bases.iter().map(|b| (*b).clone()).collect();
+            let (r, gaps) = told(&log(segments, histories), &bases);
+            assert_eq!(
+                (r.state, r.recoverable_from),
+                (state, from),
+                "{segments:?} {bases:?} {gaps:?}"
+            );
+            let has_base = !bases.is_empty() && state != Broken;
+            assert_eq!(r.recoverable, has_base, "{segments:?}");
+        }
     }
 
     #[test]

@@ -275,6 +275,19 @@ pub async fn texts_come_back(env: Env) {
             size_bytes: None,
             available_bytes: None,
             capacity_bytes: None,
+            wal: Some(vec![
+                WalState {
+                    cluster: text.clone(),
+                    recoverable: true,
+                    gaps: u64::MAX,
+                    segments_missing: 0,
+                    base_backups: 0,
+                    newest_segment: Some(at(secs)),
+                    newest_base_backup: None,
+                    oldest_recovery: None,
+                };
+                CLUSTERS_MAX + 1
+            ]),
         };
         let entries = vec![
             Entry::Run(Box::new(run.clone())),
