@@ -426,7 +426,10 @@ pub(crate) async fn save_repository(
         state.size_bytes,
         state.available_bytes,
         state.capacity_bytes,
-        state.wal.as_ref().and_then(|w| serde_json::to_string(w).ok()),
+        state
+            .wal
+            .as_ref()
+            .and_then(|w| serde_json::to_string(w).ok()),
     ];
     Ok(tx.execute(SAVE_REPOSITORY, &row).await? > 0)
 }

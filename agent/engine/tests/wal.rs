@@ -76,6 +76,7 @@ fn base(w: &World, repo: &Repository, n: u64, start: Moment) -> SnapshotRecord {
         end: n << 24 | 300,
         version: "15".into(),
         with_wal: false,
+        after: None,
     });
     let _ = w;
     commit(repo, &body)

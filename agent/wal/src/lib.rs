@@ -38,7 +38,7 @@ mod tests {
             if let Some(b) = archive.get_mut(at) {
                 *b = value;
             }
-            let (mut watched, learnt) = stream::watch(&archive[..]);
+            let (mut watched, learnt) = stream::watch(&archive[..], None);
             let _ = watched.read_to_end(&mut Vec::new());
             let _ = learnt.base();
         }

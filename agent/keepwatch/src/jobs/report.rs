@@ -703,7 +703,9 @@ mod tests {
             assert_eq!(wal(Some(&none)), None, "{none}");
         }
         assert_eq!(wal(None), None);
-        let odd = wal(Some(&json!({ "wal": [{ "system": "a\nb", "newest": "x" }, 7] })));
+        let odd = wal(Some(
+            &json!({ "wal": [{ "system": "a\nb", "newest": "x" }, 7] }),
+        ));
         assert!(odd.expect("logs").iter().all(|c| c.cluster == "?"));
     }
 

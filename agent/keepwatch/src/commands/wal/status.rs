@@ -77,13 +77,13 @@ pub fn of(
 }
 
 /// The base backups of a cluster, oldest first.
-pub fn bases(
+pub fn bases<'a>(
     repository: &Repository,
-    snapshots: &[SnapshotRecord],
+    snapshots: impl IntoIterator<Item = &'a SnapshotRecord>,
     cluster: WalCluster,
 ) -> Vec<Base> {
     snapshots
-        .iter()
+        .into_iter()
         .filter_map(|s| {
             let body = s.body.base.clone()?;
             (repository.hash().cluster(body.system) == cluster).then(|| Base {
@@ -130,6 +130,14 @@ pub fn tell_faults(c: &ClusterReport) {
         ));
     }
     for b in c.bases.iter().filter(|b| !b.restorable).take(SHOWN) {
+        if b.base_missing {
+            tell(&format!(
+                "lost: incremental base backup {} of {}: one that it is built on is not there",
+                b.snapshot.short(),
+                escape(&b.time)
+            ));
+            continue;
+        }
         tell(&format!(
             "lost: base backup {} of {}: the log from {} to {}, without which it is not consistent, is not all there",
             b.snapshot.short(),
@@ -193,7 +201,8 @@ pub fn summary(clusters: &[ClusterReport]) -> String {
         }
         for b in &c.bases {
             out += &format!(
-                "  base backup {} of {}, PostgreSQL {}: {}\n",
+                "  {}base backup {} of {}, PostgreSQL {}: {}\n",
+                if b.incremental { "incremental " } else { "" },
                 b.snapshot.short(),
                 escape(&b.time),
                 escape(&b.version),
