@@ -17,6 +17,8 @@ EMPTY = {
 EMPTY_COLUMNS = {
     "keepwatch_unit_last_restart_timestamp_seconds": "no systemd here",
     "keepwatch_unit_restart_allowed_timestamp_seconds": "no systemd here",
+    "keepwatch_wal_newest_base_backup_timestamp_seconds": "a log without a base backup",
+    "keepwatch_wal_oldest_recovery_timestamp_seconds": "a log without a base backup",
 }
 # Annotations that mark what does not happen here.
 EMPTY_ANNOTATIONS = {"Restarts": "no systemd here"}
@@ -196,6 +198,9 @@ def test_every_panel_has_data(t):
         job("backup", "--job", "home")
         job("backup", "--job", "broken", rc=1)
         job("forget", "--job", "home")
+        from topics import wal
+        for n in (3, 4):
+            wal.push(t, disk, wal.put(t, n))
         job("verify", "--job", "home")
         job("prune", "--job", "home")
         rehearsed(t.path("state", "catalog.sqlite"))

@@ -84,7 +84,9 @@ impl Bringer<'_> {
     /// What is left in the directory is of no use.
     pub fn bring(&self, chain: &[&SnapshotRecord], directory: &Path) -> Result<Written, Failure> {
         if let [one] = chain {
-            return self.extract(one, directory, self.owner);
+            let whole = Extractor::new(directory, self.owner);
+            let finished = self.extract(one, directory, whole)?.finish();
+            return finished.map_err(|e| Failure::file("restore to", directory, &e));
         }
         let failed = |e: io::Error| Failure::file("restore to", directory, &e);
         let parts = directory.join(PARTS);
@@ -94,7 +96,8 @@ impl Bringer<'_> {
         for (n, snapshot) in chain.iter().enumerate() {
             let part = parts.join(n.to_string());
             fs::create_dir(&part).map_err(failed)?;
-            self.extract(snapshot, &part, None)?;
+            let out = self.extract(snapshot, &part, Extractor::new(&part, None))?;
+            out.finish_part().map_err(failed)?;
             inputs.push(part);
         }
         let version = chain
@@ -109,6 +112,9 @@ impl Bringer<'_> {
         fs::remove_dir_all(&parts).map_err(failed)?;
         let mut written = Written::default();
         settle(directory, self.owner, &mut written).map_err(failed)?;
+        // One call for tens of thousands of files.
+        let root = fs::File::open(directory).map_err(failed)?;
+        rustix::fs::syncfs(&root).map_err(|e| failed(e.into()))?;
         Ok(written)
     }
 
@@ -116,11 +122,11 @@ impl Bringer<'_> {
         &self,
         snapshot: &SnapshotRecord,
         directory: &Path,
-        owner: Option<Owner>,
-    ) -> Result<Written, Failure> {
+        into: Extractor,
+    ) -> Result<Extractor, Failure> {
         let path = snapshot.body.paths.first().map(|p| p.to_vec());
         let mut out = Stoppable {
-            inner: Extractor::new(directory, owner),
+            inner: into,
             context: self.context,
         };
         dump::dump_file(
@@ -135,8 +141,7 @@ impl Bringer<'_> {
             DumpError::Out(e) => Failure::file("restore to", directory, &e),
             e => Failure::from(e),
         })?;
-        let finished = out.inner.finish();
-        finished.map_err(|e| Failure::file("restore to", directory, &e))
+        Ok(out.inner)
     }
 
     /// Makes one directory of a chain.
@@ -144,7 +149,7 @@ impl Bringer<'_> {
         let program = find_program("pg_combinebackup", self.pg_bin, Some(version));
         let shown = escape(&program.to_string_lossy());
         let mut child = Command::new(&program)
-            .arg("-o")
+            .args(["--no-sync", "-o"])
             .arg(whole)
             .args(inputs)
             .env("LC_MESSAGES", "C")
