@@ -205,11 +205,18 @@ pub fn judge(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterRe
         true => obstacle(&report, log, r.snapshot, way, None).is_none(),
         false => r.complete,
     };
-    let recoverable = match ways.last() {
-        Some(newest) => reaches(&newest),
-        // Nothing but base backups that bring their own log.
-        None => !good.is_empty(),
-    };
+    // What the newest base backup has in it was there once, whatever the log of older ones leads to.
+    let is_newest_lost = bases
+        .iter()
+        .zip(&report.bases)
+        .rfind(|(b, _)| !b.revoked)
+        .is_none_or(|(_, r)| !r.restorable);
+    let recoverable = !is_newest_lost
+        && match ways.last() {
+            Some(newest) => reaches(&newest),
+            // Nothing but base backups that bring their own log.
+            None => true,
+        };
     let from = ways.iter().find(reaches).map(|(r, _)| r.done);
     report.recoverable = recoverable;
     report.recoverable_from = from.filter(|_| recoverable);

@@ -270,9 +270,9 @@ class Postgres:
     def js(self, *args, **more):
         return self.kw(*args, "--json", **more).json
 
-    def create(self, name="data"):
+    def create(self, name="data", segment=1):
         data = os.path.join(self.home, name)
-        self.sh("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--wal-segsize=1", "--no-sync", "--locale=C", "-E", "UTF8")
+        self.sh("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--wal-segsize=%d" % segment, "--no-sync", "--locale=C", "-E", "UTF8")
         with open(data + "/postgresql.conf", "a") as f:
             f.write("listen_addresses=''\nport=5999\nunix_socket_directories='%s'\nfsync=off\narchive_mode=on\narchive_timeout=0\nmax_wal_size='64MB'\nlog_min_messages=log\n"
                     "archive_command='%s wal push --repo \"%s\" %%p'\n" % (self.home, self.t.binary, self.repo))
@@ -586,7 +586,8 @@ def test_incremental(t):
 def incremental(t, pg):
     backup = lambda *more: pg.js("wal", "backup", "--repo", pg.repo, "--incremental", "--pg-bin", pg.bin, *more)
     load = lambda n: pg.sh("pgbench", "-n", "-c", "2", "-t", str(n), "postgres")
-    data = pg.create()
+    # Segments of the usual size: fewer calls of the archiver, which are what takes long here.
+    data = pg.create(segment=16)
     with open(data + "/postgresql.conf", "a") as f:
         f.write("summarize_wal=on\n")
     pg.start(data)
@@ -624,15 +625,12 @@ def incremental(t, pg):
     again = backup()
     need(again["incremental"], again)
     need("2 base backups in a row" in backup("--full-every", "2")["full_because"], "a full one is due")
-    pg.archived()
     # Of a chain that was dropped whole nothing is left, and the other one stays.
     pg.kw("forget", "--repo", pg.repo, again["snapshot"])
     need(off["snapshot"] in live() and again["snapshot"] not in live(), "the last of a chain goes alone")
     pg.stop(data)
     remove(data)
     programs = ("--pg-bin", pg.bin)
-    need(summed_back(pg, *programs) == last, "to the end of the log")
-    need(summed_back(pg, second["snapshot"], *programs) == last, "from the second incremental one")
     need(summed_back(pg, first["snapshot"], "--to-consistent", *programs) == at_first, "the first incremental one by itself")
     need(summed_back(pg, again["snapshot"], *programs) == last, "a forgotten one, by its id")
     if is_root():
@@ -640,9 +638,11 @@ def incremental(t, pg):
         t.kw("wal", "restore", "--repo", pg.repo, "--target", back, "--no-archive", "--identity", identity, "--owner", str(NOBODY), second["snapshot"], *programs)
         need({os.lstat(p).st_uid for p in glob.glob(back + "/**", recursive=True) + [back]} == {NOBODY}, "all of it is the user's")
         pg.open(back)
-        need(pg.sql(SUMS) == last, "by root")
+        need(pg.sql(SUMS) == last, "by root, for the server's user")
         pg.stop(back)
         remove(back)
+    else:
+        need(summed_back(pg, second["snapshot"], *programs) == last, "from the second incremental one")
     # Without the program nothing is left behind; a chain with a hole is refused beforehand, and told.
     back = pg.home + "/back"
     need("--pg-bin" in pg.kw("wal", "restore", "--repo", pg.repo, "--target", back, "--pg-bin", "/none", second["snapshot"], rc=1).said, "no program")

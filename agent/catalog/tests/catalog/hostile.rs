@@ -2,7 +2,9 @@
 
 use keepwatch_catalog::events::{self, EventFilter};
 use keepwatch_catalog::runs::{self, RunFilter};
-use keepwatch_catalog::{NAME_MAX, RESULT_TEXT_MAX, TEXT_MAX, checks, counters, facts, states};
+use keepwatch_catalog::{
+    CLUSTERS_MAX, NAME_MAX, RESULT_TEXT_MAX, TEXT_MAX, checks, counters, facts, states,
+};
 use keepwatch_model::checks::{CheckOutcome, CheckState, FailureReason};
 use keepwatch_model::history::Entry;
 use keepwatch_model::ids::{EventId, IncidentId};
