@@ -559,9 +559,18 @@ pub fn obstacle(
     if own.is_some_and(|end| to.is_some_and(|to| to <= end)) {
         return None;
     }
+    // What follows on a timeline after it was left is not on the way.
+    let ancestors = path.last().and_then(|t| log.histories.get(t));
+    let left = |timeline: u32| {
+        let all = ancestors.into_iter().flatten();
+        all.filter(|a| a.timeline == timeline)
+            .map(|a| Lsn(a.switch).segment(size))
+            .next()
+    };
     let gap = report.gaps.iter().find(|g| {
         g.snapshots.contains(&snapshot)
             && path.contains(&g.timeline)
+            && left(g.timeline).is_none_or(|n| g.range.0 < n)
             && wanted.is_none_or(|w| g.range.0 <= w)
     });
     if let Some(g) = gap {

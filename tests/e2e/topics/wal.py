@@ -1,5 +1,5 @@
 """PostgreSQL with point-in-time recovery: base backups, the log, restores to a moment, and what happens when something is missing. With a real server where there is one."""
-import glob, os, re, shutil, signal, socket, struct, subprocess, time
+import glob, json, os, re, shutil, signal, socket, sqlite3, struct, subprocess, time
 
 from harness import NOBODY, Skip, content_of, is_root, need, need_tools, objects, remove
 
@@ -673,3 +673,43 @@ def test_incremental_where_the_server_cannot(t, pg):
     for why in ("no manifest", "the server made no incremental one"):
         made = pg.js("wal", "backup", "--repo", pg.repo, "--incremental")
         need(not made["incremental"] and why in made["full_because"], made)
+
+
+@with_server
+def test_a_configured_base_backup(t, pg):
+    """As a job: recorded, retained by its policy, verified with its log by the repository's own job; a server that is away is a failed run of class source."""
+    from topics import jobs
+    data = pg.create()
+    config = t.write("homepg/config.toml", """
+host = "db1"
+state_directory = "%s/state"
+cache_directory = "%s/cache"
+[repositories.disk]
+backend.local = { path = "%s" }
+recipients = ["%s"]
+[backups.cluster]
+repositories = ["disk"]
+retry = { attempts = 0 }
+retention = { last = 2 }
+source.postgresql_cluster = { host = "%s", port = 5999, incremental = true, package = "%s" }
+""" % (pg.home, pg.home, pg.repo, jobs.RECIPIENT, pg.home, os.path.dirname(pg.bin)), 0o644)
+    job = lambda *args, rc=0: pg.kw(*args, "--config", config, rc=rc)
+    job("backup", "--job", "cluster", rc=1)
+    pg.start(data)
+    pg.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
+    for _ in range(3):
+        job("backup", "--job", "cluster")
+    need("cannot be rehearsed" in job("backup", "--job", "cluster", "--dry-run", rc=2).said, "no rehearsal")
+    job("verify", "--repository", "disk")
+    db = sqlite3.connect("file:%s/state/catalog.sqlite?mode=ro" % pg.home, uri=True)
+    runs = db.execute("SELECT kind, outcome, error_class, source_bytes > 1000000 AND length(snapshot) = 64 FROM runs WHERE kind <> 'forget' ORDER BY started, id").fetchall()
+    need(runs == [("backup", "failed", "source", None)] + [("backup", "succeeded", None, 1)] * 3 + [("verify", "succeeded", None, None)], runs)
+    [(noted,)] = db.execute("SELECT wal FROM repositories").fetchall()
+    [noted] = json.loads(noted)
+    need(noted["recoverable"] and noted["base_backups"] == 2 and not noted["gaps"], noted)
+    db.close()
+    kept = pg.js("snapshots", "--repo", pg.repo)["snapshots"]
+    need([(s["job"], s["host"]) for s in kept] == [("cluster", "db1")] * 2, kept)
+    pg.stop(data)
+    remove(data)
+    need(pg.restored(rows="SELECT n FROM rows") == "1", "it restores")

@@ -256,6 +256,7 @@ const WORDS: &[(&str, ErrorClass)] = &[
     ("cannot back up the source", ErrorClass::Source),
     ("the command '", ErrorClass::Source),
     ("the stream", ErrorClass::Source),
+    ("the base backup by", ErrorClass::Source),
     ("cannot back up /", ErrorClass::Source),
     ("none of the sources", ErrorClass::Source),
     ("could not be read back", ErrorClass::Verify),

@@ -302,6 +302,7 @@ const fn source_kind(source: &Source) -> &'static str {
     match source {
         Source::Paths(_) => "paths",
         Source::Postgresql(_) => "postgresql",
+        Source::PostgresqlCluster(_) => "postgresql_cluster",
         Source::Mysql(_) => "mysql",
         Source::Sqlite(_) => "sqlite",
         Source::Redis(_) => "redis",

@@ -18,6 +18,9 @@ use keepwatch_engine::repository::Repository;
 use keepwatch_engine::wal_file::Segment;
 use keepwatch_model::duration::{human_duration, parse_duration};
 use keepwatch_model::size::human_bytes;
+use keepwatch_sources::postgresql::{Asker, Server};
+use keepwatch_sources::secret::SecretFile;
+use keepwatch_sources::setting::{Setting, Stop};
 use keepwatch_wal::log;
 use keepwatch_wal::lsn::Lsn;
 use keepwatch_wal::stream;
@@ -27,6 +30,7 @@ use serde_json::json;
 use super::find_program;
 use super::incremental::{Before, Manifest};
 use crate::clock;
+use crate::commands::source_args::failure;
 use crate::context::{Context, host_name, user_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::output::{count, escape, plain, print_after, print_json_after, tell};
@@ -61,6 +65,9 @@ pub struct BaseArgs {
     /// User, with the right REPLICATION
     #[arg(long, value_name = "USER")]
     pub pg_user: Option<String>,
+    /// The file with the user's password [default: PGPASSFILE or ~/.pgpass, which have a form of their own]
+    #[arg(long, value_name = "FILE")]
+    pub pg_password_file: Option<PathBuf>,
     /// Directory with pg_basebackup, of the server's version or newer [default: PATH, else the newest beneath /usr/lib/postgresql]
     #[arg(long, value_name = "DIR")]
     pub pg_bin: Option<PathBuf>,
@@ -133,11 +140,13 @@ pub fn run(context: &Context, args: &BaseArgs) -> Outcome {
         Some(Err(why)) => (None, Some(why)),
         None => (None, None),
     };
+    let asker = asker(context, args)?;
     let run = |before: Option<&Before>| {
         let what = What {
             program: &program,
             before,
             manifest: manifest.as_ref(),
+            passfile: asker.as_ref().and_then(Asker::passfile),
         };
         stream(context, args, &what, &repository, &options)
     };
@@ -210,6 +219,21 @@ pub fn run(context: &Context, args: &BaseArgs) -> Outcome {
     Ok(Exit::Done)
 }
 
+/// Holds the password for the client, in a file that goes with it.
+fn asker(context: &Context, args: &BaseArgs) -> Result<Option<Asker>, Failure> {
+    let Some(file) = &args.pg_password_file else {
+        return Ok(None);
+    };
+    let server = Server {
+        password: Some(SecretFile(file.clone())),
+        ..Server::default()
+    };
+    let cancel = context.cancel.clone();
+    let mut setting = Setting::new(std::env::temp_dir());
+    setting.stop = Stop::when(move || cancel.is_cancelled());
+    Asker::new(&server, &setting).map(Some).map_err(failure)
+}
+
 fn command(args: &BaseArgs, what: &What<'_>) -> Command {
     let mut words: Vec<OsString> = ["-D", "-", "-F", "tar", "--no-password", "-X"]
         .map(OsString::from)
@@ -243,6 +267,7 @@ fn command(args: &BaseArgs, what: &What<'_>) -> Command {
     command
         .args(words)
         .env("LC_MESSAGES", "C")
+        .envs(what.passfile.map(|f| ("PGPASSFILE", f)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -261,6 +286,8 @@ struct What<'a> {
     before: Option<&'a Before>,
     /// Where its manifest is kept.
     manifest: Option<&'a Manifest>,
+    /// The password, as the client wants it.
+    passfile: Option<&'a Path>,
 }
 
 /// No base backup was made.
