@@ -11,7 +11,7 @@ use keepwatch_model::time::Moment;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::checks::{self, Names, Put};
+use crate::checks::{self, Names};
 use crate::database::{Database, Migrate};
 use crate::fault::{CatalogError, Fault, Trouble, fault, reason};
 use crate::keeper::{Keeper, Standing};
@@ -20,7 +20,7 @@ use crate::place::Place;
 use crate::rollups::{DAY, HOUR, floor};
 use crate::schema::MIGRATIONS;
 use crate::spool::{SPOOL_MAX, Spool};
-use crate::sql::{Tx, instant};
+use crate::sql::{Row, Sql, Tx, Value, instant};
 use crate::{events, migrate, runs, text};
 
 /// The longest that a record waits for the database, connecting included.
@@ -328,7 +328,19 @@ impl Catalog {
     async fn store_together(&self, entries: &[Entry]) -> Result<Recorded, Trouble> {
         let mut tx = self.begin_write().await?;
         let (mut names, horizon) = (Names::default(), self.horizon());
-        let mut recorded = Recorded::default();
+        let results: Vec<_> = entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Result(result) => Some(result),
+                _ => None,
+            })
+            .collect();
+        let late = checks::save_results(&mut tx, &mut names, &results, horizon).await?;
+        let mut recorded = Recorded {
+            stored: results.len() as u64 - late,
+            late,
+            ..Recorded::default()
+        };
         for entry in entries {
             match entry {
                 Entry::Run(run) if run.trigger == Trigger::Rebuilt => {
@@ -340,13 +352,7 @@ impl Catalog {
                 Entry::Run(run) => {
                     runs::save(&mut tx, run).await?;
                 }
-                Entry::Result(result) => {
-                    if checks::save_result(&mut tx, &mut names, result, horizon).await? == Put::Late
-                    {
-                        recorded.late += 1;
-                        continue;
-                    }
-                }
+                Entry::Result(_) => continue,
                 Entry::Transition(change) => {
                     checks::save_transition(&mut tx, &mut names, change, horizon).await?;
                 }
@@ -461,6 +467,16 @@ impl Catalog {
             .into()),
             _ => Ok(()),
         }
+    }
+
+    /// One row by one statement, without a transaction and without a look at the version: for a hint that costs next to nothing.
+    pub(crate) async fn glance(
+        &self,
+        sql: Sql,
+        values: &[Value],
+    ) -> Result<Option<Row>, CatalogError> {
+        let work = async { Ok(self.database().await?.pool.row(sql, values).await?) };
+        self.ask(Operation::Read, work).await
     }
 
     /// Asks something, with the bound of its kind.

@@ -1,9 +1,10 @@
 //! The tables of checks: their names, raw results, changes of state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keepwatch_model::checks::{CheckResult, CheckState, CheckTransition, Overlay};
 use keepwatch_model::time::Moment;
+use serde_json::{Value, json};
 
 use crate::catalog::Catalog;
 use crate::counters::{self, Key};
@@ -11,7 +12,8 @@ use crate::fault::CatalogError;
 use crate::meter::Operation;
 use crate::rollups::{HOUR, floor};
 use crate::runs::{limit, range};
-use crate::sql::{Row, Sql, Tx, instant, values};
+use crate::sql::{self, Row, Sql, Tx, instant, span, values};
+use crate::text::written;
 
 const CHECK: Sql = Sql::split(
     "SELECT id, rolled_to FROM checks WHERE host = $1 AND name = $2 AND kind = $3",
@@ -21,9 +23,22 @@ const ADD_CHECK: Sql = Sql::both(
     "INSERT INTO checks (host, name, kind, first_seen, rolled_to) VALUES ($1, $2, $3, $4, $5)
      ON CONFLICT (host, name, kind) DO NOTHING",
 );
-const ADD_RESULT: Sql = Sql::both(
-    "INSERT INTO results (check_id, at, outcome, latency, text) VALUES ($1, $2, $3, $4, $5)
-     ON CONFLICT (check_id, at) DO NOTHING",
+/// Many names and many results in one statement each: an idle daemon stores some every few seconds, and each statement wakes two threads.
+const FIND_CHECKS: Sql = Sql::split(
+    "SELECT c.host, c.name, c.kind, c.id, c.rolled_to FROM json_each($1) AS j
+     JOIN checks AS c ON c.host = j.value ->> 0 AND c.name = j.value ->> 1 AND c.kind = j.value ->> 2",
+    "SELECT c.host, c.name, c.kind, c.id, c.rolled_to FROM jsonb_array_elements(CAST(CAST($1 AS TEXT) AS jsonb)) AS j (value)
+     JOIN checks AS c ON c.host = j.value ->> 0 AND c.name = j.value ->> 1 AND c.kind = j.value ->> 2
+     ORDER BY c.id FOR SHARE OF c",
+);
+const ADD_RESULTS: Sql = Sql::split(
+    "INSERT INTO results (check_id, at, outcome, latency, text)
+     SELECT j.value ->> 0, j.value ->> 1, j.value ->> 2, j.value ->> 3, j.value ->> 4 FROM json_each($1) AS j WHERE true
+     ON CONFLICT (check_id, at) DO NOTHING RETURNING check_id, at",
+    "INSERT INTO results (check_id, at, outcome, latency, text)
+     SELECT CAST(j.value ->> 0 AS BIGINT), CAST(j.value ->> 1 AS BIGINT), j.value ->> 2, CAST(j.value ->> 3 AS BIGINT), j.value ->> 4
+     FROM jsonb_array_elements(CAST(CAST($1 AS TEXT) AS jsonb)) AS j (value)
+     ON CONFLICT (check_id, at) DO NOTHING RETURNING check_id, at",
 );
 const ADD_TRANSITION: Sql = Sql::both(
     "INSERT INTO transitions (id, check_id, at, from_state, to_state, overlay, reason, text)
@@ -70,15 +85,6 @@ const UNROLLED: Sql = Sql::both(
      FROM results WHERE check_id = $1 AND at >= (SELECT rolled_to FROM checks WHERE id = $1)",
 );
 
-/// What came of storing a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Put {
-    /// It is there now, or was there before.
-    Stored,
-    /// It is older than results are kept.
-    Late,
-}
-
 /// Numbers of checks within one transaction, so that each name is looked up once.
 #[derive(Default)]
 pub(crate) struct Names {
@@ -86,6 +92,33 @@ pub(crate) struct Names {
 }
 
 impl Names {
+    /// Looks up many at once; those that are not there yet are left to [`Names::find`].
+    async fn learn<'a>(
+        &mut self,
+        tx: &mut Tx,
+        of: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
+    ) -> Result<(), sqlx::Error> {
+        let wanted: BTreeSet<_> = of
+            .map(|(host, name, kind)| (host.to_owned(), name.to_owned(), kind.to_owned()))
+            .filter(|key| !self.known.contains_key(key))
+            .collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let names = wanted
+            .iter()
+            .map(|(host, name, kind)| json!([written(host), written(name), written(kind)]));
+        let names = Value::Array(names.collect()).to_string();
+        for mut row in tx
+            .rows(FIND_CHECKS, &[sql::Value::Text(Some(names))])
+            .await?
+        {
+            let key = (row.text()?, row.text()?, row.text()?);
+            self.known.insert(key, (row.int()?, row.int()?));
+        }
+        Ok(())
+    }
+
     /// The number of a check, made if need be, and until when it is rolled up.
     async fn find(
         &mut self,
@@ -111,32 +144,57 @@ impl Names {
     }
 }
 
-/// Stores a result; `horizon`: results before it are not kept any more.
-pub(crate) async fn save_result(
+/// Stores results; those before `horizon` are not kept any more: how many they were is returned.
+pub(crate) async fn save_results(
     tx: &mut Tx,
     names: &mut Names,
-    result: &CheckResult,
+    results: &[&CheckResult],
     horizon: i64,
-) -> Result<Put, sqlx::Error> {
-    let at = instant(result.at);
-    if at < horizon {
-        return Ok(Put::Late);
-    }
-    let (check, rolled) = names
-        .find(tx, (&result.host, &result.check, &result.kind), at)
+) -> Result<u64, sqlx::Error> {
+    let kept: Vec<_> = results
+        .iter()
+        .filter(|r| instant(r.at) >= horizon)
+        .collect();
+    let late = (results.len() - kept.len()) as u64;
+    names
+        .learn(
+            tx,
+            kept.iter()
+                .map(|r| (r.host.as_str(), r.check.as_str(), r.kind.as_str())),
+        )
         .await?;
-    let row = values![
-        check,
-        at,
-        result.outcome.as_str(),
-        result.latency,
-        &result.text
-    ];
-    if tx.execute(ADD_RESULT, &row).await? > 0 && at < rolled {
-        tx.execute(STALE_HOUR, &values![check, floor(at, HOUR)])
+    let mut rows = Vec::with_capacity(kept.len());
+    let mut rolled_to = BTreeMap::new();
+    for result in kept {
+        let at = instant(result.at);
+        let (check, rolled) = names
+            .find(tx, (&result.host, &result.check, &result.kind), at)
             .await?;
+        rolled_to.insert(check, rolled);
+        rows.push(json!([
+            check,
+            at,
+            result.outcome.as_str(),
+            span(result.latency),
+            result.text.as_deref().map(written)
+        ]));
     }
-    Ok(Put::Stored)
+    if rows.is_empty() {
+        return Ok(late);
+    }
+    // Their texts are in written form already.
+    let rows = Value::Array(rows).to_string();
+    for mut new in tx
+        .rows(ADD_RESULTS, &[sql::Value::Text(Some(rows))])
+        .await?
+    {
+        let (check, at) = (new.int()?, new.int()?);
+        if rolled_to.get(&check).is_some_and(|rolled| at < *rolled) {
+            tx.execute(STALE_HOUR, &values![check, floor(at, HOUR)])
+                .await?;
+        }
+    }
+    Ok(late)
 }
 
 /// Stores a change of state.

@@ -24,7 +24,7 @@ use crate::fault::{CatalogError, Fault, Trouble, fault};
 use crate::migrate::{self, Found};
 use crate::place::{Place, Server};
 use crate::schema::{MIGRATIONS, Migration};
-use crate::sql::{Sql, Tx};
+use crate::sql::{Row, Sql, Tx, Value};
 
 /// How long SQLite waits for another process's lock.
 pub const BUSY_WAIT: Duration = Duration::from_secs(1);
@@ -63,6 +63,14 @@ impl Pool {
         match self {
             Self::Sqlite(pool) => pool.begin().await.map(Tx::Sqlite),
             Self::Postgres(pool) => pool.begin().await.map(Tx::Postgres),
+        }
+    }
+
+    /// One row by one statement.
+    pub(crate) async fn row(&self, sql: Sql, values: &[Value]) -> Result<Option<Row>, sqlx::Error> {
+        match self {
+            Self::Sqlite(pool) => sql.row_sqlite(pool, values).await,
+            Self::Postgres(pool) => sql.row_postgres(pool, values).await,
         }
     }
 
@@ -189,6 +197,8 @@ async fn open_sqlite(
             .max_connections(CONNECTIONS)
             .acquire_timeout(CONNECT_WAIT)
             .idle_timeout(IDLE)
+            // It has no connection that could have died unseen; asking would wake its thread once more for each use.
+            .test_before_acquire(false)
             .connect_with(options)
             .await?,
     );

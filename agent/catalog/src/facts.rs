@@ -45,6 +45,47 @@ const LAST_FORGET: Sql = Sql::both(
        AND snapshots IS NOT NULL",
 );
 
+/// What changes with every run that begins, ends or is lost, and with every look at a repository; small tables only.
+const SIGN: Sql = Sql::both(
+    "SELECT (SELECT COUNT(*) FROM runs WHERE host = $1 AND rank = 0),
+            (SELECT COALESCE(MAX(at), 0) FROM repositories WHERE host = $1),
+            (SELECT COUNT(*) FROM jobs WHERE host = $1),
+            (SELECT CAST(COALESCE(SUM(value), 0) AS BIGINT) FROM counters WHERE host = $1 AND name <> $2)",
+);
+
+/// Tells whether facts may have changed since they were asked for: then its sign is another one.
+///
+/// It is a hint for who asks often. Rare things do not change it (a run that was taken for lost and tells its end after all),
+/// so facts are to be asked for now and then even so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sign {
+    /// Runs that have no end yet.
+    pub open: u64,
+    seen: i64,
+    jobs: u64,
+    counted: i64,
+}
+
+/// The present sign of this host's facts.
+///
+/// # Errors
+/// The database is away or refuses.
+pub async fn sign(catalog: &Catalog) -> Result<Option<Sign>, CatalogError> {
+    let of = values![catalog.host(), counters::STATE_CHANGES];
+    let Some(mut row) = catalog.glance(SIGN, &of).await? else {
+        return Ok(None);
+    };
+    let mut read = || {
+        Ok::<_, sqlx::Error>(Sign {
+            open: row.count()?,
+            seen: row.int()?,
+            jobs: row.count()?,
+            counted: row.int()?,
+        })
+    };
+    Ok(read().ok())
+}
+
 /// What is usual for a job: medians of its last successes; `None` where none of them tells.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usual {

@@ -19,8 +19,8 @@ use crate::text;
 pub const QUEUE_MAX: usize = 8192;
 /// Raw results are stored when so many wait.
 pub const GATHER_MAX: usize = 256;
-/// The longest that raw results wait for others.
-pub const GATHER_WAIT: Duration = Duration::from_secs(5);
+/// The longest that raw results wait for others: what is lost of them when the daemon is killed.
+pub const GATHER_WAIT: Duration = Duration::from_secs(15);
 
 /// The queue. Cheap to clone; all clones are one.
 #[derive(Clone)]

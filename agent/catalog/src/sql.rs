@@ -15,7 +15,7 @@ use std::time::Duration;
 use keepwatch_model::time::Moment;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Executor as _, Postgres, Row as _, Sqlite, Transaction};
+use sqlx::{Executor as _, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Transaction};
 
 use crate::text;
 
@@ -124,6 +124,28 @@ macro_rules! bound {
                 Value::Text(t) => query.bind(t.clone()),
             })
     };
+}
+
+impl Sql {
+    /// The first row, asked of SQLite outside a transaction.
+    pub(crate) async fn row_sqlite(
+        self,
+        pool: &SqlitePool,
+        values: &[Value],
+    ) -> Result<Option<Row>, sqlx::Error> {
+        let row = pool.fetch_optional(bound!(self.sqlite, values)).await?;
+        Ok(row.map(|row| Row::new(AnyRow::Sqlite(row))))
+    }
+
+    /// The first row, asked of PostgreSQL outside a transaction.
+    pub(crate) async fn row_postgres(
+        self,
+        pool: &PgPool,
+        values: &[Value],
+    ) -> Result<Option<Row>, sqlx::Error> {
+        let row = pool.fetch_optional(bound!(self.postgres, values)).await?;
+        Ok(row.map(|row| Row::new(AnyRow::Postgres(row))))
+    }
 }
 
 /// A row, read column by column from the left.

@@ -53,6 +53,7 @@ stories! {
     checks_are_kept as checks_are_kept,
     incidents_restarts_and_messages as incidents_restarts_and_messages,
     facts_of_jobs as facts_of_jobs,
+    a_sign_tells_of_news as a_sign_tells_of_news,
     history_is_one_list as history_is_one_list,
     states_come_back as states_come_back,
     a_lost_catalog_is_rebuilt as a_lost_catalog_is_rebuilt,
@@ -997,6 +998,70 @@ async fn a_lost_catalog_is_rebuilt(env: Env) {
     let facts = facts::backup_facts(&catalog).await.expect("asked");
     assert_eq!(facts[0].first_seen, at(MONDAY - 299 * DAY));
     assert_eq!(facts[0].last_success_at(), Some(at(MONDAY + 100)));
+}
+
+async fn a_sign_tells_of_news(env: Env) {
+    let catalog = env.open().await;
+    let mut signs = Vec::new();
+    let mut news = async |what: &str, is_news: bool| {
+        let sign = facts::sign(&catalog).await.expect("asked").expect("a row");
+        assert_eq!(signs.last() != Some(&sign), is_news, "{what}: {sign:?}");
+        signs.push(sign);
+        sign.open
+    };
+    assert_eq!(news("the first", true).await, 0);
+    news("nothing", false).await;
+    runs::note_configured(&catalog, &[(RunKind::Backup, "home", "disk")], at(MONDAY))
+        .await
+        .expect("noted");
+    news("a job is configured", true).await;
+
+    let begun = env.run(MONDAY);
+    catalog.record_run(&begun).await;
+    assert_eq!(news("a run began", true).await, 1);
+    catalog
+        .record_run(&env.done(begun, RunOutcome::Succeeded, 9))
+        .await;
+    assert_eq!(news("it ended", true).await, 0);
+    let quick = env.run(MONDAY + 100);
+    catalog.record_run(&quick).await;
+    catalog
+        .record_run(&env.done(quick, RunOutcome::Failed, 1))
+        .await;
+    news("one began and ended between two looks", true).await;
+    let killed = env.run(MONDAY + 200);
+    catalog.record_run(&killed).await;
+    news("one more began", true).await;
+    runs::reconcile(&catalog, at(MONDAY + 300), |_| false)
+        .await
+        .expect("asked");
+    assert_eq!(news("it was lost", true).await, 0);
+
+    // What comes with every check is no news of runs.
+    catalog
+        .record(vec![
+            Entry::Result(env.result("api", MONDAY * 1_000_000)),
+            Entry::Transition(env.change(
+                "api",
+                MONDAY * 1_000_000,
+                CheckState::Unknown,
+                CheckState::Healthy,
+            )),
+        ])
+        .await;
+    news("a check changed", false).await;
+    let state = RepositoryState {
+        host: catalog.host().to_owned(),
+        repository: "disk".into(),
+        at: at(MONDAY + 400),
+        reachable: true,
+        size_bytes: None,
+        available_bytes: None,
+        capacity_bytes: None,
+        wal: None,
+    };
+    catalog.record(vec![Entry::Repository(state)]).await;
+    news("a repository was looked at", true).await;
 }
 
 async fn the_spool_is_imported_once(env: Env) {

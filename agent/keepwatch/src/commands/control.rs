@@ -17,15 +17,19 @@ use crate::serve::control::Question;
 /// Restart a unit now
 #[derive(Args)]
 #[command(
-    long_about = "Restart a unit now, through the daemon, so that it is written down and its checks settle. Only units that a check names. Cooldown, attempts and maintenance do not stop it; what systemd is already doing with the unit does.",
+    long_about = "Restart a unit now, through the daemon, so that it is written down and its checks settle. Only units that a check names. Cooldown, attempts and maintenance do not stop it; what systemd is already doing with the unit does. Ends when systemd's job has ended, with status 1 when that failed.",
     after_help = "Examples:
   keepwatch restart nginx.service
+  keepwatch restart slow.service --no-wait
   keepwatch restart shop.service --json"
 )]
 pub struct RestartArgs {
     /// The unit
     #[arg(value_name = "UNIT")]
     pub unit: UnitName,
+    /// Return when the restart has begun
+    #[arg(long)]
+    pub no_wait: bool,
     #[command(flatten)]
     pub config: ConfigArgs,
 }
@@ -33,8 +37,11 @@ pub struct RestartArgs {
 /// The verb.
 pub fn restart(context: &Context, args: &RestartArgs) -> Outcome {
     let loaded = args.config.load()?;
-    let unit = args.unit.clone();
-    end(context, ask(&loaded.config, &Question::Restart { unit })?)
+    let question = Question::Restart {
+        unit: args.unit.clone(),
+        wait: !args.no_wait,
+    };
+    end(context, ask(&loaded.config, &question)?)
 }
 
 /// Forget the restarts of a unit that was given up

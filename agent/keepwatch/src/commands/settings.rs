@@ -14,7 +14,7 @@ use keepwatch_config::{Config, Credentials, Faults, Loaded};
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
 use crate::output::print_json;
-use crate::serve::control::{LINE_MAX, Question, Reply, path};
+use crate::serve::control::{LINE_MAX, Question, RESTARTING, Reply, path};
 use crate::serve::{catalog_options, host_name, random};
 
 /// The daemon answers within this; it waits for systemd itself.
@@ -102,19 +102,33 @@ pub fn ask(config: &Config, question: &Question) -> Result<Reply, Failure> {
         ))
         .advice("is 'keepwatch serve' running, and are you its user or root? See 'systemctl status keepwatch'")
     };
-    let asked = || -> std::io::Result<Vec<u8>> {
+    let patience = match question {
+        Question::Restart { wait: true, .. } => ANSWER + RESTARTING,
+        _ => ANSWER,
+    };
+    let asked = || -> std::io::Result<UnixStream> {
         let mut stream = UnixStream::connect(&place)?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(ANSWER))?;
         let mut line = serde_json::to_vec(question)?;
         line.push(b'\n');
         stream.write_all(&line)?;
-        let mut answer = Vec::new();
-        BufReader::new(stream.take(LINE_MAX)).read_until(b'\n', &mut answer)?;
-        Ok(answer)
+        Ok(stream)
     };
-    let answer = asked().map_err(|e| failed(&e))?;
-    serde_json::from_slice(&answer).map_err(|e| failed(&e.into()))
+    let stream = asked().map_err(|e| failed(&e))?;
+    // From here on the daemon may have done it.
+    let unheard = |e: std::io::Error| {
+        Failure::failed(format!(
+            "the daemon at {} was asked, and its answer did not come: {e}; what was asked may have been done",
+            place.display()
+        ))
+        .advice("'keepwatch status' and 'keepwatch history' show what is known")
+    };
+    let mut answer = Vec::new();
+    BufReader::new(stream.take(LINE_MAX))
+        .read_until(b'\n', &mut answer)
+        .map_err(unheard)?;
+    serde_json::from_slice(&answer).map_err(|e| unheard(e.into()))
 }
 
 /// Ends a command with the daemon's answer.

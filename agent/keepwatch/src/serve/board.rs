@@ -14,6 +14,7 @@ use keepwatch_watch::clock::{At, Clock as _, HostClock};
 use keepwatch_watch::conductor::Overview;
 use keepwatch_watch::score::{self, Entry};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::alerts::{self, Known};
 use super::collect::Collected;
@@ -24,7 +25,7 @@ use super::world::{World, shown_at};
 /// From one look to the next.
 const PAUSE: Duration = Duration::from_millis(500);
 /// When nothing changes: the age of the scheduler's tick must still be told.
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(6);
 
 /// The scheduler's last sign of life, for those who ask without waiting.
 #[derive(Clone)]
@@ -70,6 +71,7 @@ pub struct Parts {
 pub async fn run(mut parts: Parts, mut stop: Stop) {
     let mut told = false;
     loop {
+        let begun = Instant::now();
         let scene = parts.scenes.borrow_and_update().clone();
         let mut watched = scene.overview.clone();
         let overview = Overview::clone(&watched.borrow_and_update());
@@ -105,14 +107,17 @@ pub async fn run(mut parts: Parts, mut stop: Stop) {
         parts.facts.send_replace(Arc::new(facts));
         tokio::select! {
             () = stop.wait() => return,
-            () = tokio::time::sleep(PAUSE) => {}
-        }
-        tokio::select! {
-            () = stop.wait() => return,
             _ = parts.scenes.changed() => {}
             _ = parts.collected.changed() => {}
             _ = watched.changed() => {}
             () = tokio::time::sleep(LONGEST) => {}
+        }
+        // A single change is shown at once, and only many in a row wait: a pause after each would wake the processor for nothing.
+        if begun.elapsed() < PAUSE {
+            tokio::select! {
+                () = stop.wait() => return,
+                () = tokio::time::sleep_until(begun + PAUSE) => {}
+            }
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The task that asks the catalog and the host every ten seconds, and puts down what it found.
 //!
+//! Most of the time nothing has run since the last round. One small question tells that ([`facts::sign`]), and only when its answer
+//! is another one, or after a minute, all facts are asked for: dozens of statements, each of which wakes two threads.
+//!
 //! A scrape never waits for it. When the catalog does not answer, the last values stay and `collector_success` says so; what was
 //! spooled meanwhile is imported when it answers again. Runs whose process is gone are written down as lost here, too.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use keepwatch_catalog::facts::Sign;
 use keepwatch_catalog::recorder::Recorder;
 use keepwatch_catalog::{
     Catalog, CatalogError, Numbers, Operation, counters, events, facts, process, runs,
@@ -23,6 +27,8 @@ use crate::told;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(10);
+/// All facts are asked for at least this often.
+const WHOLE: Duration = Duration::from_secs(60);
 /// The longest that importing from the spool takes in one round.
 const IMPORT: Duration = Duration::from_secs(2);
 /// Operations of the catalog that are counted in one round; more than it does in ten seconds.
@@ -44,11 +50,20 @@ pub struct Parts {
     pub host: String,
 }
 
+/// What was asked last.
+struct Asked {
+    sign: Sign,
+    /// For which configuration.
+    scene: Arc<Scene>,
+    at: Instant,
+}
+
 /// Collects until it is told to stop.
 pub async fn run(parts: Parts, mut stop: Stop) {
     let mut every = interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before: Option<Numbers> = None;
+    let mut last: Option<Asked> = None;
     let mut was_away = false;
     let mut looks = Looks::default();
     loop {
@@ -59,42 +74,60 @@ pub async fn run(parts: Parts, mut stop: Stop) {
         let scene = parts.scenes.borrow().clone();
         let mut found = Collected::clone(&parts.out.borrow());
         let begun = Instant::now();
-        let answers = ask(&parts.catalog).await;
-        let asked = begun.elapsed();
-        match &answers {
-            Ok(answers) => {
-                found.backups = collect::backups(&scene.loaded.config, answers);
-                found.repositories = collect::repositories(&scene.loaded.config, answers);
+        let sign = facts::sign(&parts.catalog).await.ok().flatten();
+        let is_known = last.as_ref().is_some_and(|last| {
+            Some(last.sign) == sign && Arc::ptr_eq(&last.scene, &scene) && last.at.elapsed() < WHOLE
+        });
+        let mut answers = true;
+        if !is_known {
+            last = None;
+            match ask(&parts.catalog).await {
+                Ok(facts) => {
+                    found.backups = collect::backups(&scene.loaded.config, &facts);
+                    found.repositories = collect::repositories(&scene.loaded.config, &facts);
+                    // The sign is older than the facts, so what came between is asked for again.
+                    last = sign.map(|sign| Asked {
+                        sign,
+                        scene: Arc::clone(&scene),
+                        at: begun,
+                    });
+                }
+                Err(e) => {
+                    answers = false;
+                    if !was_away {
+                        tracing::warn!("what is known of backups stays as it was: {e}");
+                    }
+                }
             }
-            Err(e) if !was_away => tracing::warn!("what is known of backups stays as it was: {e}"),
-            Err(_) => {}
         }
+        let asked = begun.elapsed();
         looks
             .complete(&scene.loaded.config, &mut found.repositories)
             .await;
-        if was_away && answers.is_ok() {
+        if was_away && answers {
             tracing::info!("the catalog answers again");
         }
-        was_away = answers.is_err();
-        if answers.is_ok() {
+        was_away = !answers;
+        // A process of a run that is open may be gone at any time.
+        if answers && (!is_known || sign.is_some_and(|sign| sign.open > 0)) {
             look_at_runs(&parts.catalog, &scene).await;
-            import(&parts.catalog).await;
         }
-        let (name, numbers) = (parts.host.clone(), numbers(&parts.catalog).await);
+        let name = parts.host.clone();
         let state = scene.loaded.config.state_directory.clone();
+        let catalog = parts.catalog.clone();
+        // All of it looks into files, so not on a thread that others wait for.
         let sampled = tokio::task::spawn_blocking(move || {
             let process = keepwatch_expose::process::sample();
-            (host::sample(&name), process, proofs::read(&state))
+            let (host, keys) = (host::sample(&name), proofs::read(&state));
+            (catalog.numbers(), host, process, keys)
         });
-        if let Ok((host, process, keys)) = sampled.await {
+        found.collectors = vec![collector("catalog", answers, asked)];
+        found.queued = parts.recorder.waiting() as u64;
+        found.ready = true;
+        if let Ok((numbers, host, process, keys)) = sampled.await {
             found.keys = keys;
             found.host = host;
             found.process = Some(process);
-        }
-        found.collectors = vec![collector("catalog", answers.is_ok(), asked)];
-        found.queued = parts.recorder.waiting() as u64;
-        found.ready = true;
-        if let Some(numbers) = numbers {
             let lost = numbers.lost_total + parts.recorder.dropped_total();
             let lost_before = found.dropped.get("catalog").copied().unwrap_or(0);
             found.writable = lost <= lost_before;
@@ -103,6 +136,9 @@ pub async fn run(parts: Parts, mut stop: Stop) {
             found.size = numbers.size_bytes.or(found.size);
             found.trouble = numbers.standing.trouble.as_ref().map(ToString::to_string);
             count(&parts.counters, before.as_ref(), &numbers);
+            if answers && numbers.spool.files > 0 {
+                import(&parts.catalog).await;
+            }
             before = Some(numbers);
         }
         parts.out.send_replace(Arc::new(found));
@@ -142,14 +178,6 @@ async fn import(catalog: &Catalog) {
         Ok(_) => {}
         Err(e) => tracing::debug!("the spool is imported later: {e}"),
     }
-}
-
-/// The catalog's numbers; looks into the spool's directory, so not on a thread that others wait for.
-async fn numbers(catalog: &Catalog) -> Option<Numbers> {
-    let catalog = catalog.clone();
-    tokio::task::spawn_blocking(move || catalog.numbers())
-        .await
-        .ok()
 }
 
 /// Counts what the catalog did since the last round. It tells sums and not each operation, so each counts with their mean.

@@ -6,9 +6,11 @@
 //! history is written, whoever asks.
 //!
 //! ```text
-//! {"do":"restart","unit":"nginx.service"}
-//! {"ok":true,"message":"nginx.service is being restarted","exit":0}
+//! {"do":"restart","unit":"nginx.service","wait":true}
+//! {"ok":true,"message":"nginx.service was restarted","exit":0}
 //! ```
+//!
+//! A restart is answered when its job has ended, if that is asked for: a person wants to know how it went.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -22,6 +24,7 @@ use keepwatch_watch::conductor::Command;
 use keepwatch_watch::maintenance::{Covers, Open, OpenError, Opener};
 use keepwatch_watch::probe::heartbeat::Beat;
 use keepwatch_watch::restart::Refusal;
+use keepwatch_watch::restart::policy::Phase;
 use keepwatch_watch::systemd::UnitName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -42,6 +45,11 @@ const ASKING: Duration = Duration::from_secs(5);
 /// The watcher answers within this: systemd may have to be asked first.
 const ANSWERING: Duration = Duration::from_secs(60);
 
+/// The longest job of a restart (`on_failure.job_timeout`), and a little for what goes before and after it.
+pub const RESTARTING: Duration = Duration::from_secs(3600 + 60);
+/// systemd's word for a job that ended well.
+const DONE: &str = "done";
+
 /// A question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
@@ -50,6 +58,9 @@ pub enum Question {
     Restart {
         /// The unit.
         unit: UnitName,
+        /// Answer when its job has ended, and how.
+        #[serde(default)]
+        wait: bool,
     },
     /// Forget attempts, cooldown and giving up.
     Reset {
@@ -241,9 +252,10 @@ async fn answer(question: Question, scenes: &watch::Receiver<Arc<Scene>>) -> Rep
 
 async fn decide(question: Question, scenes: &watch::Receiver<Arc<Scene>>) -> Result<Reply, Reply> {
     Ok(match question {
-        Question::Restart { unit } => {
+        Question::Restart { unit, wait } => {
             let name = unit.clone();
             match ask(scenes, |reply| Command::Restart { unit: name, reply }).await? {
+                Ok(_) if wait => restarted(scenes, &unit).await,
                 Ok(_) => Reply::done(format!("{unit} is being restarted")),
                 Err(Refusal::NotAllowed) => Reply::refused(
                     5,
@@ -340,6 +352,38 @@ async fn decide(question: Question, scenes: &watch::Receiver<Arc<Scene>>) -> Res
     })
 }
 
+/// Until the job that was just made has ended.
+async fn restarted(scenes: &watch::Receiver<Arc<Scene>>, unit: &UnitName) -> Reply {
+    let mut overview = scenes.borrow().overview.clone();
+    let ended = overview.wait_for(|o| {
+        let phase = o.units.get(unit).map(|view| view.state.phase);
+        phase != Some(Phase::Working)
+    });
+    let unknown = |why: &str| {
+        Reply::refused(
+            1,
+            format!("{unit} is being restarted, and how that ends is not known yet: {why}"),
+            "'keepwatch history' tells it when it has ended",
+        )
+    };
+    let result = match timeout(RESTARTING, ended).await {
+        Ok(Ok(o)) => o.units.get(unit).and_then(|v| v.state.last_result.clone()),
+        Ok(Err(_)) => return unknown("the configuration was reloaded meanwhile"),
+        Err(_) => return unknown("its job takes very long"),
+    };
+    match result.as_deref() {
+        Some(DONE) => Reply::done(format!("{unit} was restarted")),
+        other => Reply::refused(
+            1,
+            format!(
+                "{unit} could not be restarted: {}",
+                other.unwrap_or("no result")
+            ),
+            &format!("'systemctl status {unit}' and 'journalctl -u {unit}' tell why"),
+        ),
+    }
+}
+
 fn no_such_check(check: &CheckName) -> Reply {
     Reply::refused(
         4,
@@ -402,7 +446,10 @@ mod tests {
     fn questions_read_back_and_others_are_refused() {
         let unit: UnitName = "web.service".parse().expect("a unit");
         for question in [
-            Question::Restart { unit: unit.clone() },
+            Question::Restart {
+                unit: unit.clone(),
+                wait: true,
+            },
             Question::Reset { unit },
             Question::MaintenanceList,
             Question::MaintenanceEnd {

@@ -35,6 +35,7 @@ use super::control::Control;
 use super::logs::Logs;
 use super::memory::{self, Memory};
 use super::people::{self, Office, Staff};
+use super::records::Restarts;
 use super::scene::{Scene, Stop};
 use super::service::Service;
 use super::watching::{self, Ground, Watching};
@@ -120,8 +121,9 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
     let remembered = memory::load(&catalog, &memory_file).await;
     let loaded = Arc::new(loaded);
     let ready = Prepared::new(&fixed, Arc::clone(&loaded)).map_err(|faults| unusable(&faults))?;
+    let restarts = memory::restarts(&catalog).await;
     let (scene, watching, staff) =
-        begin(&fixed, ready, remembered).map_err(|faults| unusable(&faults))?;
+        begin(&fixed, ready, remembered, restarts).map_err(|faults| unusable(&faults))?;
     let (scenes, scene_out) = watch::channel(Arc::new(scene));
     note_jobs(&fixed, &loaded).await;
 
@@ -253,7 +255,7 @@ struct End {
 impl End {
     async fn run(mut self) {
         let before = self.changing.scenes.borrow().saved.borrow().clone();
-        let saved = self.changing.watching.stop().await;
+        let saved = self.changing.watching.stop().await.saved;
         let people = self.changing.staff.stop(OFFICES).await;
         let memory = Memory {
             watch: saved.unwrap_or_else(|| Saved::clone(&before)),
@@ -372,6 +374,7 @@ fn begin(
     fixed: &Fixed,
     ready: Prepared,
     memory: Memory,
+    restarts: Restarts,
 ) -> Result<(Scene, Watching, Staff), Vec<String>> {
     let config = &ready.loaded.config;
     let (office, staff): (Office, Staff) = people::open(
@@ -386,6 +389,7 @@ fn begin(
         config,
         ready.plan,
         memory.watch,
+        restarts,
         office.clone(),
     )?;
     let scene = Scene {
@@ -434,14 +438,14 @@ async fn reload(fixed: &Fixed, now: Changing, logs: &Logs) -> Result<Changing, F
     logs.set_level(prepared.loaded.config.logging.level);
 
     let kept = before.saved.borrow().clone();
-    let saved = now.watching.stop().await;
+    let left = now.watching.stop().await;
     let people: BTreeMap<String, State> = now.staff.stop(OFFICES).await;
     let memory = Memory {
-        watch: saved.unwrap_or_else(|| Saved::clone(&kept)),
+        watch: left.saved.unwrap_or_else(|| Saved::clone(&kept)),
         people,
     };
     let (scene, watching, staff) =
-        begin(fixed, prepared, memory).map_err(|faults| unusable(&faults))?;
+        begin(fixed, prepared, memory, left.restarts).map_err(|faults| unusable(&faults))?;
     let loaded = Arc::clone(&scene.loaded);
     now.scenes.send_replace(Arc::new(scene));
     note_jobs(fixed, &loaded).await;

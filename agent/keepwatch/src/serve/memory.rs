@@ -10,18 +10,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keepwatch_catalog::events::{self, EventFilter};
 use keepwatch_catalog::{Catalog, STATE_MAX, states};
 use keepwatch_notify::plan::State;
-use keepwatch_watch::clock::At;
+use keepwatch_watch::clock::{At, Clock as _, HostClock};
 use keepwatch_watch::conductor::{SAVED_VERSION, Saved};
 use tokio::sync::watch;
 
+use super::records::{self, Restarts};
 use super::scene::{Scene, Stop};
+use super::world::moment;
 
 /// Checks in one part. Below 4 KiB each, so a part is below 1 MiB.
 const CHECKS_IN_PART: usize = 200;
-/// How often it is looked whether people were told something.
+/// The wait before a watcher or an office that is gone is looked for again.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long ago restarts are looked for, in milliseconds: what is not well again within a day was not mended by its restart.
+const RESTARTS_OF: i64 = 86_400_000;
+/// How many: 1 KiB each. A host restarts at most five units in ten minutes, and refusals are written once.
+const RESTARTS_MAX: u32 = 2000;
 /// The largest file that is read back, in bytes: 1000 checks and 256 receivers take 8 MiB at worst.
 const FILE_MAX: u64 = 64 << 20;
 
@@ -120,6 +127,23 @@ pub async fn load(catalog: &Catalog, file: &Path) -> Memory {
     }
 }
 
+/// Restarts of which the daemon before this one did not live to see whether they helped.
+pub async fn restarts(catalog: &Catalog) -> Restarts {
+    let of_late = EventFilter {
+        host: Some(catalog.host().to_owned()),
+        since: Some(moment(At(HostClock.wall().0 - RESTARTS_OF))),
+        limit: RESTARTS_MAX,
+        ..EventFilter::default()
+    };
+    match events::restarts(catalog, &of_late).await {
+        Ok(told) => records::unsettled(told),
+        Err(e) => {
+            tracing::debug!("whether the last restarts helped will not be written down: {e}");
+            Restarts::new()
+        }
+    }
+}
+
 fn read_file(path: &Path) -> Option<Parts> {
     use std::io::Read as _;
     let file = std::fs::File::open(path).ok()?;
@@ -176,15 +200,17 @@ pub async fn keep(
     loop {
         let scene = scenes.borrow_and_update().clone();
         let mut saved = scene.saved.clone();
+        let mut told = scene.office.told();
         let same_scene = loop {
-            tokio::select! {
+            let gone = tokio::select! {
                 () = stop.wait() => return,
                 changed = scenes.changed() => break changed.is_ok(),
-                changed = saved.changed() => if changed.is_err() {
-                    // The watcher is gone; another comes with the next scene.
-                    tokio::time::sleep(LOOK).await;
-                },
-                () = tokio::time::sleep(LOOK) => {}
+                changed = saved.changed() => changed.is_err(),
+                open = told.changed() => !open,
+            };
+            if gone {
+                // Another comes with the next scene.
+                tokio::time::sleep(LOOK).await;
             }
             let watch = Saved::clone(&saved.borrow_and_update());
             let memory = Memory {

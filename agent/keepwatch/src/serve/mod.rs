@@ -48,6 +48,8 @@ pub use world::{moment, random};
 
 use crate::errors::{Failure, Outcome};
 
+/// Threads for what blocks are kept for this long.
+const KEPT: Duration = Duration::from_secs(30);
 /// Threads that block (name resolution, files) are left behind after this.
 const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
@@ -69,6 +71,8 @@ pub fn run(file: &Path, loaded: keepwatch_config::Loaded) -> Outcome {
     // One thread: there is little to compute, and several wake each other up for nothing. What blocks has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .thread_name("serve")
+        // Longer than from one round of the collector to the next: not a new thread each time.
+        .thread_keep_alive(KEPT)
         .enable_all()
         .build()
         .map_err(|e| Failure::failed(format!("cannot start threads: {e}")))?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use keepwatch_config::sections::notifications::{
     ChatId, GroupKey, MailTls, Notifications, Receiver,
 };
@@ -20,6 +21,7 @@ use keepwatch_notify::medium::{Medium, alertmanager, deadman, mail, ntfy, telegr
 use keepwatch_notify::plan::{Rules, State};
 use keepwatch_notify::post::{self, Channel, Post, Running, Settings, World};
 use keepwatch_notify::secret::SecretFile;
+use tokio::sync::watch;
 
 use super::world::{World as Host, share};
 
@@ -282,6 +284,20 @@ pub struct Office {
     posts: Arc<BTreeMap<String, Post>>,
 }
 
+/// Tells when what the offices remember has changed.
+pub struct Told(Vec<watch::Receiver<State>>);
+
+impl Told {
+    /// Until it has changed; false when an office is closed. Never, without offices.
+    pub async fn changed(&mut self) -> bool {
+        if self.0.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let changes = self.0.iter_mut().map(|one| Box::pin(one.changed()));
+        select_all(changes).await.0.is_ok()
+    }
+}
+
 /// Their tasks.
 pub struct Staff(Vec<(String, Running)>);
 
@@ -348,6 +364,12 @@ impl Office {
             .filter(|(name, _)| *name != DEAD_MAN)
             .map(|(name, post)| (name.clone(), post.state().borrow().clone()))
             .collect()
+    }
+
+    /// Tells of changes of [`Office::states`].
+    pub fn told(&self) -> Told {
+        let offices = self.posts.iter().filter(|(name, _)| *name != DEAD_MAN);
+        Told(offices.map(|(_, post)| post.state()).collect())
     }
 
     /// How the channels do, for metrics.

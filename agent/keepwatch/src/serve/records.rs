@@ -22,7 +22,26 @@ use super::world::{derived, fill, moment};
 pub struct Records {
     host: String,
     checks: BTreeMap<CheckName, About>,
-    restarts: BTreeMap<String, RestartRecord>,
+    restarts: Restarts,
+}
+
+/// The last restart of each unit of which it is not known yet whether it helped.
+pub type Restarts = BTreeMap<String, RestartRecord>;
+
+/// Those among what the catalog tells, the newest first.
+pub fn unsettled(told: Vec<RestartRecord>) -> Restarts {
+    let mut newest = Restarts::new();
+    for row in told {
+        // Refusals come between a restart and its recovery.
+        if row.outcome != RestartOutcome::Refused {
+            newest.entry(row.unit.clone()).or_insert(row);
+        }
+    }
+    newest.retain(|_, row| {
+        let is_over = matches!(row.outcome, RestartOutcome::GaveUp | RestartOutcome::Reset);
+        row.recovered.is_none() && !is_over
+    });
+    newest
 }
 
 struct About {
@@ -36,8 +55,8 @@ struct About {
 }
 
 impl Records {
-    /// For the checks of this configuration, as they stand.
-    pub fn new(host: &str, config: &Config, views: &[CheckView]) -> Self {
+    /// For the checks of this configuration, as they stand, and restarts of which nobody knows yet whether they helped.
+    pub fn new(host: &str, config: &Config, views: &[CheckView], restarts: Restarts) -> Self {
         let checks = views.iter().map(|v| {
             let severity = config
                 .checks
@@ -56,8 +75,13 @@ impl Records {
         Self {
             host: host.to_owned(),
             checks: checks.collect(),
-            restarts: BTreeMap::new(),
+            restarts,
         }
+    }
+
+    /// Restarts of which nobody knows yet whether they helped, for who goes on.
+    pub fn into_restarts(self) -> Restarts {
+        self.restarts
     }
 
     /// The records of an event; none when it is only for logs and metrics.
@@ -332,7 +356,7 @@ mod tests {
 
     fn records() -> Records {
         let config = keepwatch_config::parse("", "test").expect("a configuration");
-        Records::new("h", &config.config, &[])
+        Records::new("h", &config.config, &[], Restarts::new())
     }
 
     fn open(at: i64) -> Open {
@@ -412,5 +436,42 @@ mod tests {
                 (Done, Some(true))
             ]
         );
+    }
+
+    #[test]
+    fn whether_a_restart_helped_is_written_down_by_the_next_daemon() {
+        let unit = |n: u32| format!("u{n}.service");
+        let row = |n: u32, at: i64, outcome, recovered| RestartRecord {
+            recovered,
+            ..records().row(&unit(n), At(at), None, outcome)
+        };
+        use RestartOutcome::{Asked, Done, GaveUp, Refused, Reset};
+        let told = vec![
+            row(1, 9, Refused, None),
+            row(2, 8, GaveUp, None),
+            row(3, 8, Reset, None),
+            row(4, 8, Done, Some(true)),
+            row(5, 8, Asked, None),
+            row(1, 7, Done, None),
+            row(2, 6, Done, None),
+            row(3, 6, Done, None),
+            row(4, 6, Done, None),
+            row(1, 5, Done, Some(false)),
+        ];
+        let wanted = told[5].clone();
+        let found = unsettled(told);
+        assert_eq!(found.keys().collect::<Vec<_>>(), [&unit(1), &unit(5)]);
+        let config = keepwatch_config::parse("", "test").expect("empty");
+        let mut next = Records::new("h", &config.config, &[], found);
+        let after = std::time::Duration::from_secs(20);
+        let entries = next.of(&Event::Restart {
+            unit: unit(1).parse().expect("a unit"),
+            at: At(30),
+            step: RestartStep::Recovered { after },
+        });
+        let mut wanted = wanted;
+        wanted.recovered = Some(true);
+        assert_eq!(entries, [Entry::Restart(wanted)]);
+        assert_eq!(next.into_restarts().len(), 1);
     }
 }

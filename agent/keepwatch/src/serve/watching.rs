@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::journal;
 use super::people::Office;
-use super::records::Records;
+use super::records::{Records, Restarts};
 use super::world::share;
 
 /// The watcher ends its tasks within 3 s; more means that it hangs.
@@ -68,7 +68,16 @@ pub struct Watching {
     stop: oneshot::Sender<()>,
     /// Absent once it has ended by itself.
     conductor: Option<JoinHandle<Saved>>,
-    events: JoinHandle<()>,
+    events: JoinHandle<Restarts>,
+}
+
+/// What a watcher leaves to the next.
+#[derive(Default)]
+pub struct Left {
+    /// What is to be remembered, none when it hung or broke.
+    pub saved: Option<Saved>,
+    /// Restarts of which it is not known yet whether they helped.
+    pub restarts: Restarts,
 }
 
 /// The ends of a watcher that others hold.
@@ -90,6 +99,7 @@ pub fn start(
     config: &Config,
     plan: Plan,
     saved: Saved,
+    restarts: Restarts,
     office: Office,
 ) -> Result<(Watching, Ends), Vec<String>> {
     let executor = SystemdExecutor::new(
@@ -107,7 +117,7 @@ pub fn start(
         saved,
         commands,
     } = handle;
-    let records = Records::new(&ground.host, config, &overview.borrow().checks);
+    let records = Records::new(&ground.host, config, &overview.borrow().checks, restarts);
     let (stop, stopped) = oneshot::channel::<()>();
     let conductor = tokio::spawn(conductor.run(async move {
         let _ = stopped.await;
@@ -137,30 +147,30 @@ impl Watching {
         }
     }
 
-    /// Ends it and all its runs; what is to be remembered is returned, none when it hung or broke.
-    pub async fn stop(self) -> Option<Saved> {
+    /// Ends it and all its runs.
+    pub async fn stop(self) -> Left {
         let Self {
             stop,
             conductor,
             mut events,
         } = self;
         let _ = stop.send(());
-        let mut saved = None;
+        let mut left = Left::default();
         if let Some(mut conductor) = conductor {
             match tokio::time::timeout(STOPPING, &mut conductor).await {
-                Ok(done) => saved = done.ok(),
+                Ok(done) => left.saved = done.ok(),
                 Err(_) => conductor.abort(),
             }
         }
         // Its end of the channel is gone, so the other comes to its end.
-        if tokio::time::timeout(LAST_EVENTS, &mut events)
-            .await
-            .is_err()
-        {
-            events.abort();
-            let _ = events.await;
+        match tokio::time::timeout(LAST_EVENTS, &mut events).await {
+            Ok(restarts) => left.restarts = restarts.unwrap_or_default(),
+            Err(_) => {
+                events.abort();
+                let _ = events.await;
+            }
         }
-        saved
+        left
     }
 }
 
@@ -169,7 +179,7 @@ async fn pass_on(
     mut records: Records,
     ground: Ground,
     office: Office,
-) {
+) -> Restarts {
     while let Some(event) = events.recv().await {
         journal::tell(&event);
         if let Event::Result(run) = &event {
@@ -184,6 +194,7 @@ async fn pass_on(
             ground.recorder.push(entry);
         }
     }
+    records.into_restarts()
 }
 
 /// What people are told once: how a restart went.

@@ -50,7 +50,7 @@ pub const COMMANDS_WAITING: usize = 64;
 /// Windows, staleness, liveness and the clocks are looked at this often.
 const TICK: Duration = Duration::from_secs(5);
 /// What changes with every run is saved this often; what matters at once.
-const SAVE: Duration = Duration::from_secs(10);
+const SAVE: Duration = Duration::from_secs(60);
 /// Tasks have this long to end when the conductor stops.
 const STOPPING: Duration = Duration::from_secs(3);
 /// The greatest delay is remembered for this long.

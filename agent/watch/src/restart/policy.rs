@@ -281,8 +281,9 @@ pub fn look(
     asker: &Asker,
     now: At,
 ) -> Option<Refusal> {
-    if state.phase == Phase::Working || matches!(state.phase, Phase::Settling(until) if now < until)
-    {
+    let is_settling = matches!(state.phase, Phase::Settling(until) if now < until);
+    // A person who has just seen the restart fail, and mended what was wrong, need not wait for checks to settle.
+    if state.phase == Phase::Working || (is_settling && *asker != Asker::Operator) {
         return Some(Refusal::InProgress);
     }
     let Asker::Check {

@@ -345,6 +345,15 @@ fn refusals_by_table() {
             Some(Refusal::InProgress),
         ),
         (
+            "operator while checks settle",
+            &rules,
+            &phase(Phase::Settling(now.plus(SECOND))),
+            &empty,
+            operator.clone(),
+            failed(),
+            None,
+        ),
+        (
             "operator, unit busy",
             &rules,
             &none,
