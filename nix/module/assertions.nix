@@ -92,7 +92,7 @@ let
     name: b:
     let
       path = "backups.${name}";
-      s = b.source.paths;
+      files = lib.filter (p: p ? paths) (map (p: p.part) (k.partsOf "" b.source));
       kinds = map (p: k.tagOf p.part) (k.partsOf "" b.source);
       labels = map (p: p.part.${k.tagOf p.part}.label or null) (k.partsOf "" b.source);
       names = lib.zipListsWith (kind: label: if label == null then kind else label) kinds labels;
@@ -114,20 +114,21 @@ let
         message = "${at}.${path}.source.several.parts: two of them would lie in the same directory of the snapshot (${lib.concatStringsSep ", " names}); give them a label each.";
       }
     ]
-    ++ lib.optionals (b.source ? paths) (
+    ++ lib.concatMap (
+      { paths, ... }:
       each (
         repository: r:
         lib.optionals (r.backend ? local) (
           map (include: {
             assertion =
               !inside include r.backend.local.path
-              || excludes s.exclude r.backend.local.path
-              || (s.oneFileSystem && r.backend.local.requireMount != null);
+              || excludes paths.exclude r.backend.local.path
+              || (paths.oneFileSystem && r.backend.local.requireMount != null);
             message = "${at}.${path}.source.paths.include: ${include} holds the repository ${repository} (${r.backend.local.path}), which would back up itself; exclude it.";
-          }) s.include
+          }) paths.include
         )
       ) cfg.repositories
-    );
+    ) files;
 
   # ---- repositories, copies, drills ----------------------------------------------------------------------------------------------------------
 

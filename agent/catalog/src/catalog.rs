@@ -296,7 +296,8 @@ impl Catalog {
         tracing::error!(
             count,
             why,
-            "catalog: records are lost, the spool cannot take them"
+            "catalog: records are lost, the spool in {} cannot take them",
+            self.inner.spool.dir().display()
         );
         false
     }

@@ -85,6 +85,11 @@ impl Taken {
 }
 
 impl Spool {
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub(crate) fn new(dir: PathBuf, max: u64, random: Random) -> Self {
         Self {
             dir,

@@ -627,6 +627,97 @@ fn several_streams_are_one_snapshot_or_none() {
 }
 
 #[test]
+fn streams_stand_among_files_in_one_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, cache) = (dir.path().join("tree"), dir.path().join("cache"));
+    sample_tree(&tree, 11);
+    let w = World::new(Arc::new(MemoryStore::new()));
+    let go = |names: &[&str], end: Result<(), String>, cut: Result<(), String>, paths: &[&_]| {
+        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+        let tops = names
+            .iter()
+            .map(|n| n.split('/').next().unwrap().to_owned());
+        let (mut names, tops) = (names.clone().into_iter(), tops.collect());
+        let (mut end, mut cut) = (Some(end), Some(cut));
+        let input = Input::Streams {
+            names: tops,
+            next: Box::new(move || match names.next() {
+                Some(name) => {
+                    let cut = cut.take().unwrap_or(Ok(()));
+                    Ok(Some(backup::Stream {
+                        reader: Box::new(std::io::Cursor::new(noise(600_000, 3))),
+                        name,
+                        finish: Box::new(move || cut),
+                    }))
+                }
+                None => end.take().unwrap_or(Ok(())).map(|()| None),
+            }),
+        };
+        let o = options(paths, Some(&cache));
+        backup::run(&w.writer(), &o, input, &now, &Silent, &Cancel::new())
+    };
+    let first = tree.components().nth(1).unwrap();
+    let first = first.as_os_str().to_str().unwrap().to_owned();
+    let gone = dir.path().join("gone");
+    let bad = |why: &str| Err(why.to_owned());
+    let inside = format!("{first}/x");
+    for (names, end, cut, paths, what) in [
+        (
+            vec!["a/x"],
+            bad("the server went away"),
+            Ok(()),
+            &tree,
+            "no next one",
+        ),
+        (vec!["a/x"], Ok(()), bad("cut"), &tree, "a stream is cut"),
+        (
+            vec![&*inside],
+            Ok(()),
+            Ok(()),
+            &tree,
+            "a stream among the files",
+        ),
+        (vec!["a/x"], Ok(()), Ok(()), &gone, "no files"),
+        (vec![], Ok(()), Ok(()), &tree, "no streams"),
+    ] {
+        assert!(go(&names, end, cut, &[paths]).is_err(), "{what}");
+    }
+    assert!(w.writer().snapshots().unwrap().live.is_empty());
+    // Before all files, and after them.
+    let names = ["zz/b", "\u{1}/a", "zz/a/deep"];
+    let mut last = None;
+    for round in 0..2 {
+        let r = go(&names, Ok(()), Ok(()), &[&tree]).unwrap();
+        assert_eq!((r.outcome, r.totals.files), (Outcome::Succeeded, 45 + 3));
+        // The second time only streams are read, and nothing of them is stored.
+        if round == 1 {
+            assert_eq!(r.totals.files_unmodified, 45);
+            assert!(r.totals.bytes_added < 50_000, "{:?}", r.totals);
+        }
+        last = r.snapshot;
+    }
+    let id = last.unwrap();
+    let got = in_snapshot(&w.reader(), id, &tree).unwrap();
+    assert_eq!(got, on_disk(&tree));
+    let all = in_snapshot(&w.reader(), id, std::path::Path::new("/")).unwrap();
+    for name in names {
+        assert_eq!(
+            all.get(name.as_bytes()).unwrap().2,
+            noise(600_000, 3),
+            "{name}"
+        );
+    }
+    let set = w.writer().snapshots().unwrap();
+    let s = set.live.iter().find(|s| s.id == id).unwrap();
+    assert_eq!(s.body.source, 0);
+    assert_eq!(s.body.paths.len(), 4);
+    assert!(s.body.paths[0].starts_with(b"/"));
+    // All files unreadable, and a stream that is not: that is no backup of the files.
+    let o = go(&["a/x"], Ok(()), Ok(()), &[&tree, &gone]).unwrap();
+    assert_eq!((o.outcome, o.problems.total), (Outcome::Partial, 1));
+}
+
+#[test]
 fn sources_that_cannot_be_read_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
@@ -777,6 +868,79 @@ fn packs_marked_meanwhile_are_not_relied_upon() {
         in_snapshot(&w.reader(), report.snapshot.unwrap(), &tree).unwrap(),
         on_disk(&tree)
     );
+}
+
+/// As above, beside streams, which cannot be read a second time: without them there is no snapshot, and with them it is whole.
+#[test]
+fn packs_marked_meanwhile_cost_no_stream() {
+    use keepwatch_engine::records::Marks;
+    struct Mark {
+        world: World,
+        done: AtomicBool,
+        before: Option<Vec<keepwatch_engine::ids::ObjectId>>,
+    }
+    let packs_of = |w: &World| {
+        let mut packs = Vec::new();
+        let mut add = |l: keepwatch_engine::store::Listed| packs.extend(l.name.object_id());
+        w.store.list(Area::Packs, &mut add).unwrap();
+        packs
+    };
+    impl Progress for Mark {
+        fn event(&self, e: Event<'_>) {
+            if matches!(e, Event::Phase("committing")) && !self.done.swap(true, Ordering::SeqCst) {
+                let mut packs = Vec::new();
+                let list =
+                    &mut |l: keepwatch_engine::store::Listed| packs.extend(l.name.object_id());
+                self.world.store.list(Area::Packs, list).unwrap();
+                let packs = self.before.clone().unwrap_or(packs);
+                let marks = Marks { time: 0, packs };
+                self.world.writer().put_record(Area::Marks, &marks).unwrap();
+            }
+        }
+    }
+    for everything in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, cache) = (dir.path().join("tree"), dir.path().join("cache"));
+        sample_tree(&tree, 14);
+        let store = Arc::new(MemoryStore::new());
+        let w = World::new(store.clone());
+        w.backup(&[&tree], Some(&cache)).unwrap();
+        let before = (!everything).then(|| packs_of(&w));
+        let progress = Mark {
+            world: w,
+            done: AtomicBool::new(false),
+            before,
+        };
+        let mut stream = Some(backup::Stream {
+            name: "db/x".into(),
+            reader: Box::new(std::io::Cursor::new(noise(900_000, 77))),
+            finish: Box::new(|| Ok(())),
+        });
+        let report = backup::run(
+            &progress.world.writer(),
+            &options(&[&tree], Some(&cache)),
+            Input::Streams {
+                names: vec!["db".into()],
+                next: Box::new(move || Ok(stream.take())),
+            },
+            &now,
+            &progress,
+            &Cancel::new(),
+        );
+        let w = &progress.world;
+        if everything {
+            assert!(matches!(report, Err(BackupError::Pruned)), "{report:?}");
+            assert_eq!(w.writer().snapshots().unwrap().live.len(), 1);
+            continue;
+        }
+        let id = report.unwrap().snapshot.unwrap();
+        for p in keepwatch_engine::marks::marked_packs(&w.writer()).unwrap() {
+            store.lose(&Name::Pack(p));
+        }
+        assert_eq!(in_snapshot(&w.reader(), id, &tree).unwrap(), on_disk(&tree));
+        let all = in_snapshot(&w.reader(), id, std::path::Path::new("/")).unwrap();
+        assert_eq!(all.get(&b"db/x"[..]).unwrap().2, noise(900_000, 77));
+    }
 }
 
 #[test]

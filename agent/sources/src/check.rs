@@ -116,6 +116,9 @@ impl Check for EndLine {
             .map(str::trim)
             .find(|l| !l.is_empty() && *l != "--" && !l.starts_with("\\unrestrict"));
         match last {
+            Some(_) if !text.ends_with('\n') => {
+                Err("it ends within a line, so it ended early".into())
+            }
             Some(l) if l.starts_with(self.line) => Ok(()),
             None => Err("it is empty".into()),
             Some(_) => Err(format!(
@@ -219,6 +222,7 @@ mod tests {
             for cut in [0, 1, 5000, good.len() - 25] {
                 assert!(whole(line(), &good[..cut], step).is_err(), "{cut}");
             }
+            assert!(whole(line(), b"-- Dump completed", step).is_err());
             // Data that holds the line before the end of something else.
             assert!(whole(line(), b"-- Dump completed\nINSERT\n", step).is_err());
             assert_eq!(

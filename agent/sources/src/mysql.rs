@@ -238,7 +238,7 @@ impl Server {
                 Reason::NoConnection,
                 format!("{place} cannot be reached, or went away"),
             )
-        } else if has(&["ERROR 1114", "ERROR 1021", "No space left"]) {
+        } else if has(&["ERROR 1114", "ERROR 1021", "Errcode: 28", "No space left"]) {
             (Reason::NoSpace, format!("{place} has no space left"))
         } else {
             return fault;

@@ -123,6 +123,7 @@ impl Asker {
             401 | 403 => Reason::Denied,
             404 => Reason::NotThere,
             507 => Reason::NoSpace,
+            _ if String::from_utf8_lossy(&answer.body).contains("No space left") => Reason::NoSpace,
             _ => Reason::Failed,
         };
         let what = match reason {

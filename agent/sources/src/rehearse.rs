@@ -91,6 +91,62 @@ pub fn rehearse(
     setting: &Setting,
 ) -> Result<Rehearsal, Fault> {
     let scratch = Scratch::new(&setting.scratch)?;
+    on_scratch(&scratch, stage, stored, about, questions, setting)
+        .map_err(|fault| without_room(fault, &setting.scratch, &scratch))
+}
+
+/// A full disk makes servers fail in many ways, and what their clients see is often only that they went away: their logs say it.
+fn without_room(fault: Fault, parent: &Path, scratch: &Scratch) -> Fault {
+    // As the system says it, and as MariaDB does.
+    const SAID: &[&str] = &[
+        "No space left on device",
+        "error 28",
+        "Errcode: 28",
+        "out of disk space",
+        "ERROR 1114",
+        "ERROR 1021",
+    ];
+    let says = |text: &str| SAID.iter().any(|s| text.contains(s));
+    let logs = fs::read_dir(scratch.path());
+    let in_a_log = || {
+        let logs = logs.into_iter().flatten().flatten().map(|e| e.path());
+        let mut logs = logs.filter(|p| p.extension().is_some_and(|e| e == "log"));
+        logs.any(|p| tail(&p).is_ok_and(|t| says(&t)))
+    };
+    if fault.reason != Reason::NoSpace && !says(&fault.text) && !in_a_log() {
+        return fault;
+    }
+    let cause = fault.text.split("; ").find(|part| says(part));
+    let cause = cause.unwrap_or(&fault.text);
+    Fault::new(
+        Reason::NoSpace,
+        format!(
+            "no space left in the scratch directory {}, where all of it is restored: {cause}",
+            parent.display()
+        ),
+    )
+}
+
+/// The end of a file: at most 64 KiB.
+fn tail(path: &Path) -> std::io::Result<String> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    const TAIL: u64 = 64 << 10;
+    let mut file = fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn on_scratch(
+    scratch: &Scratch,
+    stage: &Stage,
+    stored: &dyn Stored,
+    about: &About,
+    questions: &[String],
+    setting: &Setting,
+) -> Result<Rehearsal, Fault> {
     let began = Instant::now();
     // Its own scratch files lie beside the server's, and go with them.
     let mut inner = setting.clone();
@@ -129,7 +185,7 @@ pub fn rehearse(
     };
     let (report, seconds, answers) = match stage {
         Stage::Postgresql(package) => {
-            let (server, place) = postgresql_server(&scratch, package.as_deref(), &inner)?;
+            let (server, place) = postgresql_server(scratch, package.as_deref(), &inner)?;
             let options = postgresql::Options {
                 globals: true,
                 replace: true,
@@ -153,7 +209,7 @@ pub fn rehearse(
             (report, seconds, answers)
         }
         Stage::Mysql(package) => {
-            let (server, place) = mysql_server(&scratch, package.as_deref(), &inner)?;
+            let (server, place) = mysql_server(scratch, package.as_deref(), &inner)?;
             let report = mysql::restore(stored, about, &place, &mysql::Options::default(), &inner)?;
             let seconds = began.elapsed();
             let asker = mysql::Asker::new(&place, &inner)?;
@@ -202,7 +258,7 @@ pub fn rehearse(
                 },
                 &inner,
             )?;
-            let (server, place) = redis_server(&scratch, package.as_deref(), &inner)?;
+            let (server, place) = redis_server(scratch, package.as_deref(), &inner)?;
             let seconds = began.elapsed();
             let mut connection = redis::Connection::open(&place, &inner)?;
             let had: u64 = about
@@ -229,7 +285,7 @@ pub fn rehearse(
             (report, seconds, answers)
         }
         Stage::Qdrant(package) => {
-            let (server, place) = qdrant_server(&scratch, package.as_deref(), &inner)?;
+            let (server, place) = qdrant_server(scratch, package.as_deref(), &inner)?;
             let report =
                 qdrant::restore(stored, about, &place, &qdrant::Options::default(), &inner)?;
             let seconds = began.elapsed();

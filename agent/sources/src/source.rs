@@ -153,6 +153,18 @@ impl Source {
         }
     }
 
+    /// The files and sockets of this host that it goes to.
+    pub fn places(&self) -> Vec<PathBuf> {
+        let places = match &self.kind {
+            Kind::Postgresql(s) => vec![PathBuf::from(&s.server.host)],
+            Kind::Mysql(s) => s.server.socket.clone().into_iter().collect(),
+            Kind::Sqlite(s) => s.databases.clone(),
+            Kind::Redis(s) => s.socket.clone().into_iter().collect(),
+            Kind::Qdrant(_) | Kind::Command(_) | Kind::Container(_) => Vec::new(),
+        };
+        places.into_iter().filter(|p| p.is_absolute()).collect()
+    }
+
     /// Begins a dump: looks at all that can be known beforehand.
     ///
     /// # Errors

@@ -85,7 +85,7 @@ impl Parts for Dump {
             return Err(Fault::new(
                 Reason::NoSpace,
                 format!(
-                    "a copy of {shown} needs {needed} bytes in {}, and {free} are free there",
+                    "not enough space in {} for a copy of {shown}: {needed} bytes are needed, {free} are free",
                     self.setting.scratch.display()
                 ),
             ));
@@ -330,7 +330,7 @@ pub fn restore(
             return Err(Fault::new(
                 Reason::NoSpace,
                 format!(
-                    "{} needs {} bytes, and {free} are free; nothing was touched",
+                    "not enough space for {}: {} bytes are needed, {free} are free; nothing was touched",
                     to.display(),
                     item.bytes
                 ),

@@ -391,7 +391,7 @@ fn what_is_wrong_is_said_and_nothing_stays_on_the_server() {
         (Wrong::OtherSum, Reason::NotWhole, "SHA-256"),
         (Wrong::Short, Reason::NotWhole, "in the middle"),
         (Wrong::Hangs, Reason::Stalled, "sent nothing"),
-        (Wrong::Full, Reason::Failed, "No space left"),
+        (Wrong::Full, Reason::NoSpace, "No space left"),
         (Wrong::ReadOnly, Reason::Denied, "Global manage access"),
     ] {
         let fake = Fake::start();

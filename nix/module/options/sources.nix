@@ -45,8 +45,8 @@ let
           "custom"
           "plain"
           "directory"
-        ]) "custom" "The form of the dump: that of `pg_restore` in one stream, SQL, or a directory dumped by several jobs.";
-        jobs = opt (types.ints.between 1 64) 1 "Tables dumped at once, with `directory`.";
+        ]) "custom" "The form of the dump: `custom`, which deduplicates and needs no scratch space. The agent refuses the others until they are there.";
+        jobs = opt (types.ints.between 1 64) 1 "Tables dumped at once: 1, since a dump in the format `custom` is one stream.";
         excludeTableData = list "Tables whose content is left out.";
         package = package (
           if config.services.postgresql.enable or false then config.services.postgresql.package else pkgs.postgresql
@@ -122,9 +122,7 @@ let
       }
     ) "A path or a command in a container: for services whose data are not on the host.";
   };
-in
-services
-// {
+
   paths = k.kind {
     include = need (types.nonEmptyListOf types.str) "What is included: absolute paths.";
     exclude = opt (types.listOf types.str) [ ] "Patterns of what is left out, as `keepwatch backup --exclude` takes them.";
@@ -136,10 +134,14 @@ services
       one is a right of root, which the unit has not: give it by `serviceConfig`, or take snapshots by a unit of your own and back them up.
     '';
   } "Files and directories.";
+in
+services
+// {
+  inherit paths;
 
   several = k.kind {
-    parts = need (types.nonEmptyListOf (types.attrTag services)) "Which, one after the other.";
-  } "Several databases and services in one snapshot: all of them, or none. Two of one kind need labels.";
+    parts = need (types.nonEmptyListOf (types.attrTag (services // { inherit paths; }))) "Which.";
+  } "Files, databases and services in one snapshot: all of them, or none. Two of one kind need labels; files stand in one part.";
 
   postgresqlCluster = k.kind {
     host = opt types.str "/run/postgresql" "The server, or the directory of its socket.";

@@ -73,6 +73,16 @@ in
       };
     message = "services.keepwatch.backups.app.source.several.parts: two of them would lie in the same directory of the snapshot (sqlite, sqlite)";
   };
+  "a repository in the files of one of several parts" = {
+    modules = keepwatch {
+      repositories.disk = disk // { backend.local.path = "/home/backup"; };
+      backups.home.source.several.parts = [
+        { sqlite.databases = [ "/a" ]; }
+        { paths.include = [ "/home" ]; }
+      ];
+    };
+    message = "/home holds the repository disk (/home/backup)";
+  };
   "half of the credentials" = {
     modules = keepwatch {
       repositories.far = {

@@ -250,6 +250,7 @@ in
             };
           }
           { redis.server = "cache"; }
+          { paths.include = [ "/srv/app" ]; }
         ];
       })
       { services.redis.servers.cache.enable = true; }
@@ -260,7 +261,10 @@ in
       "SupplementaryGroups=redis-cache"
       "PrivateNetwork=false"
     ];
-    has.toml = [ ''password_file = "credential:backup-app-1-password"'' ];
+    has.toml = [
+      ''password_file = "credential:backup-app-1-password"''
+      ''include = ["/srv/app"]''
+    ];
   };
 
   "a base backup of a whole cluster, by a role that may replicate" = {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Found, changed, twice};
+use super::{Found, changed, sources, twice};
 use crate::node::{Node, Value, join};
 use crate::sections::repositories::OBJECT_LOCK;
 
@@ -193,50 +193,20 @@ fn one_backup(root: &Node, name: &str, backup: &Node, found: &mut Found<'_, '_>)
             format!("the tag {} holds a comma", crate::text::shown(tag)),
         );
     }
-    for (kind, key) in [("mysql", "socket"), ("redis", "socket")] {
-        let Some(source) = backup.get(&["source", kind]) else {
-            continue;
-        };
-        let path = format!("{path}.source.{kind}");
-        match (
-            source.get(&[key]).is_some(),
-            source.get(&["host"]).is_some(),
-        ) {
-            (true, true) => found.fault(source, &path, key, "give either it or a host"),
-            (false, false) if source.is_whole() => {
-                found.fault(source, &path, "", "give a socket or a host")
-            }
-            _ => {}
-        }
-    }
-    if let Some(source) = backup.get(&["source", "postgresql"]) {
-        let jobs = source
-            .get(&["jobs"])
-            .is_some_and(|n| matches!(n.value, Value::Int(n) if n > 1));
-        if jobs
-            && source
-                .text_at(&["format"])
-                .is_some_and(|f| f != "directory")
-        {
-            found.fault(
-                source,
-                &format!("{path}.source.postgresql"),
-                "jobs",
-                "several jobs need the format 'directory'",
-            );
-        }
-    }
+    sources::look(backup, &path, found);
     inside(root, backup, &path, found);
 }
 
 /// A local repository inside of what is backed up would back up itself.
 fn inside(root: &Node, backup: &Node, path: &str, found: &mut Found<'_, '_>) {
-    let patterns = backup.texts_at(&["source", "paths", "exclude"]);
-    let one_file_system = backup
-        .get(&["source", "paths", "one_file_system"])
-        .and_then(Node::bool)
-        == Some(true);
-    let includes = backup.texts_at(&["source", "paths", "include"]);
+    let parts = sources::parts(backup, path);
+    let Some(files) = parts.iter().find(|p| p.kind == "paths") else {
+        return;
+    };
+    let (node, path) = (files.node, &files.path);
+    let patterns = node.texts_at(&["exclude"]);
+    let one_file_system = node.get(&["one_file_system"]).and_then(Node::bool) == Some(true);
+    let includes = node.texts_at(&["include"]);
     for (name, repository) in root.entries(&["repositories"]) {
         let Some(local) = repository.get(&["backend", "local"]) else {
             continue;
@@ -250,7 +220,7 @@ fn inside(root: &Node, backup: &Node, path: &str, found: &mut Found<'_, '_>) {
             let what = format!(
                 "{include} holds the repository {name} ({place}), which would back up itself: exclude it"
             );
-            found.fault(backup, path, "source.paths.include", what);
+            found.fault(node, path, "include", what);
         }
     }
 }
@@ -384,14 +354,30 @@ fn drills(root: &Node, found: &mut Found<'_, '_>) {
                 .map(|(kind, _)| kind);
             let target = drill.entries(&["target"]).next().map(|(kind, _)| kind);
             if let (Some(source), Some(target)) = (source, target) {
+                let kinds: Vec<&str> = root
+                    .get(&["backups", backup])
+                    .map(|b| sources::parts(b, "").iter().map(|p| p.kind).collect())
+                    .unwrap_or_default();
                 let fit = match target {
                     "postgresql" | "mysql" | "sqlite" | "redis" | "qdrant" => {
-                        source == target || source == "several"
+                        kinds.contains(&target)
                     }
                     _ => true,
                 };
                 if !fit {
+                    let source = match source {
+                        "several" => kinds.join(" and "),
+                        one => one.to_owned(),
+                    };
                     found.fault(drill, &path, "target", format!("the backup {backup} is of {source}, which cannot be restored to {target}"));
+                }
+                if target != "directory" && drill.get(&["expect", "command"]).is_some() {
+                    found.fault(
+                        drill,
+                        &path,
+                        "expect.command",
+                        "it needs the target 'directory', in which it runs",
+                    );
                 }
             }
         }
@@ -423,8 +409,12 @@ fn drills(root: &Node, found: &mut Found<'_, '_>) {
                 }
             }
             let source = text(&["backup"])
-                .map(|b| root.texts_at(&["backups", b, "source", "paths", "include"]))
-                .unwrap_or_default();
+                .and_then(|b| root.get(&["backups", b]))
+                .map(|b| sources::parts(b, ""))
+                .unwrap_or_default()
+                .iter()
+                .flat_map(|p| p.node.texts_at(&["include"]))
+                .collect::<Vec<_>>();
             if source
                 .iter()
                 .any(|include| trimmed(include) == trimmed(directory))
@@ -436,6 +426,19 @@ fn drills(root: &Node, found: &mut Found<'_, '_>) {
                     "it is what is backed up: a drill never restores over the original",
                 );
             }
+        }
+        let prefix = text(&["target", "postgresql", "scratch_prefix"]);
+        let is_safe = |p: &str| {
+            let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+            p.len() >= 4 && p.bytes().all(is_plain)
+        };
+        if prefix.is_some_and(|p| !is_safe(p)) {
+            found.fault(
+                drill,
+                &path,
+                "target.postgresql.scratch_prefix",
+                "it needs at least four of a-z, 0-9 and _: whatever begins with it is dropped",
+            );
         }
         let sql = !drill
             .get(&["expect", "sql"])

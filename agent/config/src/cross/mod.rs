@@ -4,6 +4,7 @@
 mod backups;
 mod checks;
 mod service;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -146,7 +146,7 @@ one! {
         Command(CommandSource) = "command", Shape::Table(&COMMAND_SOURCE), also ["stdin"];
         /// A path or a command in a container of podman or docker.
         Container(ContainerSource) = "container", Shape::Table(&CONTAINER_SOURCE), also ["podman", "docker"];
-        /// Several databases and services, in one snapshot.
+        /// Several: files, databases and services, in one snapshot.
         Several(Several) = "several", Shape::Table(&SEVERAL), also ["all"];
     }
 }
@@ -154,6 +154,8 @@ one! {
 one! {
     /// One of several sources: exactly one of these.
     pub enum Part: PART {
+        /// Files and directories: one part at most, read after the others.
+        Paths(Paths) = "paths", Shape::Table(&PATHS), also ["files"];
         /// Databases of PostgreSQL.
         Postgresql(PostgresqlSource) = "postgresql", Shape::Table(&POSTGRESQL_SOURCE), also ["postgres"];
         /// Databases of MySQL or MariaDB.
@@ -170,10 +172,25 @@ one! {
 }
 
 table! {
-    /// Several databases and services, in one snapshot: all of them, or none. Two of one kind need labels.
+    /// Files, databases and services in one snapshot: all of them, or none. Two of one kind need labels. Databases and services are dumped
+    /// first, one after the other, then the files are read.
     pub struct Several: SEVERAL {
-        /// Which, one after the other.
+        /// Which.
         parts: Vec<Part> = Shape::List(&Shape::One(&PART), 1, 64), Required, also ["sources"];
+    }
+}
+
+impl Source {
+    /// The files that it reads, alone or beside databases and services.
+    pub fn paths(&self) -> Option<&Paths> {
+        match self {
+            Source::Paths(paths) => Some(paths),
+            Source::Several(several) => several.parts.iter().find_map(|part| match part {
+                Part::Paths(paths) => Some(paths),
+                _ => None,
+            }),
+            _ => None,
+        }
     }
 }
 
@@ -216,9 +233,9 @@ table! {
         user: String = Shape::Text(Text::Line), Value("\"postgres\"");
         /// The password; not needed with peer authentication.
         password_file: Option<SecretSource> = Shape::Text(Text::Secret), Absent;
-        /// The form of the dump.
+        /// The form of the dump: `custom`, which deduplicates and needs no scratch space. The others are refused until they are there.
         format: DumpFormat = Shape::Words(DUMP_FORMAT), Value("\"custom\"");
-        /// Tables dumped at once, with `directory`.
+        /// Tables dumped at once: 1, since a dump in the format `custom` is one stream.
         jobs: u8 = Shape::Int(1, 64), Value("1");
         /// Tables whose content is left out.
         exclude_table_data: Vec<String> = DATABASES, Value("[]");

@@ -38,6 +38,16 @@ pub enum Ready {
     },
 }
 
+impl Ready {
+    /// Its path.
+    pub fn path(&self) -> &[u8] {
+        match self {
+            Ready::Kept(cached, _) => &cached.path,
+            Ready::Fresh { entry, .. } => &entry.path,
+        }
+    }
+}
+
 /// Records entries in order.
 pub struct Collector<'a> {
     repository: &'a Repository,
@@ -79,6 +89,9 @@ pub enum CollectError {
     /// The local cache cannot be written.
     #[error("the local cache cannot be written: {0}")]
     Cache(#[from] std::io::Error),
+    /// A stream has the path of a file that appeared meanwhile.
+    #[error("there is a file where a stream would stand: /{}", String::from_utf8_lossy(.0))]
+    Twice(Vec<u8>),
 }
 
 /// Stores a metadata chunk unless it is there.

@@ -1,7 +1,10 @@
 //! The first half of the pipeline: walk, readers, collector; see the drawing in `backup`.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::iter::Peekable;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -57,7 +60,7 @@ struct Batch {
 }
 
 impl Shared<'_> {
-    /// Walks and reads the sources.
+    /// Walks and reads the sources. `beside`: what was read of streams; it is recorded among the files.
     pub fn files(
         &self,
         sink: &Sink<'_>,
@@ -65,6 +68,7 @@ impl Shared<'_> {
         parent: Option<CacheReader>,
         trusted: bool,
         missing: &[Problem],
+        beside: Vec<Ready>,
     ) -> Result<Fed, BackupError> {
         let problems = Mutex::new(Problems::default());
         let report = |p: Problem| {
@@ -106,7 +110,8 @@ impl Shared<'_> {
                 });
             }
             drop(from_walk);
-            let collector = scope.spawn(|| self.collect(sink, cache, &in_any_order, &permits));
+            let collector =
+                scope.spawn(|| self.collect(sink, cache, &in_any_order, &permits, beside));
             let filter = Filter {
                 excludes: Patterns::new(&self.options.excludes).expect("checked before"),
                 larger_than: self.options.exclude_larger_than,
@@ -235,8 +240,10 @@ impl Shared<'_> {
         cache: CacheWriter,
         input: &Receiver<Batch>,
         permits: &Receiver<()>,
+        beside: Vec<Ready>,
     ) -> Result<Collected, CollectError> {
         let mut collector = Collector::new(self.repository, sink, cache);
+        let mut beside = beside.into_iter().peekable();
         let mut waiting: BTreeMap<u64, Batch> = BTreeMap::new();
         let mut next = 0;
         let mut failed = None;
@@ -247,7 +254,7 @@ impl Shared<'_> {
                 for item in &batch.items {
                     let Item::Ready(ready) = item else { continue };
                     if failed.is_none() && !sink.is_stopped() {
-                        if let Err(e) = collector.push(ready) {
+                        if let Err(e) = merge(&mut collector, &mut beside, ready) {
                             sink.fail(SinkError::Stopped);
                             failed = Some(e);
                         }
@@ -259,21 +266,22 @@ impl Shared<'_> {
         match failed {
             Some(e) => Err(e),
             None if sink.is_stopped() => Err(SinkError::Stopped.into()),
-            None => collector.finish(),
+            None => {
+                beside.try_for_each(|b| collector.push(&b))?;
+                collector.finish()
+            }
         }
     }
 
-    /// Reads streams, one after another. They are recorded in the order of the manifest, whatever order they come in.
-    pub fn streams(
+    /// Reads streams, one after another, and gives what is recorded of them and how many bytes were read.
+    pub fn read_streams(
         &self,
         sink: &Sink<'_>,
-        cache: CacheWriter,
         mut next: Next<'_>,
-        start: Moment,
-    ) -> Result<Fed, BackupError> {
-        let fed = (|| {
+    ) -> Result<(Entries, u64), BackupError> {
+        let read = (|| {
             let mut reader = Reader::new(self.repository, sink, self.chunker, self.progress, false);
-            let mut read: BTreeMap<Vec<u8>, (u64, Vec<u8>)> = BTreeMap::new();
+            let mut read: BTreeMap<Vec<u8>, Read> = BTreeMap::new();
             while let Some(Stream {
                 name,
                 reader: mut input,
@@ -282,7 +290,10 @@ impl Shared<'_> {
             {
                 self.cancel.check()?;
                 let taken = read.contains_key(name.as_bytes()) || read.len() >= STREAMS;
-                if taken || manifest::check_path(name.as_bytes()).is_err() {
+                if taken
+                    || manifest::check_path(name.as_bytes()).is_err()
+                    || self.is_of_files(name.as_bytes())
+                {
                     return Err(BackupError::StreamName(name));
                 }
                 self.progress.event(Event::Item(name.as_bytes()));
@@ -304,9 +315,8 @@ impl Shared<'_> {
             if read.is_empty() {
                 return Err(BackupError::NoSources("the source gave no stream".into()));
             }
-            let mut collector = Collector::new(self.repository, sink, cache);
             // Directories above the names, so that the tree is whole.
-            let mut entries: Vec<(Vec<u8>, Option<Read>)> = Vec::new();
+            let mut entries: Entries = Vec::new();
             let mut above: HashSet<Vec<u8>> = HashSet::new();
             for (name, content) in read {
                 for (i, _) in name.iter().enumerate().filter(|(_, b)| **b == b'/') {
@@ -321,16 +331,46 @@ impl Shared<'_> {
                 let name = String::from_utf8_lossy(&twice[0].0).into_owned();
                 return Err(BackupError::StreamName(name));
             }
+            Ok((entries, reader.bytes_read))
+        })();
+        if read.is_err() {
+            sink.fail(SinkError::Stopped);
+        }
+        read
+    }
+
+    /// Whether a stream of this name would lie in a directory that is backed up with the files.
+    fn is_of_files(&self, name: &[u8]) -> bool {
+        let first = |path: &[u8]| path.split(|b| *b == b'/').next().map(<[u8]>::to_vec);
+        let top = first(name);
+        self.sources.iter().any(|source| {
+            let path = source.as_os_str().as_bytes();
+            let path = path.strip_prefix(b"/").unwrap_or(path);
+            match (path.is_empty(), &top) {
+                (true, Some(top)) => {
+                    std::fs::symlink_metadata(Path::new("/").join(OsStr::from_bytes(top))).is_ok()
+                }
+                _ => first(path) == top,
+            }
+        })
+    }
+
+    /// Reads streams, and records them alone, in the order of the manifest, whatever order they come in.
+    pub fn streams(
+        &self,
+        sink: &Sink<'_>,
+        cache: CacheWriter,
+        next: Next<'_>,
+        start: Moment,
+    ) -> Result<Fed, BackupError> {
+        let (entries, bytes_read) = self.read_streams(sink, next)?;
+        let fed = (|| {
+            let mut collector = Collector::new(self.repository, sink, cache);
             for (name, content) in entries {
                 collector.push(&ready(name, content, start))?;
             }
             let collected = collector.finish()?;
-            Ok((
-                collected,
-                Problems::default(),
-                Vec::new(),
-                reader.bytes_read,
-            ))
+            Ok((collected, Problems::default(), Vec::new(), bytes_read))
         })();
         if fed.is_err() {
             sink.fail(SinkError::Stopped);
@@ -339,11 +379,31 @@ impl Shared<'_> {
     }
 }
 
+/// Records an entry, after those of streams that stand before it.
+fn merge(
+    collector: &mut Collector<'_>,
+    beside: &mut Peekable<std::vec::IntoIter<Ready>>,
+    ready: &Ready,
+) -> Result<(), CollectError> {
+    let is_before = |s: &Ready| manifest::compare(s.path(), ready.path()).is_lt();
+    while let Some(stream) = beside.next_if(is_before) {
+        collector.push(&stream)?;
+    }
+    match beside.peek() {
+        Some(stream) if stream.path() == ready.path() => {
+            Err(CollectError::Twice(ready.path().to_vec()))
+        }
+        _ => collector.push(ready),
+    }
+}
+
+/// What was read of streams, with the directories above them, in order.
+pub type Entries = Vec<(Vec<u8>, Option<Read>)>;
 /// The length of a stream, and the ids of its chunks.
-type Read = (u64, Vec<u8>);
+pub type Read = (u64, Vec<u8>);
 
 /// The entry of a stream, or of a directory above one.
-fn ready(name: Vec<u8>, content: Option<Read>, start: Moment) -> Ready {
+pub fn ready(name: Vec<u8>, content: Option<Read>, start: Moment) -> Ready {
     let is_file = content.is_some();
     let kind = match is_file {
         true => EntryKind::File,

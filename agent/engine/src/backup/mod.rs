@@ -6,7 +6,7 @@
 //!  │ with the cache    └────────────drafts─────────────┴──▶ sink: seal, pack, store, index
 //! ```
 //!
-//! Files whose inode, size, mtime and ctime are as in the local cache are taken over unread. Everything else is read by several threads; entries are put back in order
+//! Streams, when there are any, are read before the walk; beside files they are put among the entries by the collector. Files whose inode, size, mtime and ctime are as in the local cache are taken over unread. Everything else is read by several threads; entries are put back in order
 //! before they are recorded. When all packs and indexes are stored, the marks of `prune` are read again: if a pack that this snapshot relies on was marked
 //! meanwhile, the walk is repeated and what was in it is stored anew. The snapshot is written last, read back and compared.
 //!
@@ -34,7 +34,7 @@ use crate::manifest;
 use crate::marks::marked_packs;
 use crate::object::ObjectError;
 use crate::patterns::{PatternError, Patterns};
-use crate::progress::{Cancel, Cancelled, Event, Problems, Progress};
+use crate::progress::{Cancel, Cancelled, Event, Problem, Problems, Progress};
 use crate::records::{BaseBackup, Outcome, Snapshot, Totals};
 use crate::repository::{AccessError, PutError, Repository};
 use crate::store::{Area, Name};
@@ -126,9 +126,9 @@ pub enum Input<'a> {
         /// As that of a stream; what it says is written into the snapshot.
         finish: Box<dyn FnOnce() -> Result<BaseBackup, String> + Send + 'a>,
     },
-    /// Streams one after another, each stored as one file.
+    /// Streams one after another, each stored as one file; and after them, in the same snapshot, the files of [`Options::paths`] if there are any.
     Streams {
-        /// What the snapshot says that it is of, instead of paths: the directories above the names.
+        /// What the snapshot says that it is of, beside those paths: the directories above the names. No file that is backed up lies in one of them.
         names: Vec<String>,
         /// The next stream; none at the end. An `Err` says why there is no more, and no snapshot is made.
         next: Next<'a>,
@@ -140,7 +140,8 @@ pub type Finish<'a> = Box<dyn FnOnce() -> Result<(), String> + Send + 'a>;
 /// Gives one stream after another.
 pub type Next<'a> = Box<dyn FnMut() -> Result<Option<Stream<'a>>, String> + Send + 'a>;
 
-/// Streams in one snapshot; 32 bytes for each half mebibyte of each, and its name, are held until the last has ended.
+/// Streams in one snapshot; 32 bytes for each half mebibyte of each, and its name, are held until the last has ended; beside files twice, until
+/// the walk has ended (128 MB for 1 TiB of dumps).
 pub const STREAMS: usize = 100_000;
 
 /// One of several streams.
@@ -198,7 +199,9 @@ pub enum BackupError {
     #[error("nothing to back up: {0}")]
     NoSources(String),
     /// The name of a stream.
-    #[error("'{0}' cannot be the name of a stream: give a relative path without '..'")]
+    #[error(
+        "'{0}' cannot be the name of a stream: give a relative path without '..', beside the files that are backed up"
+    )]
     StreamName(String),
     /// The stream broke, or its source says that it is not whole.
     #[error("the stream '{name}' is not whole: {why}; no snapshot was made")]
@@ -245,6 +248,9 @@ impl From<CollectError> for BackupError {
         match e {
             CollectError::Sink(e) => e.into(),
             CollectError::Cache(e) => BackupError::Cache(e.to_string()),
+            CollectError::Twice(path) => {
+                BackupError::StreamName(String::from_utf8_lossy(&path).into_owned())
+            }
         }
     }
 }
@@ -311,19 +317,7 @@ pub fn run(
     let (sources, missing, stream) = match input {
         Input::Base { .. } => unreachable!("made a stream above"),
         Input::Files => {
-            let (sources, missing) = walk::sources(&options.paths);
-            if sources.is_empty() {
-                let why = missing
-                    .iter()
-                    .map(|p| format!("{} {}", String::from_utf8_lossy(&p.path), p.what))
-                    .collect::<Vec<_>>()
-                    .join("; ");
-                return Err(BackupError::NoSources(if why.is_empty() {
-                    "no path was given".into()
-                } else {
-                    why
-                }));
-            }
+            let (sources, missing) = files(options)?;
             (sources, missing, None)
         }
         Input::Stream {
@@ -343,15 +337,21 @@ pub fn run(
             let next: Next<'_> = Box::new(move || Ok(only.take()));
             (Vec::new(), Vec::new(), Some((names, next)))
         }
-        Input::Streams { names, next } => (Vec::new(), Vec::new(), Some((names, next))),
+        Input::Streams { names, next } => {
+            let (sources, missing) = match options.paths.is_empty() {
+                true => Default::default(),
+                false => files(options)?,
+            };
+            (sources, missing, Some((names, next)))
+        }
     };
-    let shown: Vec<Vec<u8>> = match &stream {
-        None => sources
-            .iter()
-            .map(|p| std::os::unix::ffi::OsStrExt::as_bytes(p.as_os_str()).to_vec())
-            .collect(),
-        Some((names, _)) => names.iter().map(|n| n.clone().into_bytes()).collect(),
-    };
+    let mut shown: Vec<Vec<u8>> = sources
+        .iter()
+        .map(|p| std::os::unix::ffi::OsStrExt::as_bytes(p.as_os_str()).to_vec())
+        .collect();
+    if let Some((names, _)) = &stream {
+        shown.extend(names.iter().map(|n| n.clone().into_bytes()));
+    }
 
     progress.event(Event::Phase("loading the index"));
     let marks = marked_packs(repository)?;
@@ -410,6 +410,8 @@ pub fn run(
         sources: &sources,
     };
     let mut stream = stream;
+    // What was read of streams beside files: they cannot be read again.
+    let mut beside = feed::Entries::new();
     let mut bytes = Totals::default();
     let mut pass = 0;
     let (collected, problems, notes) = loop {
@@ -437,9 +439,24 @@ pub fn run(
                 Mode::Store
             },
             cancel,
-            |sink| match stream.take() {
-                None => shared.files(sink, cache, parent.take(), trusted, &missing),
-                Some((_, next)) => shared.streams(sink, cache, next, start),
+            |sink| {
+                let mut of_streams = 0;
+                match stream.take() {
+                    Some((_, next)) if sources.is_empty() => {
+                        return shared.streams(sink, cache, next, start);
+                    }
+                    Some((_, next)) => {
+                        (beside, of_streams) = shared.read_streams(sink, next)?;
+                    }
+                    None => {}
+                }
+                let among = beside.iter().cloned();
+                let among = among.map(|(name, read)| feed::ready(name, read, start));
+                let among = among.collect();
+                let fed = shared.files(sink, cache, parent.take(), trusted, &missing, among);
+                fed.map(|(collected, problems, notes, n)| {
+                    (collected, problems, notes, n + of_streams)
+                })
             },
         );
         // What failed first is what is told: the pipeline's own error, else the feed's, which stopped the pipeline.
@@ -472,7 +489,7 @@ pub fn run(
         if all_usable(&lookup, &collected)? {
             break (collected, problems, notes);
         }
-        if pass >= PASSES || !matches!(shared.sources, [_, ..]) {
+        if pass >= PASSES || sources.is_empty() || !all_there(&lookup, &beside)? {
             return Err(BackupError::Pruned);
         }
         progress.event(Event::Note(
@@ -489,7 +506,8 @@ pub fn run(
     totals.problems = problems.total;
     warnings.extend(notes);
     // An empty snapshot that is called partial would be found out on the day it is needed.
-    if totals.files + totals.others == 0 && !sources.is_empty() {
+    let streams = beside.iter().filter(|(_, read)| read.is_some()).count() as u64;
+    if totals.files + totals.others == streams && !sources.is_empty() {
         if let Some(p) = problems.first.first() {
             return Err(BackupError::NoSources(format!(
                 "nothing in the sources could be read, beginning with {}: {}",
@@ -567,6 +585,37 @@ pub fn run(
         }
     }
     Ok(report)
+}
+
+/// The paths of files, as they are walked, and those that cannot be.
+fn files(options: &Options) -> Result<(Vec<PathBuf>, Vec<Problem>), BackupError> {
+    let (sources, missing) = walk::sources(&options.paths);
+    if !sources.is_empty() {
+        return Ok((sources, missing));
+    }
+    let why = missing
+        .iter()
+        .map(|p| format!("{} {}", String::from_utf8_lossy(&p.path), p.what))
+        .collect::<Vec<_>>()
+        .join("; ");
+    Err(BackupError::NoSources(match why.is_empty() {
+        true => "no path was given".into(),
+        false => why,
+    }))
+}
+
+/// True when what was read of streams has a usable copy.
+fn all_there(lookup: &Lookup, entries: &feed::Entries) -> Result<bool, BackupError> {
+    let mut window = Window::default();
+    let ids = entries.iter().filter_map(|(_, read)| read.as_ref());
+    for id in ids.flat_map(|(_, ids)| ids.chunks_exact(32)) {
+        let id = ChunkId(id.try_into().expect("32 bytes"));
+        let there = lookup.contains(&id, &mut window);
+        if !there.map_err(|e| BackupError::Cache(e.to_string()))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Packs that an index names but the store does not have, or has with another length.

@@ -344,6 +344,10 @@ impl Repository {
                 )
             }
         };
+        let shown = dir.display().to_string();
+        let cache_error = |e: std::io::Error| {
+            ObjectError::content("index", ContentError::Cache(format!("{shown}: {e}")))
+        };
         let (mut lookup, covered) = Lookup::open(&dir, scratch, &present).map_err(cache_error)?;
         let mut problems = Vec::new();
         let mut gather = Gather::default();

@@ -4,10 +4,13 @@
 //! at a name is the old thing or the whole new one, whatever happens.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -113,7 +116,10 @@ impl<'a> Shared<'a> {
     pub(crate) fn io_problem(&self, path: &[u8], verb: &str, e: &io::Error) {
         if is_full(e) {
             self.fail(RestoreError::Full {
-                path: String::from_utf8_lossy(path).into_owned(),
+                path: {
+                    let path = Path::new(OsStr::from_bytes(path));
+                    self.options.target.join(path).display().to_string()
+                },
                 cause: e.to_string(),
             });
         } else {

@@ -17,6 +17,7 @@ use keepwatch_engine::store::Name;
 use keepwatch_model::duration::human_duration;
 use keepwatch_model::retention::parse_tags;
 use keepwatch_model::size::{human_bytes, parse_size};
+use keepwatch_sources::source::Source as Service;
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
@@ -44,6 +45,7 @@ use crate::output::{count, escape, plain, print_after, print_json_after, problem
   keepwatch backup --source mysql --user backup --password-file /run/keys/mysql
   keepwatch backup --source sqlite --database /var/lib/app/app.db
   keepwatch backup --source 'postgresql?database=app' --source 'redis?socket=/run/redis/redis.sock'
+  keepwatch backup --source 'postgresql?database=app' /srv/app      a database and files in one snapshot
   keepwatch backup --job home            what the configuration says of the job 'home'
 
 Exit status 3: a snapshot was made, but some files could not be read or changed meanwhile; each is named."
@@ -167,7 +169,7 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
             stop: &stop,
         };
         std::thread::scope(|scope| {
-            if bar.is_visible() && !options.paths.is_empty() {
+            if bar.is_visible() && matches!(source, Source::Files(_)) {
                 scope.spawn(|| estimate.bytes().map(|n| bar.expect(n)));
             }
             let report = source.run(context, |input| {
@@ -179,6 +181,12 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
                     &bar,
                     &context.cancel,
                 )
+                .map_err(|e| match (e, &options.cache) {
+                    (BackupError::Cache(why), Some(dir)) => {
+                        BackupError::Cache(format!("{}: {why}", dir.display()))
+                    }
+                    (e, _) => e,
+                })
             });
             stop.store(true, Ordering::Relaxed);
             report
@@ -271,7 +279,7 @@ fn own_places(context: &Context) -> Vec<String> {
 }
 
 /// A pattern that matches this path and nothing else.
-fn literal_pattern(path: &str) -> String {
+pub(super) fn literal_pattern(path: &str) -> String {
     let mut out = String::with_capacity(path.len() + 8);
     for c in path.chars() {
         if "*?[]{}\\!".contains(c) {
@@ -327,7 +335,8 @@ enum Source {
     Files(Vec<PathBuf>),
     Stdin(String),
     Command(String, Vec<OsString>),
-    Services(Vec<keepwatch_sources::source::Source>, Box<SourceArgs>),
+    /// Databases and services, and files beside them.
+    Services(Vec<Service>, Box<SourceArgs>, Vec<PathBuf>),
 }
 
 impl Source {
@@ -335,14 +344,16 @@ impl Source {
         let argv = std::mem::take(&mut args.argv);
         let mut paths = std::mem::take(&mut args.paths);
         if args.source.is_given() {
-            if !paths.is_empty() || args.command {
+            if args.command {
                 return Err(Failure::usage(
-                    "--source backs up databases and services, and paths or --command were given as well",
+                    "--source backs up databases and services, and --command was given as well",
                 )
-                .advice("back up files by another call"));
+                .advice("what a command prints is a source, too: --source command -- /PROGRAM ARGUMENTS"));
             }
             let sources = args.source.sources(&argv, args.stdin_name.as_deref())?;
-            return Ok(Source::Services(sources, Box::new(args.source.clone())));
+            must_be_outside(&sources, args.view.view_origin.as_deref())?;
+            let with = Box::new(args.source.clone());
+            return Ok(Source::Services(sources, with, paths));
         }
         if args.command {
             if !paths.is_empty() {
@@ -379,13 +390,17 @@ impl Source {
 
     /// Absolute paths, for files.
     fn paths(&self) -> Result<Vec<PathBuf>, Failure> {
-        let Source::Files(given) = self else {
-            return Ok(Vec::new());
+        let given = match self {
+            Source::Files(given) | Source::Services(_, _, given) if !given.is_empty() => given,
+            _ => return Ok(Vec::new()),
         };
         let paths = given
             .iter()
             .map(|p| absolute(p))
             .collect::<Result<Vec<_>, _>>()?;
+        if let Source::Services(services, ..) = self {
+            must_be_apart(services, &paths)?;
+        }
         let mut first_error = None;
         for p in &paths {
             match std::fs::symlink_metadata(p) {
@@ -417,11 +432,47 @@ impl Source {
                 })?)
             }
             Source::Command(name, argv) => run_command(context, name, argv, backup),
-            Source::Services(sources, args) => {
+            Source::Services(sources, args, _) => {
                 source_backup::run(sources, &args.setting(context), backup)
             }
         }
     }
+}
+
+/// In a snapshot, files and the dumps beside them are one tree.
+fn must_be_apart(services: &[Service], paths: &[PathBuf]) -> Result<(), Failure> {
+    for service in services {
+        let place = Path::new("/").join(&service.label);
+        let is_in =
+            |p: &&PathBuf| p.starts_with(&place) || (p.parent().is_none() && place.exists());
+        if let Some(path) = paths.iter().find(is_in) {
+            return Err(Failure::usage(format!(
+                "the dumps of '{}' would stand in {} of the snapshot, where files of {} stand; no snapshot was made",
+                service.kind(),
+                place.display(),
+                path.display()
+            ))
+            .advice(format!("give it another name: --source '{}?label=NAME'", service.kind())));
+        }
+    }
+    Ok(())
+}
+
+/// In a view of the file system no server listens, and a database is one that crashed.
+fn must_be_outside(services: &[Service], view: Option<&Path>) -> Result<(), Failure> {
+    let Some(view) = view else { return Ok(()) };
+    for service in services {
+        if let Some(place) = service.places().into_iter().find(|p| p.starts_with(view)) {
+            return Err(Failure::usage(format!(
+                "the source '{}' needs {}, which lies in the view of {}, in which nothing runs; no snapshot was made",
+                service.label,
+                place.display(),
+                view.display()
+            ))
+            .advice("back it up by a job of its own, or without --view"));
+        }
+    }
+    Ok(())
 }
 
 fn run_command(

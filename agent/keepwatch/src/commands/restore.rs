@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use keepwatch_engine::patterns::Patterns;
 use keepwatch_engine::restore::{self, Options, Overwrite, Report, RestoreError};
+use keepwatch_engine::snapshots::SnapshotRecord;
 use keepwatch_model::duration::human_duration;
 use keepwatch_model::size::human_bytes;
 use serde_json::json;
 
+use super::backup::literal_pattern;
 use super::source_args::SourceArgs;
 use super::source_restore;
 use crate::clock;
@@ -116,11 +118,21 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
         clock::now(),
     )?;
     let lookup = context.lookup(&repository)?;
+    let mut exclude = args.excludes.clone();
+    if args.in_place && select.is_empty() {
+        for dump in beside_files(snapshot) {
+            exclude.push(literal_pattern(&format!("/{dump}")));
+            context.note(&format!(
+                "keepwatch: left out: the dumps in {}, which were never files of this host: 'keepwatch restore --source' brings them back",
+                escape(&dump)
+            ));
+        }
+    }
     let options = Options {
         target: target.clone(),
         select,
         include: args.includes.clone(),
-        exclude: args.excludes.clone(),
+        exclude,
         overwrite: match args.overwrite {
             When::Never => Overwrite::Never,
             When::IfChanged => Overwrite::IfChanged,
@@ -200,6 +212,19 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
     } else {
         Exit::Done
     })
+}
+
+/// The directories of dumps in a snapshot that holds files as well.
+fn beside_files(snapshot: &SnapshotRecord) -> Vec<String> {
+    let (files, dumps): (Vec<_>, Vec<_>) = snapshot
+        .body
+        .paths
+        .iter()
+        .partition(|p| p.starts_with(b"/"));
+    let dumps = dumps.iter().filter(|_| !files.is_empty());
+    dumps
+        .map(|d| String::from_utf8_lossy(d).into_owned())
+        .collect()
 }
 
 fn summary(report: &Report, args: &RestoreArgs, snapshot: &str, target: &str) -> String {

@@ -178,7 +178,12 @@ impl SourceArgs {
 
 /// A fault as a failure of the command.
 pub fn failure(fault: Fault) -> Failure {
-    let (exit, advice) = match fault.reason {
+    let is_full = fault.text.contains("No space left on device");
+    let reason = match fault.reason {
+        Reason::Failed if is_full => Reason::NoSpace,
+        reason => reason,
+    };
+    let (exit, advice) = match reason {
         Reason::Parameter => (
             Exit::WrongUse,
             "see docs/sources.md for the options of each kind",
@@ -211,7 +216,7 @@ pub fn failure(fault: Fault) -> Failure {
         ),
         Reason::NoSpace => (
             Exit::Failed,
-            "free some space, or name another directory with --scratch",
+            "free some space; --scratch names another directory for what is needed for a while",
         ),
         Reason::Stopped | Reason::Failed => (Exit::Failed, ""),
     };

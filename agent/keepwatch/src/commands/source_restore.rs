@@ -185,7 +185,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
                     ))
                 ),
             )
-            .advice("'keepwatch ls' shows what it holds"));
+            .advice("'keepwatch ls' shows what it holds; one that was given a label is named by --label"));
         }
         several => {
             return Err(Failure::usage(format!(

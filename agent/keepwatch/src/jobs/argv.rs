@@ -66,7 +66,6 @@ pub fn argv(
             };
             line.two("--compression", level);
             match &backup.source {
-                Source::Paths(paths) => line.paths(paths, more),
                 Source::Command(command) => {
                     line.one("--command");
                     line.one(format!("--stdin-name={}", command.filename));
@@ -82,6 +81,9 @@ pub fn argv(
                         line.two("--source", &spec.to_text());
                     }
                 }
+            }
+            if let Some(paths) = backup.source.paths() {
+                line.paths(paths, more);
             }
         }
         Work::Forget(backup) => {
@@ -247,7 +249,7 @@ impl Line {
         if paths.one_file_system {
             self.one("--one-file-system");
         }
-        self.one("--");
+        // They are absolute, so none looks like an option; what stands after `--` is a command where there is a source.
         paths.include.iter().for_each(|p| self.one(p));
         more.iter().for_each(|p| self.one(p));
     }
@@ -486,7 +488,7 @@ mod tests {
     fn every_kind_becomes_a_command_line_that_is_understood() {
         let disk = "--repo=/mnt/backup/web1 --writer-key=/run/credentials/x/disk-writer --cache-dir=/var/cache/kw";
         let far = "--repo=s3://backups/web1 --s3-endpoint=https://s3.example.org --s3-region=us-east-1 --s3-path-style=true --s3-access-key-file=/run/keys/id --s3-secret-key-file=/run/credentials/x/s3-secret --s3-object-lock=governance:30 --limit-upload=4194304 --cache-dir=/var/cache/kw";
-        let how = "--host=web1 --as-job=home --tag=files --compression=12 --exclude=*.tmp --exclude-caches --one-file-system -- /home /etc /more";
+        let how = "--host=web1 --as-job=home --tag=files --compression=12 --exclude=*.tmp --exclude-caches --one-file-system /home /etc /more";
         for (kind, name, repository, want) in [
             (
                 RunKind::Backup,
@@ -527,6 +529,14 @@ mod tests {
                 Some("disk"),
                 vec![format!(
                     "forget {disk} --host=web1 --job=home --keep-last=unlimited --keep-daily=7 --keep-within=14d --keep-tag=a,b"
+                )],
+            ),
+            (
+                RunKind::Backup,
+                Some("whole"),
+                None,
+                vec![format!(
+                    "backup {disk} --host=web1 --as-job=whole --compression=3 --source=postgresql?server=/run/postgresql&port=5432&user=postgres&database=app --source=redis?socket=/run/r.sock --exclude=*.log --exclude-caches /srv/app /more"
                 )],
             ),
             (

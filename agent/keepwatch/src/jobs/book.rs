@@ -94,7 +94,9 @@ impl Book {
         };
         let written = runtime.block_on(catalog.record_run(run));
         if written.lost + written.refused > 0 {
-            warn("this run is not recorded: neither the catalog nor its spool takes it");
+            warn(
+                "this run is not recorded: neither the catalog nor its spool takes it; look at the space in the state directory",
+            );
         } else if written.spooled > 0 {
             tracing::info!("the catalog is away; the run is recorded in its spool");
         }

@@ -242,6 +242,7 @@ pub fn wal(document: Option<&Value>) -> Option<Vec<WalState>> {
 /// What stands in an error's sentence, and the class that it means. The first that fits counts; the sentences are ours.
 const WORDS: &[(&str, ErrorClass)] = &[
     ("no space left", ErrorClass::Space),
+    ("not enough space", ErrorClass::Space),
     ("quota exceeded", ErrorClass::Space),
     ("file too large", ErrorClass::Space),
     ("another prune", ErrorClass::Lock),

@@ -54,16 +54,14 @@ pub fn path(task: &Task<'_>) -> Option<String> {
     let Work::Backup(backup) = task.work else {
         return None;
     };
-    match &backup.source {
-        Source::Paths(paths) => {
-            let first = paths.include.first()?.display().to_string();
-            let others = paths.include.len() - 1;
-            Some(match others {
-                0 => first,
-                n => format!("{first} and {n} more"),
-            })
-        }
-        Source::Command(command) => Some(command.filename.clone()),
-        _ => None,
+    if let Source::Command(command) = &backup.source {
+        return Some(command.filename.clone());
     }
+    let paths = backup.source.paths()?;
+    let first = paths.include.first()?.display().to_string();
+    let others = paths.include.len() - 1;
+    Some(match others {
+        0 => first,
+        n => format!("{first} and {n} more"),
+    })
 }

@@ -12,7 +12,7 @@ use keepwatch_sources::spec::Spec;
 
 use crate::errors::Failure;
 
-/// The sources that are no files and no command; none for those.
+/// The sources that are no files and no command; none when there are only those.
 pub fn specs(source: &Source, credentials: &Credentials) -> Result<Option<Vec<Spec>>, Failure> {
     let one = |spec: Result<Spec, Failure>| Ok(Some(vec![spec?]));
     match source {
@@ -26,21 +26,23 @@ pub fn specs(source: &Source, credentials: &Credentials) -> Result<Option<Vec<Sp
         Source::Several(several) => several
             .parts
             .iter()
-            .map(|p| part(p, credentials))
+            .filter_map(|p| part(p, credentials).transpose())
             .collect::<Result<_, _>>()
             .map(Some),
     }
 }
 
-fn part(part: &Part, credentials: &Credentials) -> Result<Spec, Failure> {
-    match part {
-        Part::Postgresql(s) => postgresql(s, credentials),
-        Part::Mysql(s) => mysql(s, credentials),
-        Part::Sqlite(s) => sqlite(s),
-        Part::Redis(s) => redis(s, credentials),
-        Part::Qdrant(s) => qdrant(s, credentials),
-        Part::Container(s) => container(s),
-    }
+/// One of several; none of files, which have options of their own.
+fn part(part: &Part, credentials: &Credentials) -> Result<Option<Spec>, Failure> {
+    Ok(Some(match part {
+        Part::Paths(_) => return Ok(None),
+        Part::Postgresql(s) => postgresql(s, credentials)?,
+        Part::Mysql(s) => mysql(s, credentials)?,
+        Part::Sqlite(s) => sqlite(s)?,
+        Part::Redis(s) => redis(s, credentials)?,
+        Part::Qdrant(s) => qdrant(s, credentials)?,
+        Part::Container(s) => container(s)?,
+    }))
 }
 
 /// Adds pairs that are given.

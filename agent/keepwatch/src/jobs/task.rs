@@ -285,6 +285,18 @@ source.postgresql = { databases = ["app"] }
 repositories = ["disk"]
 source.postgresql_cluster = { port = 5433, user = "replicator", password_file = "credential:pg", incremental = true, package = "/opt/pg" }
 
+[backups.whole]
+repositories = ["disk"]
+
+[[backups.whole.source.several.parts]]
+paths = { include = ["/srv/app"], exclude = ["*.log"] }
+
+[[backups.whole.source.several.parts]]
+postgresql = { databases = ["app"] }
+
+[[backups.whole.source.several.parts]]
+redis = { socket = "/run/r.sock" }
+
 [backups.off]
 enable = false
 repositories = ["disk"]

@@ -198,10 +198,8 @@ fn included(task: &Task<'_>) -> Result<Vec<OsString>, String> {
     let Work::Backup(backup) = task.work else {
         return Ok(Vec::new());
     };
-    let Source::Paths(paths) = &backup.source else {
-        return Ok(Vec::new());
-    };
-    match &paths.include_from {
+    let from = backup.source.paths().and_then(|p| p.include_from.as_ref());
+    match from {
         Some(file) => read_paths(file).map_err(|why| {
             format!(
                 "cannot read the paths in {}: {why}; so nothing was backed up",

@@ -290,6 +290,11 @@ impl Connection {
     /// The server says no, or goes away.
     pub fn ask(&mut self, words: &[&str]) -> Result<String, Fault> {
         self.send(words)?;
+        self.answer()
+    }
+
+    /// One text of an answer.
+    fn answer(&mut self) -> Result<String, Fault> {
         let line = self.line()?;
         let Some(length) = line.strip_prefix('$') else {
             return Ok(line.get(1..).unwrap_or_default().to_owned());
@@ -365,6 +370,8 @@ pub fn dump(source: &Redis, setting: &Setting) -> Result<Box<dyn Parts>, Fault> 
         .collect();
     Ok(Box::new(Dump {
         connection: Some(connection),
+        server: source.clone(),
+        setting: setting.clone(),
         keys,
         about,
     }))
@@ -372,6 +379,8 @@ pub fn dump(source: &Redis, setting: &Setting) -> Result<Box<dyn Parts>, Fault> 
 
 struct Dump {
     connection: Option<Connection>,
+    server: Redis,
+    setting: Setting,
     keys: BTreeMap<String, u64>,
     about: About,
 }
@@ -382,7 +391,9 @@ impl Parts for Dump {
             return Ok(None);
         };
         connection.send(&["SYNC"])?;
-        let head = connection.line()?;
+        let head = connection
+            .line()
+            .map_err(|fault| self.why_no_snapshot(fault))?;
         let end = match head
             .strip_prefix('$')
             .map(|h| (h.strip_prefix("EOF:"), h.parse::<u64>()))
@@ -418,6 +429,56 @@ impl Parts for Dump {
     fn about(&mut self) -> About {
         self.about.clone()
     }
+}
+
+impl Dump {
+    /// A server that cannot write its snapshot closes the connection, and says why in its own log only.
+    fn why_no_snapshot(&self, fault: Fault) -> Fault {
+        if fault.reason != Reason::NoConnection {
+            return fault;
+        }
+        let asked = Connection::open(&self.server, &self.setting).and_then(|mut connection| {
+            let info = connection.ask(&["INFO"])?;
+            connection.send(&["CONFIG", "GET", "dir"])?;
+            let has_dir = connection.line().is_ok_and(|l| l == "*2");
+            let dir = match has_dir && connection.answer().is_ok() {
+                true => connection.answer().ok(),
+                false => None,
+            };
+            Ok((info, dir))
+        });
+        let Ok((info, dir)) = asked else { return fault };
+        if field(&info, "rdb_last_bgsave_status") != Some("err") {
+            return fault;
+        }
+        let place = self.server.place();
+        let is_here = self.server.socket.is_some() || is_loopback(&self.server.host);
+        let needed = field(&info, "used_memory").and_then(|n| n.parse::<u64>().ok());
+        let room = dir.filter(|_| is_here).and_then(|dir| {
+            let s = rustix::fs::statvfs(&dir).ok()?;
+            Some((dir, s.f_bavail.saturating_mul(s.f_frsize)))
+        });
+        match (room, needed) {
+            (Some((dir, free)), Some(needed)) if free < needed => Fault::new(
+                Reason::NoSpace,
+                format!(
+                    "{place} could not write its snapshot: not enough space in {dir}, where {free} bytes are free and its data takes {needed} in memory"
+                ),
+            ),
+            _ => Fault::new(
+                Reason::Failed,
+                format!("{place} could not write its snapshot; its log says why"),
+            ),
+        }
+    }
+}
+
+/// Whether a server of this name shares our file systems.
+fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|a| a.is_loopback())
 }
 
 enum End {
@@ -568,7 +629,7 @@ pub fn restore(
         return Err(Fault::new(
             Reason::NoSpace,
             format!(
-                "{} needs {} bytes, and {free} are free; nothing was touched",
+                "not enough space for {}: {} bytes are needed, {free} are free; nothing was touched",
                 to.display(),
                 item.bytes
             ),

@@ -358,9 +358,16 @@ mod tests {
 
     /// A server that gives the same answer over UDP, and over TCP without the flag of being cut.
     async fn server(flags: u16, addresses: &'static [[u8; 4]]) -> SocketAddr {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // A port that is free for both: others may have it for TCP.
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            match tokio::net::TcpListener::bind(udp.local_addr().unwrap()).await {
+                Ok(tcp) => break (udp, tcp),
+                Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {}
+                Err(e) => panic!("{e}"),
+            }
+        };
         let address = udp.local_addr().unwrap();
-        let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
         tokio::spawn(async move {
             let mut b = [0; 512];
             let (n, from) = udp.recv_from(&mut b).await.unwrap();
