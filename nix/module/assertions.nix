@@ -63,6 +63,12 @@ let
           message = "${at}.${path}.postgresql: peer authentication needs a server on this host, and services.postgresql.enable is false; switch it on, or give host and passwordFile.";
         }
       ];
+      postgresqlCluster = [
+        {
+          assertion = s.passwordFile != null || s.host != "/run/postgresql" || config.services.postgresql.enable or false;
+          message = "${at}.${path}.postgresqlCluster: peer authentication needs a server on this host, and services.postgresql.enable is false; switch it on, or give host and passwordFile.";
+        }
+      ];
       mysql = [
         {
           assertion = (s.host != null) != (s.socket != null);

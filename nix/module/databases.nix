@@ -23,6 +23,7 @@ let
   hasPostgresql = config.services.postgresql.enable or false;
   reads = hasPostgresql && lib.any bySocket (sources "postgresql");
   asks = hasPostgresql && lib.any byTarget (probes "postgresql");
+  copies = hasPostgresql && lib.any bySocket (sources "postgresqlCluster");
   drills = hasPostgresql && lib.any (t: t.private == false && bySocket t) (targets "postgresql");
   role = ''"${cfg.user}"'';
 
@@ -50,7 +51,7 @@ in
     };
 
     # No superuser: it reads everything, and writes nothing but the scratch databases of drills.
-    systemd.services.keepwatch-postgresql = lib.mkIf (reads || asks || drills) {
+    systemd.services.keepwatch-postgresql = lib.mkIf (reads || copies || asks || drills) {
       description = "Keepwatch: its role in PostgreSQL";
       wantedBy = [ "multi-user.target" ];
       requires = [ "postgresql.service" ];
@@ -75,7 +76,9 @@ in
           GRANT SELECT ON pg_catalog.pg_authid TO ${role};
           ALTER ROLE ${role} SET lo_compat_privileges = on;
         ''}
-        ${lib.optionalString drills "ALTER ROLE ${role} CREATEDB;"}
+        ${lib.concatMapStringsSep " " (right: "ALTER ROLE ${role} ${right};") (
+          lib.optional copies "REPLICATION" ++ lib.optional drills "CREATEDB"
+        )}
         SQL
       '';
       serviceConfig = {

@@ -47,6 +47,7 @@ let
             part.paths.includeFrom != null || lib.any (p: within "/tmp" p || within "/var/tmp" p) all;
         };
       postgresql.network = isRemoteHost part.postgresql.host;
+      postgresqlCluster.network = isRemoteHost part.postgresqlCluster.host;
       mysql.network = isRemoteHost part.mysql.host;
       sqlite = {
         # The files belong to services.
@@ -90,6 +91,7 @@ let
     part:
     {
       postgresql = [ "postgresql.service" ];
+      postgresqlCluster = [ "postgresql.service" ];
       mysql = [ "mysql.service" ];
       redis = lib.optional (part.redis.server or null != null) "redis-${part.redis.server}.service";
       qdrant = [ "qdrant.service" ];

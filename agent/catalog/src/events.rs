@@ -74,16 +74,16 @@ const NOTIFICATIONS: Sql = Sql::both(
 );
 
 const SAVE_REPOSITORY: Sql = Sql::both(
-    "INSERT INTO repositories (host, name, at, first_seen, reachable, size, available, capacity)
-     VALUES ($1, $2, $3, $3, $4, $5, $6, $7)
+    "INSERT INTO repositories (host, name, at, first_seen, reachable, size, available, capacity, wal)
+     VALUES ($1, $2, $3, $3, $4, $5, $6, $7, $8)
      ON CONFLICT (host, name) DO UPDATE SET
        at = excluded.at, reachable = excluded.reachable, size = COALESCE(excluded.size, repositories.size),
        available = COALESCE(excluded.available, repositories.available),
-       capacity = COALESCE(excluded.capacity, repositories.capacity)
+       capacity = COALESCE(excluded.capacity, repositories.capacity), wal = COALESCE(excluded.wal, repositories.wal)
      WHERE excluded.at > repositories.at",
 );
 const REPOSITORIES: Sql = Sql::both(
-    "SELECT host, name, at, reachable, size, available, capacity, first_seen FROM repositories
+    "SELECT host, name, at, reachable, size, available, capacity, wal, first_seen FROM repositories
      WHERE (CAST($1 AS TEXT) IS NULL OR host = $1) ORDER BY host, name LIMIT 10000",
 );
 
@@ -426,6 +426,10 @@ pub(crate) async fn save_repository(
         state.size_bytes,
         state.available_bytes,
         state.capacity_bytes,
+        state
+            .wal
+            .as_ref()
+            .and_then(|w| serde_json::to_string(w).ok()),
     ];
     Ok(tx.execute(SAVE_REPOSITORY, &row).await? > 0)
 }
@@ -450,6 +454,8 @@ pub async fn repositories(
                 size_bytes: row.count_opt()?,
                 available_bytes: row.count_opt()?,
                 capacity_bytes: row.count_opt()?,
+                // What a later version wrote in a form that is not understood is not known.
+                wal: row.text_opt()?.and_then(|w| serde_json::from_str(&w).ok()),
             };
             out.push((state, row.moment()?));
         }

@@ -60,4 +60,6 @@ pub use keeper::{DAMAGED_KEPT, FIRST_REST, LONGEST_REST, Standing};
 pub use meter::{Numbers, OPERATION_BOUNDS, Operation, OperationNumbers};
 pub use place::{Place, Server};
 pub use spool::{SPOOL_LEAST, SPOOL_MAX, SpoolNumbers};
-pub use text::{BODY_MAX, NAME_MAX, PATH_MAX, RESULT_TEXT_MAX, STAGES_MAX, STATE_MAX, TEXT_MAX};
+pub use text::{
+    BODY_MAX, CLUSTERS_MAX, NAME_MAX, PATH_MAX, RESULT_TEXT_MAX, STAGES_MAX, STATE_MAX, TEXT_MAX,
+};

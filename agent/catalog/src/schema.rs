@@ -20,11 +20,21 @@ pub(crate) struct Migration {
 }
 
 /// All migrations, from an empty database on.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "the first tables",
-    steps: FIRST,
-}];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "the first tables",
+        steps: FIRST,
+    },
+    Migration {
+        version: 2,
+        name: "PostgreSQL's log in repositories",
+        steps: WAL,
+    },
+];
+
+/// What a verification found of the logs in a repository: a list in JSON, read and written as a whole.
+const WAL: &[Sql] = &[Sql::both("ALTER TABLE repositories ADD COLUMN wal TEXT")];
 
 const FIRST: &[Sql] = &[
     // What exists, from the first time that it was named: the exporter walks these, not all runs.

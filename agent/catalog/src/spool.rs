@@ -351,6 +351,7 @@ mod tests {
             size_bytes: None,
             available_bytes: None,
             capacity_bytes: None,
+            wal: None,
         })
     }
 

@@ -21,6 +21,8 @@ pub const PATH_MAX: usize = 4096;
 pub const BODY_MAX: usize = 16 * 1024;
 /// Stages of a run.
 pub const STAGES_MAX: usize = 32;
+/// Clusters of PostgreSQL whose log is noted of one repository, some 600 bytes each.
+pub const CLUSTERS_MAX: usize = 16;
 /// Bytes of a saved state of a part of the agent.
 pub const STATE_MAX: usize = 1024 * 1024;
 
@@ -142,6 +144,12 @@ pub(crate) fn bounded(mut entry: Entry) -> Entry {
         Entry::Repository(state) => {
             shorten(&mut state.host, NAME_MAX);
             shorten(&mut state.repository, NAME_MAX);
+            if let Some(wal) = &mut state.wal {
+                wal.truncate(CLUSTERS_MAX);
+                for cluster in wal {
+                    shorten(&mut cluster.cluster, NAME_MAX);
+                }
+            }
         }
     }
     entry

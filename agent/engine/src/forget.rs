@@ -8,7 +8,7 @@
 //! A policy with a slip of the pen drops in one run what took a year to gather. So [`unusual`] says when a plan should be seen by a person first; in steady use it
 //! does not, since a policy that was applied before drops about as many snapshots as were made since.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use keepwatch_model::retention::{GroupKey, Policy};
 use keepwatch_model::time::Moment;
@@ -16,7 +16,7 @@ use keepwatch_model::time::Moment;
 use crate::ids::{ObjectId, WriterId};
 use crate::records::{Forgotten, Origin, Tombstone};
 use crate::repository::{PutError, Repository};
-use crate::snapshots::{SnapshotFilter, SnapshotRecord, SnapshotSet};
+use crate::snapshots::{SnapshotFilter, SnapshotRecord, SnapshotSet, foundations};
 use crate::store::Area;
 
 /// Snapshots that one tombstone names: 46 bytes each, and 54 for the original of one that is a copy, 8.0 MB of the 8 MiB that a record may hold. More are split.
@@ -112,7 +112,7 @@ pub fn plan(
         );
         groups.entry(key).or_default().push(s.clone());
     }
-    let groups = groups
+    let mut groups: Vec<Group> = groups
         .into_iter()
         .map(|((host, job, tags, paths), list)| Group {
             host,
@@ -130,7 +130,28 @@ pub fn plan(
                 .collect(),
         })
         .collect();
+    let dropped: HashSet<ObjectId> = groups
+        .iter()
+        .flat_map(|g| &g.decisions)
+        .filter(|d| !d.keep)
+        .map(|d| d.snapshot.id)
+        .collect();
+    let stays = set.live.iter().filter(|s| !dropped.contains(&s.id));
+    let needed = foundations(stays, &set.live);
+    let decisions = groups.iter_mut().flat_map(|g| &mut g.decisions);
+    for d in decisions.filter(|d| !d.keep && needed.contains(&d.snapshot.id)) {
+        d.keep = true;
+        d.reasons.push("base of an incremental one".to_owned());
+    }
     Plan { groups }
+}
+
+/// A base backup of these that others, which are not among them, are built on: forgetting it would change nothing.
+pub fn needed_by_others(set: &SnapshotSet, these: &[&SnapshotRecord]) -> Option<ObjectId> {
+    let named: HashSet<ObjectId> = these.iter().map(|s| s.id).collect();
+    let others = set.live.iter().filter(|s| !named.contains(&s.id));
+    let needed = foundations(others, &set.live);
+    these.iter().map(|s| s.id).find(|id| needed.contains(id))
 }
 
 /// Why a person should look at a plan before it is carried out.

@@ -430,6 +430,31 @@ pub struct BaseBackup {
     /// The segments from start to end are in the snapshot itself.
     #[n(6)]
     pub with_wal: bool,
+    /// Of an incremental one: the one that it is built on, and cannot be restored without.
+    #[n(7)]
+    pub after: Option<Foundation>,
+}
+
+/// By what an incremental base backup knows the one before it: the two numbers that the server puts into both. No snapshot's id, which a copy changes.
+#[derive(Encode, Decode, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cbor(array)]
+pub struct Foundation {
+    /// Its timeline.
+    #[n(0)]
+    pub timeline: u32,
+    /// Where its replay begins.
+    #[n(1)]
+    pub start: u64,
+}
+
+impl BaseBackup {
+    /// What one that is built on this one says of it.
+    pub fn as_foundation(&self) -> Foundation {
+        Foundation {
+            timeline: self.timeline,
+            start: self.start,
+        }
+    }
 }
 
 /// Body of the record in front of a WAL file; see `wal`.

@@ -1,13 +1,13 @@
 //! The set of snapshots: which there are, which are forgotten, which cannot be believed; and finding the one that a person means.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use keepwatch_model::retention::Candidate;
 use keepwatch_model::time::Moment;
 
 use crate::ids::{ObjectId, WriterId};
 use crate::object::{ContentError, ObjectError};
-use crate::records::{Forgotten, Origin, Outcome, Snapshot, Tombstone};
+use crate::records::{BaseBackup, Forgotten, Foundation, Origin, Outcome, Snapshot, Tombstone};
 use crate::repository::Repository;
 use crate::store::{Area, Listed, Name, both, list_all};
 
@@ -82,6 +82,36 @@ pub struct SnapshotSet {
     pub tombstones: Vec<TombstoneRecord>,
     /// Objects that cannot be used.
     pub problems: Vec<ObjectError>,
+}
+
+/// The base backups among `all` that those of `roots` are built on, directly or by others between them.
+pub fn foundations<'a>(
+    roots: impl IntoIterator<Item = &'a SnapshotRecord>,
+    all: impl IntoIterator<Item = &'a SnapshotRecord>,
+) -> HashSet<ObjectId> {
+    let below = |b: &BaseBackup| b.after.map(|f| (b.system, f));
+    let bases = |s: &'a SnapshotRecord| s.body.base.as_ref();
+    let mut next: Vec<(u64, Foundation)> =
+        roots.into_iter().filter_map(|s| below(bases(s)?)).collect();
+    let mut out = HashSet::new();
+    if next.is_empty() {
+        return out;
+    }
+    let mut there: HashMap<(u64, Foundation), Vec<(ObjectId, &BaseBackup)>> = HashMap::new();
+    for s in all {
+        if let Some(b) = bases(s) {
+            let of = there.entry((b.system, b.as_foundation())).or_default();
+            of.push((s.id, b));
+        }
+    }
+    while let Some(key) = next.pop() {
+        for (id, base) in there.get(&key).into_iter().flatten() {
+            if out.insert(*id) {
+                next.extend(below(base));
+            }
+        }
+    }
+    out
 }
 
 /// No snapshot is meant, or more than one.
@@ -183,6 +213,16 @@ impl Repository {
                 Err(e) => set.problems.push(e),
             }
         });
+        // Nothing takes from a base backup what it is built on: a tombstone waits until none needs it.
+        let kept = foundations(&set.live, &set.forgotten);
+        if !kept.is_empty() {
+            let (back, gone) = set
+                .forgotten
+                .into_iter()
+                .partition(|s| kept.contains(&s.id));
+            set.forgotten = gone;
+            set.live.extend::<Vec<_>>(back);
+        }
         let order =
             |a: &SnapshotRecord, b: &SnapshotRecord| a.start.cmp(&b.start).then(a.id.cmp(&b.id));
         set.live.sort_by(order);

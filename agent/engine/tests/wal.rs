@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use common::*;
 use keepwatch_engine::copy::{self, Options};
+use keepwatch_engine::forget;
 use keepwatch_engine::ids::{ObjectId, WalCluster};
 use keepwatch_engine::object::{ContentError, ObjectError};
 use keepwatch_engine::progress::{Cancel, Silent};
@@ -13,11 +14,12 @@ use keepwatch_engine::record::{self, RecordError, RecordKind};
 use keepwatch_engine::records::{Ancestor, BaseBackup, WalHead};
 use keepwatch_engine::repository::{CHUNKER, Repository};
 use keepwatch_engine::seal::{AskNobody, ReaderIdentity, ReaderRecipient};
-use keepwatch_engine::snapshots::SnapshotRecord;
+use keepwatch_engine::snapshots::{SnapshotFilter, SnapshotRecord};
 use keepwatch_engine::store::{Area, Listed, Name, Store};
 use keepwatch_engine::verify::{self, ReadData};
 use keepwatch_engine::wal::{self, Head, NewWal, Pushed, WalError};
 use keepwatch_engine::wal_file::WalFile;
+use keepwatch_model::retention::{Count, Policy};
 use keepwatch_model::time::Moment;
 use proptest::prelude::*;
 
@@ -65,6 +67,17 @@ fn sound(w: &World, repo: &Repository) -> Vec<String> {
 
 /// A base backup that begins in a segment.
 fn base(w: &World, repo: &Repository, n: u64, start: Moment) -> SnapshotRecord {
+    base_after(w, repo, n, start, None)
+}
+
+/// One that is built on another.
+fn base_after(
+    w: &World,
+    repo: &Repository,
+    n: u64,
+    start: Moment,
+    below: Option<&SnapshotRecord>,
+) -> SnapshotRecord {
     let mut d = Draftsman::new(repo);
     let mut body = d.content(&files(&[("base.tar", n, 900)]), "host", start);
     d.store_index();
@@ -76,6 +89,9 @@ fn base(w: &World, repo: &Repository, n: u64, start: Moment) -> SnapshotRecord {
         end: n << 24 | 300,
         version: "15".into(),
         with_wal: false,
+        after: below
+            .and_then(|s| s.body.base.as_ref())
+            .map(BaseBackup::as_foundation),
     });
     let _ = w;
     commit(repo, &body)
@@ -399,6 +415,69 @@ fn prune_keeps_what_a_base_backup_needs_and_no_more() {
     w.prune(&options(HOUR)).unwrap();
     assert_eq!(left(&w), [7, 8, 9]);
     assert!(sound(&w, &w.reader()).is_empty());
+}
+
+/// A chain of base backups: whatever is forgotten, none loses what it is built on, and none stays longer than it is needed.
+#[test]
+fn nothing_takes_away_what_a_base_backup_is_built_on() {
+    let w = World::new();
+    let full = base(&w, &w.repo, 3, w.moment());
+    let first = base_after(&w, &w.repo, 4, w.moment(), Some(&full));
+    let second = base_after(&w, &w.repo, 5, w.moment(), Some(&first));
+    let other = base(&w, &w.repo, 6, w.moment());
+    let live = || -> Vec<ObjectId> {
+        let set = w.repo.snapshots().unwrap();
+        assert!(set.problems.is_empty());
+        let mut ids: Vec<ObjectId> = set.live.iter().map(|s| s.id).collect();
+        ids.sort();
+        ids
+    };
+    let sorted = |of: &[&SnapshotRecord]| {
+        let mut ids: Vec<ObjectId> = of.iter().map(|s| s.id).collect();
+        ids.sort();
+        ids
+    };
+    // A policy that wants only the newest of the chain keeps the chain, and says why.
+    let set = w.repo.snapshots().unwrap();
+    let policy = Policy {
+        last: Count::Limit(2),
+        ..Policy::default()
+    };
+    let plan = forget::plan(&set, &policy, &[], &SnapshotFilter::default(), w.moment());
+    assert!(plan.forgotten().is_empty());
+    let why = plan.groups[0].decisions.iter().flat_map(|d| &d.reasons);
+    assert_eq!(why.filter(|r| r.contains("incremental")).count(), 2);
+    let named = |of: &[&SnapshotRecord]| forget::needed_by_others(&set, of);
+    assert_eq!(named(&[&full]), Some(full.id));
+    assert_eq!(named(&[&full, &first]), Some(full.id));
+    assert_eq!(named(&[&full, &first, &second]), None);
+    assert_eq!(named(&[&second]), None);
+    // A tombstone that is written all the same has no effect, for however long.
+    w.forget(&full);
+    w.forget(&first);
+    let all = sorted(&[&full, &first, &second, &other]);
+    for _ in 0..2 {
+        assert_eq!(live(), all);
+        w.store.advance(LATER);
+        assert_eq!(w.prune(&options(HOUR)).unwrap().snapshots_deleted, 0);
+    }
+    // With the last of the chain they go, and can be called back with it for the grace period.
+    w.forget(&second);
+    let again = w.fork();
+    let report = again.prune(&options(HOUR)).unwrap();
+    assert_eq!(
+        report.snapshots_deleted, 0,
+        "the grace period of the last counts"
+    );
+    w.store.advance(LATER);
+    w.prune(&options(HOUR)).unwrap();
+    w.store.advance(LATER);
+    w.prune(&options(HOUR)).unwrap();
+    let left = w.repo.snapshots().unwrap();
+    assert!(left.live.iter().any(|s| s.id == other.id));
+    let gone = [full.id, first.id, second.id];
+    let mut there = left.live.iter().chain(&left.forgotten);
+    assert!(!there.any(|s| gone.contains(&s.id)));
 }
 
 fn prune_dry() -> keepwatch_engine::prune::Options {

@@ -600,6 +600,29 @@ pub struct Repository {
     pub received: Option<u64>,
     /// Verification.
     pub verification: Verification,
+    /// PostgreSQL's logs in it, by cluster, as the last verification found them.
+    pub wal: Vec<Wal>,
+}
+
+/// The log of a PostgreSQL cluster in a repository.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wal {
+    /// The cluster's system identifier.
+    pub cluster: String,
+    /// The newest base backup can be brought to the end of the log.
+    pub recoverable: bool,
+    /// Runs of segments that are missing.
+    pub gaps: u64,
+    /// Segments that are missing.
+    pub segments_missing: u64,
+    /// Base backups that can be restored.
+    pub base_backups: u64,
+    /// When the newest segment was stored.
+    pub newest_segment: Option<At>,
+    /// When the newest base backup was done.
+    pub newest_base_backup: Option<At>,
+    /// From when on every moment can be recovered.
+    pub oldest_recovery: Option<At>,
 }
 
 /// Verification of a repository.

@@ -5,8 +5,8 @@
 //!
 //! Rules (prometheus.io): one prefix, base units, `_total` on counters and on nothing else, timestamps instead of ages, total
 //! and failures as two counters, ratios from 0 to 1. Labels are never `job`, `instance`, `service`, `type`, `env`, `le` or
-//! `quantile`, which clash with labels of the target or of the format. Values of labels are names of the configuration or
-//! words of closed sets: never URLs, snapshot ids, error texts.
+//! `quantile`, which clash with labels of the target or of the format. Values of labels are names of the configuration,
+//! words of closed sets, or the identifiers that PostgreSQL gives its clusters: never URLs, snapshot ids, error texts.
 
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,7 @@ const MOUNT: &[&str] = &["check", "mountpoint"];
 const U: &[&str] = &["unit"];
 const B: &[&str] = &["backup", "repository"];
 const R: &[&str] = &["repository"];
+const W: &[&str] = &["repository", "cluster"];
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $id:ident = $kind:ident $from:ident $unit:ident $name:literal, $labels:expr, $buckets:expr, $help:literal;)+) => {
@@ -207,6 +208,15 @@ metrics! {
     VERIFICATION_INTERVAL = Gauge Facts Seconds "keepwatch_verification_interval_seconds", R, &[], "Longest gap between two verifications that the schedule allows.";
     VERIFICATION_CHECKED = Counter Facts Bytes "keepwatch_verification_checked_bytes_total", R, &[], "Bytes that verifications read and checked.";
     VERIFICATION_ERRORS = Counter Facts Count "keepwatch_verification_errors_total", &["repository", "reason"], &[], "Findings of verifications by reason.";
+
+    // --- PostgreSQL's log in repositories, as the last verification found it ---
+    WAL_RECOVERABLE = Gauge Facts Bool "keepwatch_wal_recoverable", W, &[], "Whether the newest base backup can be brought to the end of the log.";
+    WAL_GAPS = Gauge Facts Count "keepwatch_wal_gaps", W, &[], "Gaps in the log after the oldest base backup.";
+    WAL_SEGMENTS_MISSING = Gauge Facts Count "keepwatch_wal_segments_missing", W, &[], "Segments that are missing in these gaps.";
+    WAL_NEWEST_SEGMENT = Gauge Facts Timestamp "keepwatch_wal_newest_segment_timestamp_seconds", W, &[], "When the newest segment was stored.";
+    WAL_BASE_BACKUPS = Gauge Facts Count "keepwatch_wal_base_backups", W, &[], "Base backups that can be restored.";
+    WAL_NEWEST_BASE_BACKUP = Gauge Facts Timestamp "keepwatch_wal_newest_base_backup_timestamp_seconds", W, &[], "When the newest base backup that can be restored was done.";
+    WAL_OLDEST_RECOVERY = Gauge Facts Timestamp "keepwatch_wal_oldest_recovery_timestamp_seconds", W, &[], "Since when every moment can be recovered.";
 
     // --- drills and keys ---
     DRILL_LAST_SUCCESS = Gauge Facts Timestamp "keepwatch_restore_drill_last_success_timestamp_seconds", B, &[], "When a restore was last rehearsed with proof.";

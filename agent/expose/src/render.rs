@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keepwatch_model::check::{CheckKind, Overlay, Reason, State};
 
-use crate::facts::{At, Backup, BackupReason, Check, Depth, Facts, Repository, Skipped, Unit};
+use crate::facts::{At, Backup, BackupReason, Check, Depth, Facts, Repository, Skipped, Unit, Wal};
 use crate::limits::rows;
 use crate::names::{self as n, Metric};
 use crate::text::Page;
@@ -71,6 +71,7 @@ pub fn facts(page: &mut Page, facts: &Facts, legacy: bool) {
     write_backups(page, backups);
     write_drills(page, backups);
     write_repositories(page, repositories);
+    write_wal(page, repositories);
     write_keys(page, facts);
     write_agent(page, facts);
     write_process(page, facts);
@@ -447,6 +448,33 @@ fn write_repositories(page: &mut Page, repositories: &[Repository]) {
             }
         });
     }
+}
+
+fn write_wal(page: &mut Page, repositories: &[Repository]) {
+    let mut each = |metric: &Metric, value: fn(&Wal) -> Option<f64>| {
+        page.family(metric, |f| {
+            for r in repositories {
+                for w in r.wal.iter().take(rows::VALUES) {
+                    f.maybe([&r.name, &w.cluster], value(w));
+                }
+            }
+        });
+    };
+    each(&n::WAL_RECOVERABLE, |w| Some(flag(w.recoverable)));
+    each(&n::WAL_GAPS, |w| Some(count(w.gaps)));
+    each(&n::WAL_SEGMENTS_MISSING, |w| {
+        Some(count(w.segments_missing))
+    });
+    each(&n::WAL_NEWEST_SEGMENT, |w| {
+        w.newest_segment.map(At::as_secs_f64)
+    });
+    each(&n::WAL_BASE_BACKUPS, |w| Some(count(w.base_backups)));
+    each(&n::WAL_NEWEST_BASE_BACKUP, |w| {
+        w.newest_base_backup.map(At::as_secs_f64)
+    });
+    each(&n::WAL_OLDEST_RECOVERY, |w| {
+        w.oldest_recovery.map(At::as_secs_f64)
+    });
 }
 
 fn write_keys(page: &mut Page, facts: &Facts) {

@@ -8,6 +8,7 @@
 //! | cache of a repository | `$XDG_CACHE_HOME/keepwatch/<repository id>/` |
 //! | repositories known by location | `$XDG_STATE_HOME/keepwatch/known-repositories.json` |
 //! | witness of the last snapshot | `$XDG_STATE_HOME/keepwatch/witness/<repository id>.json` |
+//! | manifest of a job's last base backup of PostgreSQL | `$XDG_STATE_HOME/keepwatch/manifests/<repository id>/<job>.manifest` |
 //!
 //! Under systemd, `CACHE_DIRECTORY` and `STATE_DIRECTORY` stand in where the XDG variable is not set.
 
@@ -96,6 +97,12 @@ impl Places {
         self.state
             .as_ref()
             .map(|s| s.join("known-repositories.json"))
+    }
+    /// The manifests of the last base backups of PostgreSQL in a repository.
+    pub fn manifests(&self, id: RepositoryId) -> Option<PathBuf> {
+        self.state
+            .as_ref()
+            .map(|s| s.join("manifests").join(id.to_string()))
     }
     fn witness(&self, id: RepositoryId) -> Option<PathBuf> {
         self.state

@@ -321,6 +321,33 @@ pub struct RepositoryState {
     /// Bytes that its place holds in all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_bytes: Option<u64>,
+    /// PostgreSQL's log in it, by cluster; nothing when it was not looked for. The catalog keeps the first 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal: Option<Vec<WalState>>,
+}
+
+/// What a verification found of the log of one PostgreSQL cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalState {
+    /// Its system identifier, or else its name in the repository.
+    pub cluster: String,
+    /// Whether its newest base backup can be brought to the end of the log.
+    pub recoverable: bool,
+    /// Runs of segments that are missing.
+    pub gaps: u64,
+    /// Segments that are missing.
+    pub segments_missing: u64,
+    /// Base backups that can be restored.
+    pub base_backups: u64,
+    /// When the newest segment was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_segment: Option<Moment>,
+    /// When the newest base backup that can be restored was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_base_backup: Option<Moment>,
+    /// From when on every moment can be recovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_recovery: Option<Moment>,
 }
 
 /// A snapshot as a repository tells of it: enough to write down afterwards that its backup ran.

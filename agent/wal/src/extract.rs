@@ -61,9 +61,7 @@ impl Extractor {
 
     /// To be called at the end: an archive without its end is an error. What was written is on the disk then.
     pub fn finish(self) -> io::Result<Written> {
-        if !self.parser.is_complete() {
-            return Err(io::Error::other("the base backup ends before its end"));
-        }
+        self.must_be_complete()?;
         let root = File::open(&self.tree.root)?;
         if let Some(o) = self.tree.owner {
             fchown(&root, Some(o.uid), Some(o.gid))?;
@@ -71,6 +69,19 @@ impl Extractor {
         // One call for tens of thousands of files.
         rustix::fs::syncfs(&root)?;
         Ok(self.tree.written)
+    }
+
+    /// The same of what is only read once and then removed: it need not come to the disk.
+    pub fn finish_part(self) -> io::Result<Written> {
+        self.must_be_complete()?;
+        Ok(self.tree.written)
+    }
+
+    fn must_be_complete(&self) -> io::Result<()> {
+        match self.parser.is_complete() {
+            true => Ok(()),
+            false => Err(io::Error::other("the base backup ends before its end")),
+        }
     }
 }
 

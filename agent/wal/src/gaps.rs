@@ -28,6 +28,10 @@ pub struct Base {
     pub snapshot: ObjectId,
     /// When it began, for people.
     pub time: String,
+    /// When it was done. Seconds since 1970.
+    pub done: i64,
+    /// Its writer's key was taken back: nothing is promised by it.
+    pub revoked: bool,
     /// What it needs.
     pub body: BaseBackup,
 }
@@ -69,6 +73,8 @@ pub struct BaseReport {
     pub snapshot: ObjectId,
     /// When it began.
     pub time: String,
+    /// When it was done, so the first moment to which it can be brought. Seconds since 1970.
+    pub done: i64,
     /// Its timeline.
     pub timeline: u32,
     /// Where its replay begins.
@@ -79,10 +85,26 @@ pub struct BaseReport {
     pub version: String,
     /// The log that makes it consistent is in the base backup itself.
     pub with_wal: bool,
+    /// It holds only what changed since another one, without which it cannot be restored.
+    pub incremental: bool,
+    /// One that it is built on is not there.
+    pub base_missing: bool,
     /// All that it needs to become consistent is there.
     pub restorable: bool,
     /// It can be brought to the end of the log without a gap.
     pub complete: bool,
+}
+
+/// What the faults of a cluster's log mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// There are none.
+    Sound,
+    /// Older base backups are hit. The newest leads to the end of the log.
+    Gaps,
+    /// The end of the log cannot be reached from any base backup, or what is there contradicts itself.
+    Broken,
 }
 
 /// What is known of a cluster.
@@ -98,8 +120,14 @@ pub struct ClusterReport {
     pub files: u64,
     /// Their bytes as stored.
     pub bytes: u64,
-    /// When the newest was stored. Seconds since 1970.
+    /// When the newest segment was stored. Seconds since 1970.
     pub newest: Option<u64>,
+    /// What the faults below mean.
+    pub state: State,
+    /// A base backup can be brought to the end of the log, on its newest timeline.
+    pub recoverable: bool,
+    /// Every moment since then can be recovered. Seconds since 1970.
+    pub recoverable_from: Option<i64>,
     /// By number.
     pub timelines: Vec<Timeline>,
     /// At most a thousand.
@@ -145,8 +173,84 @@ struct Need {
     base: Option<usize>,
 }
 
-/// Judges a cluster.
+/// Judges a cluster. Base backups: oldest first.
 pub fn judge(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterReport {
+    let mut report = find(cluster, log, bases);
+    for (base, r) in bases.iter().zip(&mut report.bases) {
+        r.base_missing = chain(bases, base).is_none();
+        r.restorable &= !r.base_missing;
+    }
+    let good: Vec<(&Base, &BaseReport)> = bases
+        .iter()
+        .zip(&report.bases)
+        .filter(|(b, r)| r.restorable && !b.revoked)
+        .collect();
+    // The newest timeline that any of them leads to: one that none leads to is that of a trial, or of a life without a base backup yet.
+    let timelines: BTreeSet<u32> = log
+        .histories
+        .keys()
+        .chain(log.segments.keys())
+        .copied()
+        .collect();
+    let leading = |t: u32| -> Vec<(&BaseReport, Vec<u32>)> {
+        let ways = good.iter();
+        ways.filter_map(|(b, r)| Some((*r, path(log, &b.body, t)?)))
+            .collect()
+    };
+    let ways = timelines.iter().rev().map(|t| leading(*t));
+    let ways = ways.into_iter().find(|w| !w.is_empty()).unwrap_or_default();
+    // What is not all listed any more is not judged one by one.
+    let is_listed = report.gaps_total == report.gaps.len() as u64;
+    let reaches = |(r, way): &&(&BaseReport, Vec<u32>)| match is_listed {
+        true => obstacle(&report, log, r.snapshot, way, None).is_none(),
+        false => r.complete,
+    };
+    // What the newest base backup has in it was there once, whatever the log of older ones leads to.
+    let is_newest_lost = bases
+        .iter()
+        .zip(&report.bases)
+        .rfind(|(b, _)| !b.revoked)
+        .is_none_or(|(_, r)| !r.restorable);
+    let recoverable = !is_newest_lost
+        && match ways.last() {
+            Some(newest) => reaches(&newest),
+            // Nothing but base backups that bring their own log.
+            None => true,
+        };
+    let from = ways.iter().find(reaches).map(|(r, _)| r.done);
+    report.recoverable = recoverable;
+    report.recoverable_from = from.filter(|_| recoverable);
+    report.state = if report.is_sound() && (recoverable || bases.is_empty()) {
+        State::Sound
+    } else if recoverable && report.problems.is_empty() {
+        State::Gaps
+    } else {
+        State::Broken
+    };
+    report
+}
+
+/// What is needed to restore a base backup: the full one first, then those between, itself last. Nothing when one of them is missing.
+pub fn chain<'a>(all: &'a [Base], last: &'a Base) -> Option<Vec<&'a Base>> {
+    let mut out = vec![last];
+    let mut at = last;
+    while let Some(below) = at.body.after {
+        let is_it = |b: &&Base| b.body.system == at.body.system && b.body.as_foundation() == below;
+        // One that a revoked writer signed counts only when there is no other.
+        let found = all.iter().filter(is_it).min_by_key(|b| b.revoked)?;
+        // A chain that comes back to itself has no end.
+        if out.len() >= all.len() {
+            return None;
+        }
+        out.push(found);
+        at = found;
+    }
+    out.reverse();
+    Some(out)
+}
+
+/// All of it but what it means in the end.
+fn find(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterReport {
     let system = log.system.or_else(|| bases.first().map(|b| b.body.system));
     let mut report = ClusterReport {
         cluster,
@@ -155,6 +259,9 @@ pub fn judge(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterRe
         files: log.files,
         bytes: log.bytes,
         newest: log.newest,
+        state: State::Sound,
+        recoverable: false,
+        recoverable_from: None,
         timelines: Vec::new(),
         gaps: Vec::new(),
         gaps_total: 0,
@@ -164,11 +271,14 @@ pub fn judge(cluster: WalCluster, log: &ClusterLog, bases: &[Base]) -> ClusterRe
             .map(|b| BaseReport {
                 snapshot: b.snapshot,
                 time: b.time.clone(),
+                done: b.done,
                 timeline: b.body.timeline,
                 start: Lsn(b.body.start).to_string(),
                 end: Lsn(b.body.end).to_string(),
                 version: b.body.version.clone(),
                 with_wal: b.body.with_wal,
+                incremental: b.body.after.is_some(),
+                base_missing: false,
                 restorable: b.body.with_wal,
                 complete: true,
             })
@@ -434,6 +544,9 @@ pub fn obstacle(
     to: Option<Lsn>,
 ) -> Option<String> {
     let base = report.bases.iter().find(|b| b.snapshot == snapshot)?;
+    if base.base_missing {
+        return Some("one that it is built on is not in the repository".to_owned());
+    }
     if !base.restorable {
         return Some(format!(
             "the segments from {} to {} that make the base backup consistent are not all there",
@@ -446,9 +559,18 @@ pub fn obstacle(
     if own.is_some_and(|end| to.is_some_and(|to| to <= end)) {
         return None;
     }
+    // What follows on a timeline after it was left is not on the way.
+    let ancestors = path.last().and_then(|t| log.histories.get(t));
+    let left = |timeline: u32| {
+        let all = ancestors.into_iter().flatten();
+        all.filter(|a| a.timeline == timeline)
+            .map(|a| Lsn(a.switch).segment(size))
+            .next()
+    };
     let gap = report.gaps.iter().find(|g| {
         g.snapshots.contains(&snapshot)
             && path.contains(&g.timeline)
+            && left(g.timeline).is_none_or(|n| g.range.0 < n)
             && wanted.is_none_or(|w| g.range.0 <= w)
     });
     if let Some(g) = gap {
@@ -482,236 +604,4 @@ pub fn obstacle(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use keepwatch_engine::records::Ancestor;
-    use proptest::prelude::*;
-
-    const SIZE: u64 = 16 << 20;
-
-    fn log(segments: &[(u32, &[u64])], histories: &[(u32, &[(u32, u64)])]) -> ClusterLog {
-        ClusterLog {
-            system: Some(1),
-            segment_bytes: Some(SIZE),
-            segments: segments.iter().map(|(t, l)| (*t, l.to_vec())).collect(),
-            histories: histories
-                .iter()
-                .map(|(t, a)| {
-                    let a = a.iter().map(|(timeline, n)| Ancestor {
-                        timeline: *timeline,
-                        switch: n * SIZE + 328,
-                    });
-                    (*t, a.collect())
-                })
-                .collect(),
-            ..ClusterLog::default()
-        }
-    }
-
-    fn base(id: u8, timeline: u32, start: u64, end: u64, with_wal: bool) -> Base {
-        Base {
-            snapshot: ObjectId([id; 32]),
-            time: String::new(),
-            body: BaseBackup {
-                system: 1,
-                timeline,
-                start: start * SIZE + 40,
-                segment: start,
-                end: end * SIZE + 256,
-                version: "15".into(),
-                with_wal,
-            },
-        }
-    }
-
-    fn told(log: &ClusterLog, bases: &[Base]) -> (ClusterReport, Vec<(u32, String, u64)>) {
-        let r = judge(WalCluster([0; 8]), log, bases);
-        let gaps = r
-            .gaps
-            .iter()
-            .map(|g| (g.timeline, g.first[16..].to_owned(), g.segments))
-            .collect();
-        (r, gaps)
-    }
-
-    #[test]
-    fn a_log_without_a_gap() {
-        let (r, gaps) = told(
-            &log(&[(1, &[1, 2, 3, 4, 5])], &[]),
-            &[base(1, 1, 2, 2, false), base(2, 1, 4, 4, false)],
-        );
-        assert!(r.is_sound() && gaps.is_empty());
-        assert!(r.bases.iter().all(|b| b.restorable && b.complete));
-        // What lies before every base backup does not matter.
-        let (r, _) = told(&log(&[(1, &[1, 4, 5])], &[]), &[base(2, 1, 4, 4, false)]);
-        assert!(r.is_sound());
-        // Without any base backup every gap does.
-        let (r, gaps) = told(&log(&[(1, &[1, 4, 5])], &[]), &[]);
-        assert_eq!(gaps, [(1, "00000002".into(), 2)]);
-        assert!(!r.is_sound());
-    }
-
-    #[test]
-    fn a_gap_hits_the_base_backups_before_it() {
-        let (r, gaps) = told(
-            &log(&[(1, &[1, 2, 4, 5])], &[]),
-            &[base(1, 1, 1, 1, false), base(2, 1, 4, 4, false)],
-        );
-        assert_eq!(gaps, [(1, "00000003".into(), 1)]);
-        assert_eq!(r.gaps[0].snapshots, [ObjectId([1; 32])]);
-        assert_eq!(
-            r.bases
-                .iter()
-                .map(|b| (b.restorable, b.complete))
-                .collect::<Vec<_>>(),
-            [(true, false), (true, true)]
-        );
-        let l = log(&[(1, &[1, 2, 4, 5])], &[]);
-        assert!(
-            obstacle(&r, &l, ObjectId([1; 32]), &[1], None)
-                .unwrap()
-                .contains("a segment is missing")
-        );
-        assert_eq!(
-            obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(2 * SIZE + 100))),
-            None
-        );
-        assert!(obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(4 * SIZE + 100))).is_some());
-        assert_eq!(obstacle(&r, &l, ObjectId([2; 32]), &[1], None), None);
-        assert!(
-            obstacle(&r, &l, ObjectId([2; 32]), &[1], Some(Lsn(9 * SIZE)))
-                .unwrap()
-                .contains("ends with")
-        );
-    }
-
-    #[test]
-    fn a_base_backup_whose_own_log_is_missing_cannot_be_restored() {
-        for present in [&[1u64][..], &[3], &[1, 2], &[2]] {
-            let (r, _) = told(&log(&[(1, present)], &[]), &[base(1, 1, 2, 3, false)]);
-            assert!(!r.bases[0].restorable && !r.is_sound(), "{present:?}");
-        }
-        let (r, _) = told(&log(&[(1, &[2, 3])], &[]), &[base(1, 1, 2, 3, false)]);
-        assert!(r.is_sound());
-        // It brought its own.
-        let (r, _) = told(&log(&[], &[]), &[base(1, 1, 2, 3, true)]);
-        assert!(r.is_sound());
-        let (r, gaps) = told(&log(&[(1, &[5])], &[]), &[base(1, 1, 2, 3, true)]);
-        assert_eq!(gaps, [(1, "00000003".into(), 2)]);
-        assert!(r.bases[0].restorable && !r.bases[0].complete);
-        let l = log(&[(1, &[1])], &[]);
-        let (r, _) = told(&l, &[base(1, 1, 2, 3, true)]);
-        assert_eq!(
-            obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(3 * SIZE + 256))),
-            None
-        );
-        assert!(obstacle(&r, &l, ObjectId([1; 32]), &[1], Some(Lsn(5 * SIZE))).is_some());
-    }
-
-    #[test]
-    fn timelines_are_followed() {
-        let bases = [base(1, 1, 2, 2, false)];
-        // Promoted in segment 5, whose old name was never archived.
-        let good = log(&[(1, &[2, 3, 4]), (2, &[5, 6])], &[(2, &[(1, 5)])]);
-        let (r, gaps) = told(&good, &bases);
-        assert!(r.is_sound(), "{gaps:?} {:?}", r.problems);
-        let (_, gaps) = told(
-            &log(&[(1, &[2, 3]), (2, &[5, 6])], &[(2, &[(1, 5)])]),
-            &bases,
-        );
-        assert_eq!(gaps, [(1, "00000004".into(), 1)]);
-        let (_, gaps) = told(
-            &log(&[(1, &[2, 3, 4]), (2, &[6])], &[(2, &[(1, 5)])]),
-            &bases,
-        );
-        assert_eq!(gaps, [(2, "00000005".into(), 1)]);
-        let (r, _) = told(&log(&[(1, &[2, 3, 4]), (2, &[5, 6])], &[]), &bases);
-        assert!(r.problems[0].contains("history of timeline 2"));
-        // Three in a row, the second left in the segment in which it began.
-        let (r, gaps) = told(
-            &log(
-                &[(1, &[2, 3, 4]), (3, &[5, 6])],
-                &[(2, &[(1, 5)]), (3, &[(1, 5), (2, 5)])],
-            ),
-            &bases,
-        );
-        assert!(r.is_sound(), "{gaps:?}");
-        // A timeline that was left before the base backup began is not its own.
-        let (r, gaps) = told(
-            &log(&[(1, &[6, 7]), (2, &[5, 9])], &[(2, &[(1, 5)])]),
-            &[base(1, 1, 6, 6, false)],
-        );
-        assert!(r.is_sound(), "{gaps:?}");
-    }
-
-    #[test]
-    fn which_timelines_lead_where() {
-        let l = log(
-            &[(1, &[2, 3]), (2, &[5]), (3, &[7])],
-            &[(2, &[(1, 5)]), (3, &[(1, 5), (2, 7)])],
-        );
-        assert_eq!(newest_timeline(&l), Some(3));
-        let early = base(1, 1, 2, 2, false).body;
-        assert_eq!(path(&l, &early, 3), Some(vec![1, 2, 3]));
-        assert_eq!(path(&l, &early, 1), Some(vec![1]));
-        assert_eq!(path(&l, &early, 4), None);
-        // Made on the first timeline after the second had left it.
-        let late = base(2, 1, 6, 6, false).body;
-        assert_eq!(path(&l, &late, 3), None);
-        assert_eq!(path(&l, &late, 1), Some(vec![1]));
-        assert_eq!(path(&l, &base(3, 2, 6, 6, false).body, 3), Some(vec![2, 3]));
-        let l = log(
-            &[(1, &[1, 2, 3, 5, 6]), (2, &[5, 6, 7, 8])],
-            &[(2, &[(1, 5)])],
-        );
-        let read = |to| -> Vec<(u32, u64)> {
-            let found = segments(&l, &early, &[1, 2], to);
-            found.iter().map(|s| (s.timeline, s.position)).collect()
-        };
-        assert_eq!(
-            read(None),
-            [(1, 2), (1, 3), (1, 5), (2, 5), (2, 6), (2, 7), (2, 8)]
-        );
-        assert_eq!(
-            read(Some(Lsn(6 * SIZE))),
-            [(1, 2), (1, 3), (1, 5), (2, 5), (2, 6)]
-        );
-    }
-
-    #[test]
-    fn numbers_go_over_the_end_of_a_log() {
-        let over = [0xfe, 0xff, 1 << 32, 1 << 32 | 1];
-        let (r, _) = told(&log(&[(1, &over)], &[]), &[base(1, 1, 0xfe, 0xfe, false)]);
-        assert!(r.is_sound());
-        let (r, _) = told(&log(&[(1, &[0xfe, 0xff, 0x100])], &[]), &[]);
-        assert!(r.problems[0].contains("do not fit"));
-    }
-
-    #[test]
-    fn the_greatest_numbers_cost_nothing() {
-        let far = u64::from(u32::MAX) << 32 | 0xff;
-        let (r, _) = told(&log(&[(1, &[1, far])], &[]), &[]);
-        assert_eq!((r.gaps_total, r.segments_missing), (1, (1 << 40) - 3));
-    }
-
-    proptest! {
-        #[test]
-        fn exactly_what_is_taken_out_is_missing(from in 1u64..600, n in 1u64..80, out in proptest::collection::btree_set(0u64..80, 0..20)) {
-            let numbers = Numbers { per_log: 256 };
-            let position = |n: u64| ((n / 256) << 32) | (n % 256);
-            let gone: BTreeSet<u64> = out.iter().map(|o| from + o % n).filter(|o| *o != from + n - 1).collect();
-            let there: Vec<u64> = (from..from + n).filter(|s| !gone.contains(s)).map(position).collect();
-            let mut b = base(1, 1, 0, 0, false);
-            b.body.segment = position(from);
-            b.body.start = from * SIZE + 40;
-            b.body.end = from * SIZE + 80;
-            let r = judge(WalCluster([0; 8]), &log(&[(1, &there)], &[]), &[b]);
-            let mut named = BTreeSet::new();
-            for g in &r.gaps {
-                named.extend(g.range.0..=g.range.1);
-                prop_assert_eq!(&g.first, &numbers.name(1, g.range.0));
-            }
-            prop_assert_eq!(named, gone);
-        }
-    }
-}
+mod tests;

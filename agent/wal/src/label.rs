@@ -1,5 +1,6 @@
 //! `backup_label` and the end of `backup_manifest`, which the server puts into a base backup: where its replay begins, and from where on it is consistent.
 
+use keepwatch_engine::records::Foundation;
 use keepwatch_engine::wal_file::{Segment, WalFile};
 
 use crate::lsn::Lsn;
@@ -13,6 +14,8 @@ pub struct Label {
     pub segment: Segment,
     /// Its timeline.
     pub timeline: u32,
+    /// Of an incremental one: the timeline and the start of the one that it is built on.
+    pub after: Option<Foundation>,
 }
 
 /// Reads `backup_label`. `None` when it is not understood.
@@ -33,10 +36,39 @@ pub fn parse(text: &[u8]) -> Option<Label> {
         Some(t) => t.parse().ok()?,
         None => segment.timeline,
     };
+    // INCREMENTAL FROM LSN: 0/2000028, from PostgreSQL 17 on.
+    let after = match field("INCREMENTAL FROM LSN") {
+        Some(lsn) => Some(Foundation {
+            timeline: field("INCREMENTAL FROM TLI")?.parse().ok()?,
+            start: lsn.parse::<Lsn>().ok()?.0,
+        }),
+        None => None,
+    };
     Some(Label {
         start: start.parse().ok()?,
         segment,
         timeline,
+        after,
+    })
+}
+
+/// The base backup that a manifest is of, from its end: where the replay of the first range begins.
+pub fn foundation_of_manifest(tail: &[u8]) -> Option<Foundation> {
+    let text = String::from_utf8_lossy(tail);
+    let ranges = &text[text.rfind("\"WAL-Ranges\"")?..];
+    let value = |key: &str| {
+        let rest = &ranges[ranges.find(key)? + key.len()..];
+        let rest = rest.trim_start().strip_prefix(':')?.trim_start();
+        Some(rest)
+    };
+    let timeline = value("\"Timeline\"")?;
+    let digits = timeline
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(timeline.len());
+    let start = value("\"Start-LSN\"")?.strip_prefix('"')?;
+    Some(Foundation {
+        timeline: timeline[..digits].parse().ok()?,
+        start: start[..start.find('"')?].parse::<Lsn>().ok()?.0,
     })
 }
 
@@ -66,6 +98,16 @@ mod tests {
         let label = parse(LABEL.as_bytes()).unwrap();
         assert_eq!(label.start, Lsn(0x200_0028));
         assert_eq!((label.timeline, label.segment.position), (1, 2));
+        assert_eq!(label.after, None);
+        let more = format!("{LABEL}INCREMENTAL FROM LSN: 0/1000028\nINCREMENTAL FROM TLI: 3\n");
+        let after = Foundation {
+            timeline: 3,
+            start: 0x100_0028,
+        };
+        assert_eq!(parse(more.as_bytes()).unwrap().after, Some(after));
+        // Half of it is not understood, and so not taken for a full one.
+        let half = format!("{LABEL}INCREMENTAL FROM LSN: 0/1000028\n");
+        assert_eq!(parse(half.as_bytes()), None);
         for cut in 0..60 {
             assert_eq!(parse(&LABEL.as_bytes()[..cut]), None);
         }
@@ -81,6 +123,12 @@ mod tests {
 "Manifest-Checksum": "aa"}"#;
         assert_eq!(end_of_manifest(text), Some(Lsn(0x300_0100)));
         assert_eq!(end_of_manifest(&text[..30]), None);
+        let of = Foundation {
+            timeline: 1,
+            start: 0x200_0028,
+        };
+        assert_eq!(foundation_of_manifest(text), Some(of));
+        assert_eq!(foundation_of_manifest(&text[..30]), None);
         assert_eq!(end_of_manifest(b"\"End-LSN\": \"0/1\""), None);
     }
 }

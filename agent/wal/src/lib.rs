@@ -31,6 +31,7 @@ mod tests {
             let _ = history::parse(&bytes);
             let _ = label::parse(&bytes);
             let _ = label::end_of_manifest(&bytes);
+            let _ = label::foundation_of_manifest(&bytes);
             let _ = pages::FirstPage::parse(&bytes);
             let _ = pages::system_of_control(&bytes);
             // And an archive in which one byte is another.
@@ -38,7 +39,7 @@ mod tests {
             if let Some(b) = archive.get_mut(at) {
                 *b = value;
             }
-            let (mut watched, learnt) = stream::watch(&archive[..]);
+            let (mut watched, learnt) = stream::watch(&archive[..], None);
             let _ = watched.read_to_end(&mut Vec::new());
             let _ = learnt.base();
         }

@@ -33,7 +33,7 @@ pub struct ClusterLog {
     pub files: u64,
     /// Their bytes as stored.
     pub bytes: u64,
-    /// When the store took the newest. Seconds since 1970.
+    /// When the store took the newest segment. Seconds since 1970.
     pub newest: Option<u64>,
     /// What cannot be used.
     pub problems: Vec<String>,
@@ -54,8 +54,10 @@ pub fn load(
         let log = out.entry(cluster).or_default();
         log.files += 1;
         log.bytes += l.size;
-        let stored = l.modified.duration_since(UNIX_EPOCH);
-        log.newest = log.newest.max(stored.ok().map(|d| d.as_secs()));
+        if matches!(file, WalFile::Segment(_) | WalFile::Partial(_)) {
+            let stored = l.modified.duration_since(UNIX_EPOCH);
+            log.newest = log.newest.max(stored.ok().map(|d| d.as_secs()));
+        }
         match file {
             WalFile::Segment(s) => {
                 log.segments.entry(s.timeline).or_default().push(s.position);

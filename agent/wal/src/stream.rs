@@ -1,8 +1,11 @@
 //! A base backup as it passes from `pg_basebackup` into the repository: nothing of it is kept but what tells which WAL it needs, and whether it is whole.
 //!
+//! The manifest is written to a file as well, when one is given: the server wants it for the next incremental base backup.
+//!
 //! Kept: `backup_label` and `PG_VERSION` (at most [`SMALL`] each), the first bytes of `global/pg_control`, the last [`TAIL`] of `backup_manifest`.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 
 use keepwatch_engine::records::BaseBackup;
@@ -37,6 +40,8 @@ struct Kept {
     version: Vec<u8>,
     control: Vec<u8>,
     manifest: Vec<u8>,
+    /// Where the manifest goes as well; an error ends that and nothing else.
+    copy: Option<io::Result<File>>,
     wal: bool,
     links: bool,
     /// The header of `global/pg_control`, which the server sends last of all data, has passed.
@@ -75,6 +80,11 @@ impl Sink for Kept {
                 let over = (self.manifest.len() + fresh.len()).saturating_sub(TAIL);
                 self.manifest.drain(..over.min(self.manifest.len()));
                 self.manifest.extend_from_slice(fresh);
+                if let Some(Ok(file)) = &mut self.copy {
+                    if let Err(e) = file.write_all(bytes) {
+                        self.copy = Some(Err(e));
+                    }
+                }
                 return Ok(());
             }
             Some(Which::Label) => &mut self.label,
@@ -108,9 +118,13 @@ pub struct Watched<R> {
     learnt: Learnt,
 }
 
-/// Watches a stream.
-pub fn watch<R: Read>(inner: R) -> (Watched<R>, Learnt) {
+/// Watches a stream. `manifest`: an empty file into which the manifest goes.
+pub fn watch<R: Read>(inner: R, manifest: Option<File>) -> (Watched<R>, Learnt) {
     let learnt = Learnt::default();
+    if let Some(file) = manifest {
+        let mut state = learnt.0.lock().unwrap_or_else(|e| e.into_inner());
+        state.kept.copy = Some(Ok(file));
+    }
     let watched = Watched {
         inner,
         learnt: learnt.clone(),
@@ -138,6 +152,15 @@ impl Learnt {
     pub fn progress(&self) -> (u64, bool) {
         let state = self.0.lock().unwrap_or_else(|e| e.into_inner());
         (state.bytes, state.kept.sent)
+    }
+    /// The file with the whole manifest, written and synced; nothing when none was wanted.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn manifest(&self) -> io::Result<Option<File>> {
+        let mut state = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let file = state.kept.copy.take().transpose()?;
+        file.map(|f| f.sync_all().map(|()| f)).transpose()
     }
     /// What the base backup is; an error when it is not whole.
     pub fn base(&self) -> Result<BaseBackup, StreamError> {
@@ -167,6 +190,7 @@ impl Learnt {
             end: end.0,
             version,
             with_wal: kept.wal,
+            after: label.after,
         })
     }
 }
@@ -187,7 +211,7 @@ mod tests {
         b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nSTART TIMELINE: 1\n";
 
     fn learn(bytes: &[u8]) -> Result<BaseBackup, StreamError> {
-        let (mut watched, learnt) = watch(bytes);
+        let (mut watched, learnt) = watch(bytes, None);
         let mut out = Vec::new();
         watched.read_to_end(&mut out).unwrap();
         assert_eq!(out, bytes);

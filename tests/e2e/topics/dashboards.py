@@ -4,7 +4,7 @@ import json, os, re, shutil, socket, sqlite3, ssl, time
 
 from harness import need, need_tools
 from monitoring import ROOT, Prometheus, Program, Web, ask, free_port, running, tool, until
-from topics import s3, sources
+from topics import s3, sources, wal
 
 # What needs a systemd that restarts something: topics/alerting has one, and asks these there. Panels, columns of panels by their metric, annotations.
 UNDER_SYSTEMD = {("restarts", "Failed restarts"), ("restarts", "Last restart")}
@@ -209,6 +209,9 @@ def every_panel_has_data(t, postgresql, bucket):
         job("backup", "--job", "home")
         job("backup", "--job", "broken", rc=1)
         job("forget", "--job", "home")
+        for n in (3, 4):
+            wal.push(t, disk, wal.put(t, n))
+        t.kw("wal", "backup", "--repo", disk, "--host", postgresql.home, "--user", "postgres", "--with-wal")
         job("verify", "--job", "home")
         job("prune", "--job", "home")
         job("drill", "home")

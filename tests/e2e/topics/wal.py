@@ -1,5 +1,5 @@
 """PostgreSQL with point-in-time recovery: base backups, the log, restores to a moment, and what happens when something is missing. With a real server where there is one."""
-import glob, os, re, shutil, signal, socket, struct, subprocess, time
+import glob, json, os, re, shutil, signal, socket, sqlite3, struct, subprocess, time
 
 from harness import NOBODY, Skip, content_of, is_root, need, need_tools, objects, remove
 
@@ -213,16 +213,43 @@ def test_gaps_and_copies(t):
     need(status(t, repo, rc=1)["gaps_total"] == 1, "one is closed")
 
 
+def test_a_configured_verification_tells_of_gaps(t):
+    """By the job that a timer starts: the run fails with its class, the catalog keeps what was found, the agent exports it; and it is over when the gap is closed."""
+    from topics import agent, jobs
+    repo = t.repository("disk")
+    more = '[repositories.disk]\nbackend.local = { path = "%s" }\nrecipients = ["%s"]\n' % (repo, jobs.RECIPIENT)
+    series = lambda name: 'keepwatch_wal_%s{repository="disk",cluster="%s"}' % (name, SYSTEM)
+    with agent.daemon(t, "", more) as d:
+        d.kw("verify", "--repository", "disk")
+        for n in (3, 4, 7):
+            push(t, repo, put(t, n, b"%d" % n))
+        run = d.kw("verify", "--repository", "disk", rc=1)
+        need("lacks 2 segments" in run.said, run)
+        [good, bad] = jobs.rows(t, ["verify"])
+        need((good["outcome"], bad["outcome"], bad["error_class"], bad["damages"]) == ("succeeded", "failed", "verify", 0), bad)
+        agent.until("the gap is exported", lambda: d.metric(series("gaps")) == 1, seconds=25)
+        need(d.metric(series("segments_missing")) == 2 and d.metric(series("recoverable")) == 0 and d.metric(series("base_backups")) == 0, "its numbers")
+        need(abs(d.metric(series("newest_segment_timestamp_seconds")) - time.time()) < 300, "the newest segment")
+        need(d.metric(series("oldest_recovery_timestamp_seconds")) is None, "nothing can be recovered without a base backup")
+        # Other runs of the repository say nothing of it, and take nothing away.
+        d.kw("prune", "--repository", "disk")
+        for n in (5, 6):
+            push(t, repo, put(t, n))
+        d.kw("verify", "--repository", "disk")
+        agent.until("the gap is over", lambda: d.metric(series("gaps")) == 0, seconds=25)
+        d.stop()
+
+
 # With a real server.
 
 class Postgres:
     """A server of its own for a test, on a socket, run by nobody when the tests are run by root."""
 
-    def __init__(self, t):
+    def __init__(self, t, programs=None):
         found = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(re.findall(r"\d+", p)[0]))
-        if not found and not shutil.which("initdb"):
+        if not found and not programs and not shutil.which("initdb"):
             raise Skip("needs PostgreSQL")
-        self.t, self.bin = t, found[-1] if found else os.path.dirname(shutil.which("initdb"))
+        self.t, self.bin = t, programs or (found[-1] if found else os.path.dirname(shutil.which("initdb")))
         self.uid = NOBODY if is_root() else None
         self.env = t.home("homepg", uid=self.uid)
         self.env.update(PGHOST=t.path("homepg"), PGPORT="5999", PGUSER="postgres", PGDATABASE="postgres", PGCONNECT_TIMEOUT="10", LC_ALL="C")
@@ -243,9 +270,9 @@ class Postgres:
     def js(self, *args, **more):
         return self.kw(*args, "--json", **more).json
 
-    def create(self, name="data"):
+    def create(self, name="data", segment=1):
         data = os.path.join(self.home, name)
-        self.sh("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--wal-segsize=1", "--no-sync", "--locale=C", "-E", "UTF8")
+        self.sh("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--wal-segsize=%d" % segment, "--no-sync", "--locale=C", "-E", "UTF8")
         with open(data + "/postgresql.conf", "a") as f:
             f.write("listen_addresses=''\nport=5999\nunix_socket_directories='%s'\nfsync=off\narchive_mode=on\narchive_timeout=0\nmax_wal_size='64MB'\nlog_min_messages=log\n"
                     "archive_command='%s wal push --repo \"%s\" %%p'\n" % (self.home, self.t.binary, self.repo))
@@ -296,9 +323,23 @@ class Postgres:
             self.sh("pg_ctl", "-D", os.path.dirname(pid), "-m", "immediate", "stop", rc=None)
 
 
-def with_server(test):
+def postgresql_17(t):
+    """Its programs, where their user can reach them: those that are installed, or Debian trixie's."""
+    installed = "/usr/lib/postgresql/17/bin"
+    if os.path.exists(installed + "/pg_combinebackup"):
+        return installed
+    got = subprocess.run([os.path.join(os.path.dirname(__file__), "../../postgresql/get"), "17"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if got.returncode:
+        raise Skip(got.stderr.strip().splitlines()[-1])
+    bin = got.stdout.strip()
+    tree = bin[:-len("/usr/lib/postgresql/17/bin")]
+    t.sh("cp", "-a", "--reflink=auto", tree, t.path("postgresql"))
+    return t.path("postgresql") + bin[len(tree):]
+
+
+def with_server(test, programs=None):
     def run(t):
-        pg = Postgres(t)
+        pg = Postgres(t, programs and programs(t))
         try:
             test(t, pg)
         finally:
@@ -394,9 +435,7 @@ def test_under_load(t, pg):
     pg.archived()
     pg.stop(data)
     remove(data)
-    sums = ("SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history) AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(delta) FROM pgbench_history) "
-            "AND (SELECT sum(tbalance) FROM pgbench_tellers) = (SELECT sum(delta) FROM pgbench_history), (SELECT max(mtime) || ' ' || count(*) FROM pgbench_history)")
-    need(pg.restored(rows=sums) == "t|" + last, "balances, and the last transaction")
+    need(pg.restored(rows=SUMS) == "t|" + last, "balances, and the last transaction")
 
 
 @with_server
@@ -439,7 +478,10 @@ def test_gaps_retention_copies(t, pg):
     found = pg.js("wal", "verify", "--repo", pg.repo, rc=1)["clusters"][0]
     need([(g["first"], g["segments"], g["snapshots"]) for g in found["gaps"]] == [(last, 1, [first["snapshot"]])], found)
     need({b["snapshot"]: b["complete"] for b in found["bases"]}[second["snapshot"]], found["bases"])
-    need(not pg.js("verify", "--repo", pg.repo, rc=1)["sound"], "verify tells it as well")
+    # Only what lies before the second is lost: a warning, since the end of the log can still be recovered.
+    need(found["state"] == "gaps" and found["recoverable"], found)
+    said = pg.kw("verify", "--repo", pg.repo)
+    need(last + " is missing" in said.said and "older base backups only" in said.said and "can be restored up to a gap" in said.text, said)
     back = pg.home + "/back"
     need(last in pg.kw("wal", "restore", "--repo", pg.repo, "--target", back, first["snapshot"], rc=5).said, "refused beforehand")
     need(not os.path.exists(back), "nothing was written")
@@ -525,3 +567,149 @@ def test_broken_base_backups(t, pg):
     made = pg.js("snapshots", "--repo", pg.repo)["snapshots"]
     need(len(made) == (run.code == 0), "only what was whole is a snapshot: %s" % run)
     need(pg.js("verify", "--repo", pg.repo, rc=(0, 1))["damages"] == [], "and nothing is damaged")
+
+
+def summed(pg):
+    """pgbench's balances agree, and what the last transaction was."""
+    return pg.sql(SUMS)
+
+
+SUMS = ("SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history) AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(delta) FROM pgbench_history) "
+        "AND (SELECT sum(tbalance) FROM pgbench_tellers) = (SELECT sum(delta) FROM pgbench_history), (SELECT max(mtime) || ' ' || count(*) FROM pgbench_history)")
+
+
+def test_incremental(t):
+    """PostgreSQL 17: a full base backup, two incremental ones, log after them; nothing takes one of them away; all of it comes back, also from a copy."""
+    with_server(incremental, postgresql_17)(t)
+
+
+def incremental(t, pg):
+    backup = lambda *more: pg.js("wal", "backup", "--repo", pg.repo, "--incremental", "--pg-bin", pg.bin, *more)
+    load = lambda n: pg.sh("pgbench", "-n", "-c", "2", "-t", str(n), "postgres")
+    # Segments of the usual size: fewer calls of the archiver, which are what takes long here.
+    data = pg.create(segment=16)
+    with open(data + "/postgresql.conf", "a") as f:
+        f.write("summarize_wal=on\n")
+    pg.start(data)
+    pg.sh("pgbench", "-i", "-s", "1", "-q", "postgres")
+    full = backup()
+    need(not full["incremental"] and "no manifest" in full["full_because"], full)
+    load(50)
+    first = backup()
+    need(first["incremental"] and first["totals"]["bytes_read"] < full["totals"]["bytes_read"] / 2, (full["totals"], first["totals"]))
+    at_first = summed(pg)
+    load(50)
+    second = backup()
+    need(second["incremental"] and not second["full_because"], second)
+    load(50)
+    last = summed(pg)
+    pg.archived()
+    chain = [b["snapshot"] for b in (full, first, second)]
+    found = pg.js("wal", "verify", "--repo", pg.repo)["clusters"][0]
+    need([(b["snapshot"], b["incremental"], b["restorable"]) for b in found["bases"]] == list(zip(chain, (False, True, True), (True,) * 3)), found["bases"])
+    # No policy, no person and no prune takes away what others are built on.
+    live = lambda: [s["id"] for s in pg.js("snapshots", "--repo", pg.repo)["snapshots"]]
+    done = pg.js("forget", "--repo", pg.repo, "--keep-last", "1")
+    need(done["forgotten"] == [] and live() == chain, done)
+    for ids in (chain[:1], chain[1:2], chain[:2]):
+        need("built on" in pg.kw("forget", "--repo", pg.repo, *ids, rc=5).said, "refused")
+    pg.kw("prune", "--repo", pg.repo, "--grace", "0s")
+    need(live() == chain and pg.js("verify", "--repo", pg.repo, "--read-data")["sound"], "all is there")
+    # A server that does not summarize, and a chain that is long enough: full ones, and the reason.
+    pg.sql("ALTER SYSTEM SET summarize_wal = off")
+    pg.sql("SELECT pg_reload_conf()")
+    off = backup("--job", "postgresql-physical")
+    need(not off["incremental"] and "the server made no incremental one" in off["full_because"], off)
+    pg.sql("ALTER SYSTEM SET summarize_wal = on")
+    pg.sql("SELECT pg_reload_conf()")
+    again = backup()
+    need(again["incremental"], again)
+    need("2 base backups in a row" in backup("--full-every", "2")["full_because"], "a full one is due")
+    # Of a chain that was dropped whole nothing is left, and the other one stays.
+    pg.kw("forget", "--repo", pg.repo, again["snapshot"])
+    need(off["snapshot"] in live() and again["snapshot"] not in live(), "the last of a chain goes alone")
+    pg.stop(data)
+    remove(data)
+    programs = ("--pg-bin", pg.bin)
+    need(summed_back(pg, first["snapshot"], "--to-consistent", *programs) == at_first, "the first incremental one by itself")
+    need(summed_back(pg, again["snapshot"], *programs) == last, "a forgotten one, by its id")
+    if is_root():
+        back, identity = pg.home + "/byroot", pg.home + "/.config/keepwatch/identity.txt"
+        t.kw("wal", "restore", "--repo", pg.repo, "--target", back, "--no-archive", "--identity", identity, "--owner", str(NOBODY), second["snapshot"], *programs)
+        need({os.lstat(p).st_uid for p in glob.glob(back + "/**", recursive=True) + [back]} == {NOBODY}, "all of it is the user's")
+        pg.open(back)
+        need(pg.sql(SUMS) == last, "by root, for the server's user")
+        pg.stop(back)
+        remove(back)
+    else:
+        need(summed_back(pg, second["snapshot"], *programs) == last, "from the second incremental one")
+    # Without the program nothing is left behind; a chain with a hole is refused beforehand, and told.
+    back = pg.home + "/back"
+    need("--pg-bin" in pg.kw("wal", "restore", "--repo", pg.repo, "--target", back, "--pg-bin", "/none", second["snapshot"], rc=1).said, "no program")
+    need(not os.path.exists(back), "nothing is left")
+    twin = pg.home + "/twin"
+    pg.kw("init", "--repo", twin, "--from", pg.repo)
+    pg.js("copy", "--repo", twin, "--from", pg.repo, second["snapshot"])
+    source, pg.repo = pg.repo, twin
+    need(len(live()) == 3, "a copy brings what it is built on")
+    need(pg.js("wal", "verify", "--repo", twin)["sound"] and summed_back(pg, *programs) == last, "a copy restores")
+    [middle] = [s["id"] for s in pg.js("snapshots", "--repo", twin)["snapshots"][1:2]]
+    gone = next(o for o in objects(twin) if o.startswith("snapshots/") and middle in o)
+    os.unlink(os.path.join(twin, gone))
+    need("built on is not there" in pg.kw("verify", "--repo", twin, rc=1).said, "told")
+    need("not in the repository" in pg.kw("wal", "restore", "--repo", twin, "--target", back, live()[-1], *programs, rc=5).said, "refused")
+    need(not os.path.exists(back), "nothing was written")
+    pg.repo = source
+
+
+def summed_back(pg, *args):
+    return pg.restored(*args, rows=SUMS)
+
+
+@with_server
+def test_incremental_where_the_server_cannot(t, pg):
+    """Before 17, or without summaries of its log: a full base backup each time, and it is said why."""
+    pg.start(pg.create())
+    for why in ("no manifest", "the server made no incremental one"):
+        made = pg.js("wal", "backup", "--repo", pg.repo, "--incremental")
+        need(not made["incremental"] and why in made["full_because"], made)
+
+
+@with_server
+def test_a_configured_base_backup(t, pg):
+    """As a job: recorded, retained by its policy, verified with its log by the repository's own job; a server that is away is a failed run of class source."""
+    from topics import jobs
+    data = pg.create()
+    config = t.write("homepg/config.toml", """
+host = "db1"
+state_directory = "%s/state"
+cache_directory = "%s/cache"
+[repositories.disk]
+backend.local = { path = "%s" }
+recipients = ["%s"]
+[backups.cluster]
+repositories = ["disk"]
+retry = { attempts = 0 }
+retention = { last = 2 }
+source.postgresql_cluster = { host = "%s", port = 5999, incremental = true, package = "%s" }
+""" % (pg.home, pg.home, pg.repo, jobs.RECIPIENT, pg.home, os.path.dirname(pg.bin)), 0o644)
+    job = lambda *args, rc=0: pg.kw(*args, "--config", config, rc=rc)
+    job("backup", "--job", "cluster", rc=1)
+    pg.start(data)
+    pg.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
+    for _ in range(3):
+        job("backup", "--job", "cluster")
+    need("cannot be rehearsed" in job("backup", "--job", "cluster", "--dry-run", rc=2).said, "no rehearsal")
+    job("verify", "--repository", "disk")
+    db = sqlite3.connect("file:%s/state/catalog.sqlite?mode=ro" % pg.home, uri=True)
+    runs = db.execute("SELECT kind, outcome, error_class, source_bytes > 1000000 AND length(snapshot) = 64 FROM runs WHERE kind <> 'forget' ORDER BY started, id").fetchall()
+    need(runs == [("backup", "failed", "source", None)] + [("backup", "succeeded", None, 1)] * 3 + [("verify", "succeeded", None, None)], runs)
+    [(noted,)] = db.execute("SELECT wal FROM repositories").fetchall()
+    [noted] = json.loads(noted)
+    need(noted["recoverable"] and noted["base_backups"] == 2 and not noted["gaps"], noted)
+    db.close()
+    kept = pg.js("snapshots", "--repo", pg.repo)["snapshots"]
+    need([(s["job"], s["host"]) for s in kept] == [("cluster", "db1")] * 2, kept)
+    pg.stop(data)
+    remove(data)
+    need(pg.restored(rows="SELECT n FROM rows") == "1", "it restores")

@@ -102,7 +102,9 @@ in
   };
   "a repository in the files of one of several parts" = {
     modules = keepwatch {
-      repositories.disk = disk // { backend.local.path = "/home/backup"; };
+      repositories.disk = disk // {
+        backend.local.path = "/home/backup";
+      };
       backups.home.source.several.parts = [
         { sqlite.databases = [ "/a" ]; }
         { paths.include = [ "/home" ]; }

@@ -304,6 +304,25 @@ in
     ];
   };
 
+  "a base backup of a whole cluster, by a role that may replicate" = {
+    modules = [
+      (keepwatch {
+        repositories.disk = disk;
+        backups.cluster.source.postgresqlCluster.incremental = true;
+      })
+      { services.postgresql.enable = true; }
+    ];
+    has."keepwatch-backup-cluster.service" = [
+      "PrivateNetwork=true"
+      "After=keepwatch-directory-disk.service postgresql.service keepwatch-postgresql.service"
+    ];
+    has."keepwatch-postgresql.service" = [ "User=postgres" ];
+    has.toml = [
+      "[backups.cluster.source.postgresql_cluster]"
+      "incremental = true"
+    ];
+  };
+
   "a drill with a server of its own" = {
     modules = [
       (keepwatch {

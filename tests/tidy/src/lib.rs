@@ -183,6 +183,7 @@ pub const CRATES: &[(&str, &[&str])] = &[
             "rustix",
             "zeroize",
             "signal-hook",
+            "futures-util",
             "getrandom",
             "globset",
             "tokio",

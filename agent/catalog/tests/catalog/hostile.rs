@@ -2,7 +2,9 @@
 
 use keepwatch_catalog::events::{self, EventFilter};
 use keepwatch_catalog::runs::{self, RunFilter};
-use keepwatch_catalog::{NAME_MAX, RESULT_TEXT_MAX, TEXT_MAX, checks, counters, facts, states};
+use keepwatch_catalog::{
+    CLUSTERS_MAX, NAME_MAX, RESULT_TEXT_MAX, TEXT_MAX, checks, counters, facts, states,
+};
 use keepwatch_model::checks::{CheckOutcome, CheckState, FailureReason};
 use keepwatch_model::history::Entry;
 use keepwatch_model::ids::{EventId, IncidentId};
@@ -275,6 +277,19 @@ pub async fn texts_come_back(env: Env) {
             size_bytes: None,
             available_bytes: None,
             capacity_bytes: None,
+            wal: Some(vec![
+                WalState {
+                    cluster: text.clone(),
+                    recoverable: true,
+                    gaps: u64::MAX,
+                    segments_missing: 0,
+                    base_backups: 0,
+                    newest_segment: Some(at(secs)),
+                    newest_base_backup: None,
+                    oldest_recovery: None,
+                };
+                CLUSTERS_MAX + 1
+            ]),
         };
         let entries = vec![
             Entry::Run(Box::new(run.clone())),

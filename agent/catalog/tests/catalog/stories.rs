@@ -58,6 +58,7 @@ stories! {
     states_come_back as states_come_back,
     a_lost_catalog_is_rebuilt as a_lost_catalog_is_rebuilt,
     the_spool_is_imported_once as the_spool_is_imported_once,
+    an_older_schema_is_brought_forward as an_older_schema_is_brought_forward,
     a_newer_schema_is_refused as a_newer_schema_is_refused,
     tables_of_others_are_left_alone as tables_of_others_are_left_alone,
     crate::hostile::texts_come_back as texts_come_back,
@@ -691,6 +692,8 @@ async fn incidents_restarts_and_messages(env: Env) {
         size_bytes: size,
         available_bytes: None,
         capacity_bytes: Some(100),
+        // A verification looked for PostgreSQL's log, the others did not.
+        wal: (n != 2).then(|| vec![wal_of(n)]),
     };
     for state in [look(1, Some(50)), look(2, None), look(0, Some(7))] {
         catalog.record(vec![Entry::Repository(state)]).await;
@@ -703,11 +706,33 @@ async fn incidents_restarts_and_messages(env: Env) {
         [(
             RepositoryState {
                 size_bytes: Some(50),
+                wal: Some(vec![wal_of(1)]),
                 ..look(2, None)
             },
             at(MONDAY + 1)
         )]
     );
+    // Looked for and not there is something else than not looked for.
+    let none = RepositoryState {
+        wal: Some(vec![]),
+        ..look(3, None)
+    };
+    catalog.record(vec![Entry::Repository(none)]).await;
+    let known = events::repositories(&catalog, None).await.expect("asked");
+    assert_eq!(known[0].0.wal, Some(vec![]));
+}
+
+fn wal_of(n: i64) -> WalState {
+    WalState {
+        cluster: "7312345678901234567".into(),
+        recoverable: n > 0,
+        gaps: n as u64,
+        segments_missing: 7,
+        base_backups: 2,
+        newest_segment: Some(at(MONDAY)),
+        newest_base_backup: None,
+        oldest_recovery: Some(at(MONDAY - DAY)),
+    }
 }
 
 async fn facts_of_jobs(env: Env) {
@@ -1033,6 +1058,7 @@ async fn a_sign_tells_of_news(env: Env) {
         size_bytes: None,
         available_bytes: None,
         capacity_bytes: None,
+        wal: None,
     };
     catalog.record(vec![Entry::Repository(state)]).await;
     news("a repository was looked at", true).await;
@@ -1122,6 +1148,40 @@ async fn the_spool_is_imported_once(env: Env) {
     assert_eq!(told(&catalog).await, first);
 }
 
+/// A database of the first version: brought forward when it is opened, with all that is in it.
+async fn an_older_schema_is_brought_forward(env: Env) {
+    let state = |n: i64, wal| RepositoryState {
+        host: "web1".into(),
+        repository: "main".into(),
+        at: at(MONDAY + n),
+        reachable: true,
+        size_bytes: Some(50),
+        available_bytes: None,
+        capacity_bytes: None,
+        wal,
+    };
+    let catalog = env.open().await;
+    catalog
+        .record(vec![Entry::Repository(state(1, None))])
+        .await;
+    catalog.record_run(&env.run(MONDAY)).await;
+    catalog.close().await;
+    sql(&env, "ALTER TABLE repositories DROP COLUMN wal").await;
+    sql(&env, "DELETE FROM schema_version WHERE version = 2").await;
+    for opened in 0..2 {
+        let catalog = env.open().await;
+        let known = events::repositories(&catalog, None).await.expect("asked");
+        assert_eq!(known[0].0.size_bytes, Some(50));
+        assert_eq!(known[0].0.wal.is_some(), opened > 0);
+        let later = state(2 + opened, Some(vec![wal_of(1)]));
+        let recorded = catalog.record(vec![Entry::Repository(later)]).await;
+        assert_eq!((recorded.stored, recorded.spooled), (1, 0));
+        let runs = runs::list(&catalog, &RunFilter::default()).await;
+        assert_eq!(runs.expect("asked").len(), 1);
+        catalog.close().await;
+    }
+}
+
 async fn a_newer_schema_is_refused(env: Env) {
     let catalog = env.open().await;
     catalog.record_run(&env.run(MONDAY)).await;
@@ -1144,7 +1204,7 @@ async fn a_newer_schema_is_refused(env: Env) {
     let text = error.to_string();
     assert!(
         text.contains("schema version 999")
-            && text.contains("up to 1")
+            && text.contains("up to 2")
             && text.contains("nothing was changed"),
         "{text}"
     );

@@ -132,6 +132,8 @@ one! {
         Paths(Paths) = "paths", Shape::Table(&PATHS), also ["files"];
         /// Databases of PostgreSQL.
         Postgresql(PostgresqlSource) = "postgresql", Shape::Table(&POSTGRESQL_SOURCE), also ["postgres"];
+        /// A whole cluster of PostgreSQL, for restores to any moment.
+        PostgresqlCluster(ClusterSource) = "postgresql_cluster", Shape::Table(&CLUSTER_SOURCE), also ["postgresql_physical", "pg_basebackup"];
         /// Databases of MySQL or MariaDB.
         Mysql(MysqlSource) = "mysql", Shape::Table(&MYSQL_SOURCE), also ["mariadb"];
         /// Files of SQLite, copied while they are in use.
@@ -238,6 +240,29 @@ table! {
         /// Tables whose content is left out.
         exclude_table_data: Vec<String> = DATABASES, Value("[]");
         /// The installation whose `bin` holds `pg_dump`; the one on `PATH` when it is left out.
+        package: Option<PathBuf> = Shape::Text(Text::Path), Absent;
+    }
+}
+
+table! {
+    /// A whole cluster of PostgreSQL as a base backup. Its log, which the server archives into the same repository (`keepwatch wal push`), brings it
+    /// from there to any moment: see postgresql-pitr.md.
+    pub struct ClusterSource: CLUSTER_SOURCE {
+        /// The server, or the directory of its socket.
+        host: String = Shape::Text(Text::Host), Value("\"/run/postgresql\"");
+        /// The port.
+        port: u16 = PORT, Value("5432");
+        /// The user, with the right REPLICATION.
+        user: String = Shape::Text(Text::Line), Value("\"postgres\"");
+        /// The password; not needed with peer authentication.
+        password_file: Option<SecretSource> = Shape::Text(Text::Secret), Absent;
+        /// Only what changed since the last one, where the server can (PostgreSQL 17 with `summarize_wal`); else a full one.
+        incremental: bool = Shape::Bool, Value("false");
+        /// With `incremental`: a full one after so many that depend on each other.
+        full_every: u8 = Shape::Int(1, 100), Value("7");
+        /// The log that it needs in the base backup itself, for a server that does not archive.
+        with_wal: bool = Shape::Bool, Value("false");
+        /// The installation whose `bin` holds `pg_basebackup`; the one on `PATH` when it is left out.
         package: Option<PathBuf> = Shape::Text(Text::Path), Absent;
     }
 }

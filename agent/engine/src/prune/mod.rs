@@ -47,7 +47,7 @@ use crate::object::ObjectError;
 use crate::progress::{Cancel, Event, Progress};
 use crate::records::{Marks, Tombstone};
 use crate::repository::{PutError, Repository};
-use crate::snapshots::SnapshotRecord;
+use crate::snapshots::{SnapshotRecord, foundations};
 use crate::store::{Area, Name, StoreError};
 use crate::wal::Needed;
 
@@ -417,7 +417,13 @@ impl Run<'_> {
                 tombstones_future.push((id, body));
             }
         }
-        let gone = |s: &&SnapshotRecord| dead.contains(&(s.id, s.writer));
+        // What a base backup is built on stays as long as that one can be called back.
+        let called_back = set
+            .forgotten
+            .iter()
+            .filter(|s| !dead.contains(&(s.id, s.writer)));
+        let kept = foundations(called_back, &set.forgotten);
+        let gone = |s: &&SnapshotRecord| dead.contains(&(s.id, s.writer)) && !kept.contains(&s.id);
         let drop_snapshots: Vec<ObjectId> =
             set.forgotten.iter().filter(gone).map(|s| s.id).collect();
         let waiting: Vec<&SnapshotRecord> = set.forgotten.iter().filter(|s| !gone(s)).collect();

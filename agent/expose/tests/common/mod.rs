@@ -238,6 +238,19 @@ pub fn busy(n: usize) -> Facts {
                 checked: Some(1 << 42),
                 errors: [("missing".to_owned(), 0)].into(),
             },
+            // The last has none.
+            wal: (i..2)
+                .map(|n| Wal {
+                    cluster: format!("731234567890123456{n}"),
+                    recoverable: n == 0,
+                    gaps: n,
+                    segments_missing: 7 * n,
+                    base_backups: 2,
+                    newest_segment: Some(At(NOW)),
+                    newest_base_backup: Some(At(NOW)),
+                    oldest_recovery: (n == 0).then_some(At(1)),
+                })
+                .collect(),
         });
     }
     f.host.memory_available = Some(4 << 30);

@@ -6,7 +6,7 @@ use clap::Args;
 use keepwatch_engine::copy::{self, CopyError, Options, Report};
 use keepwatch_engine::ids::OwnerKey;
 use keepwatch_engine::repository::Repository;
-use keepwatch_engine::snapshots::{SnapshotFilter, SnapshotRecord, SnapshotSet};
+use keepwatch_engine::snapshots::{SnapshotFilter, SnapshotRecord, SnapshotSet, foundations};
 use keepwatch_model::size::human_bytes;
 use serde_json::json;
 
@@ -224,7 +224,10 @@ fn choose<'a>(
                 count(revoked, "snapshot is", "snapshots are")
             ));
         }
-        return Ok(fit().filter(|s| !s.revoked).collect());
+        return Ok(with_foundations(
+            set,
+            fit().filter(|s| !s.revoked).collect(),
+        ));
     }
     let now = clock::now();
     let mut chosen: Vec<&SnapshotRecord> = Vec::new();
@@ -234,7 +237,23 @@ fn choose<'a>(
             chosen.push(s);
         }
     }
-    Ok(chosen)
+    Ok(with_foundations(set, chosen))
+}
+
+/// An incremental base backup of PostgreSQL is nothing without those that it is built on; they go first.
+fn with_foundations<'a>(
+    set: &'a SnapshotSet,
+    mut chosen: Vec<&'a SnapshotRecord>,
+) -> Vec<&'a SnapshotRecord> {
+    let all = || set.live.iter().chain(&set.forgotten);
+    let below = foundations(chosen.iter().copied(), all());
+    let missing = all().filter(|s| below.contains(&s.id) && !chosen.iter().any(|c| c.id == s.id));
+    let missing: Vec<&SnapshotRecord> = missing.collect();
+    if !missing.is_empty() {
+        chosen.extend(missing);
+        chosen.sort_by_key(|s| (s.start, s.id));
+    }
+    chosen
 }
 
 /// This host remembers the last snapshot that it made, also when it is a copy.

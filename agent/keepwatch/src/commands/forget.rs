@@ -151,6 +151,16 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Outcome {
                 dropped.push(s);
             }
         }
+        if let Some(id) = forget::needed_by_others(&set, &dropped) {
+            return Err(Failure::new(
+                Exit::Refused,
+                format!(
+                    "incremental base backups are built on {} and could not be restored without it; nothing was forgotten",
+                    id.short()
+                ),
+            )
+            .advice("forget those as well, in one call: 'keepwatch wal verify' lists the base backups"));
+        }
     }
     let unusual = forget::unusual(&set, &plan, now).map(|u| describe(&u, &plan, &args.group_by));
     match &unusual {

@@ -3,6 +3,7 @@
 use clap::Args;
 use keepwatch_engine::verify::{self, Loss, ReadData, Report, VerifyError};
 use keepwatch_model::size::human_bytes;
+use keepwatch_wal::gaps::State;
 use serde_json::json;
 
 use super::wal::status;
@@ -15,7 +16,7 @@ use crate::output::{count, escape, escape_bytes, plain, print_after, print_json_
 /// Find damage in a repository
 #[derive(Args)]
 #[command(
-    long_about = "Find damage in a repository.\n\nWithout options: that every object that is needed is there, signed and consistent. With --read-data the stored bytes are read and compared with their names, which finds bit rot and needs no identity. With an identity all that is read is opened as well.",
+    long_about = "Find damage in a repository.\n\nWithout options: that every object that is needed is there, signed and consistent. With --read-data the stored bytes are read and compared with their names, which finds bit rot and needs no identity. With an identity all that is read is opened as well.\n\nOf PostgreSQL's log it tells what is missing, without an identity. That is damage when the end of the log cannot be reached from the newest base backup, and a warning when only older ones are hit.",
     after_help = "Examples:
   keepwatch verify
   keepwatch verify --repo /mnt/disk/backup --read-data=10%
@@ -68,10 +69,10 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
     bar.finish();
     let report = report?;
     let wal = status::of(&repository, &report.bases)?;
-    let gaps = wal.iter().filter(|c| !c.is_sound()).count() as u64;
+    let broken = wal.iter().filter(|c| c.state == State::Broken).count() as u64;
     if context.json() {
         let mut document = json!(report);
-        document["sound"] = json!(report.is_sound() && gaps == 0);
+        document["sound"] = json!(report.is_sound() && broken == 0);
         document["wal"] = json!(wal);
         document["traffic"] = json!(repository.store().traffic());
         print_json_after(&document)?;
@@ -113,13 +114,16 @@ pub fn run(context: &Context, args: &VerifyArgs) -> Outcome {
         }
         if !context.globals.quiet {
             print_after(&summary(&report, args.read_data.is_some()))?;
+            if !wal.is_empty() {
+                print_after(&status::summary(&wal))?;
+            }
         }
     }
-    if report.is_sound() && gaps == 0 {
+    if report.is_sound() && broken == 0 {
         return Ok(Exit::Done);
     }
     if report.is_sound() {
-        return Err(status::failure(&repository, gaps));
+        return Err(status::failure(&repository, broken));
     }
     Err(Failure::failed(format!("{} found in {}", count(report.damages.len() as u64, "damage was", "damages were"), repository.store().location())).advice(
         "undamaged files still restore; put damaged objects back from another copy if there is one; 'keepwatch repair index' rebuilds a lost index, and the next backup stores anew what the source still has",

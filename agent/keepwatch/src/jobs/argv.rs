@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keepwatch_config::sections::backups::{Compression, Paths, Source};
+use keepwatch_config::sections::backups::{ClusterSource, Compression, Paths, Source};
 use keepwatch_config::sections::repositories::{
     Backend, LockMode, ReadData, ReadDataWord, Repository, S3,
 };
@@ -36,13 +36,25 @@ pub fn argv(
     repository: &str,
     more: &[OsString],
 ) -> Result<Vec<OsString>, Failure> {
-    let mut line = Line(vec![task.kind().as_str().into()]);
+    let cluster = match task.work {
+        Work::Backup(b) => cluster(&b.source),
+        _ => None,
+    };
+    let mut line = match cluster {
+        Some(_) => Line(vec!["wal".into(), "backup".into()]),
+        None => Line(vec![task.kind().as_str().into()]),
+    };
     let there = setting.repository(repository)?;
     setting.open(&mut line, repository, there)?;
     match task.work {
         Work::Backup(backup) => {
             line.two("--host", setting.host);
-            line.two("--as-job", task.job.unwrap_or_default());
+            let job = if cluster.is_some() {
+                "--job"
+            } else {
+                "--as-job"
+            };
+            line.two(job, task.job.unwrap_or_default());
             for tag in &backup.tags {
                 line.one(format!("--tag={tag}"));
             }
@@ -60,6 +72,7 @@ pub fn argv(
                     line.one("--");
                     command.argv.iter().for_each(|word| line.one(word));
                 }
+                Source::PostgresqlCluster(s) => setting.base_backup(&mut line, s)?,
                 other => {
                     for spec in sources::specs(other, setting.credentials)?
                         .into_iter()
@@ -137,6 +150,14 @@ pub fn argv(
         }
     }
     Ok(line.0)
+}
+
+/// The source, when it is one that is read by `wal backup`.
+pub fn cluster(source: &Source) -> Option<&ClusterSource> {
+    match source {
+        Source::PostgresqlCluster(s) => Some(s),
+        _ => None,
+    }
 }
 
 /// The command line that makes a repository, with a writer key for this host.
@@ -265,6 +286,27 @@ impl Line {
 }
 
 impl Setting<'_> {
+    /// What is asked of the server of a base backup.
+    fn base_backup(&self, line: &mut Line, s: &ClusterSource) -> Result<(), Failure> {
+        line.two("--pg-host", &s.host);
+        line.two("--pg-port", &s.port.to_string());
+        line.two("--pg-user", &s.user);
+        if let Some(file) = &s.password_file {
+            line.path("--pg-password-file=", &self.file(file)?);
+        }
+        if s.incremental {
+            line.one("--incremental");
+            line.two("--full-every", &s.full_every.to_string());
+        }
+        if s.with_wal {
+            line.one("--with-wal");
+        }
+        if let Some(package) = &s.package {
+            line.path("--pg-bin=", &package.join("bin"));
+        }
+        Ok(())
+    }
+
     fn repository(&self, name: &str) -> Result<&Repository, Failure> {
         self.config
             .repositories
@@ -471,6 +513,14 @@ mod tests {
                 None,
                 vec![format!(
                     "backup {disk} --host=web1 --as-job=db --compression=3 --source=postgresql?server=/run/postgresql&port=5432&user=postgres&database=app"
+                )],
+            ),
+            (
+                RunKind::Backup,
+                Some("cluster"),
+                None,
+                vec![format!(
+                    "wal backup {disk} --host=web1 --job=cluster --compression=3 --pg-host=/run/postgresql --pg-port=5433 --pg-user=replicator --pg-password-file=/run/credentials/x/pg --incremental --full-every=7 --pg-bin=/opt/pg/bin"
                 )],
             ),
             (

@@ -113,6 +113,10 @@ pub fn state(
         size_bytes: size(run, document, size_before),
         available_bytes: seen.available,
         capacity_bytes: seen.capacity,
+        wal: match run.kind {
+            RunKind::Verify => report::wal(document),
+            _ => None,
+        },
     })
 }
 

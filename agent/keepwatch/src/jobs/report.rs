@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keepwatch_model::duration::human_duration;
 use keepwatch_model::runs::{
-    ErrorClass, RetentionCounts, RunError, RunKind, RunOutcome, RunRecord, RunTotals,
+    ErrorClass, RetentionCounts, RunError, RunKind, RunOutcome, RunRecord, RunTotals, WalState,
 };
 use keepwatch_model::time::Moment;
 use serde_json::Value;
@@ -170,10 +170,11 @@ fn judge(record: &RunRecord, ending: &Ending, document: Option<&Value>, rules: &
                 5 => Exit::Refused,
                 _ => Exit::Failed,
             };
-            let damages = record.totals.damages.unwrap_or(0);
-            if record.kind == RunKind::Verify && exit == Exit::Failed && damages > 0 {
-                let text = said().unwrap_or_else(|| format!("{damages} damages were found"));
-                return failed(ErrorClass::Verify, text, exit, false);
+            if record.kind == RunKind::Verify && exit == Exit::Failed {
+                if let Some(found) = found(record, document) {
+                    let text = said().unwrap_or(found);
+                    return failed(ErrorClass::Verify, text, exit, false);
+                }
             }
             let text = said().unwrap_or_else(|| format!("its process ended with status {code}"));
             let class = class(&text, exit);
@@ -181,6 +182,61 @@ fn judge(record: &RunRecord, ending: &Ending, document: Option<&Value>, rules: &
             failed(class, text, exit, may_pass)
         }
     }
+}
+
+/// What a verification found wrong, in words; nothing when it was not the repository that failed it.
+fn found(record: &RunRecord, document: Option<&Value>) -> Option<String> {
+    let mut out = Vec::new();
+    if let Some(n) = record.totals.damages.filter(|n| *n > 0) {
+        out.push(format!("{n} damages were found"));
+    }
+    for cluster in clusters(document).filter(|c| c["state"] == "broken") {
+        let name = cluster_name(cluster);
+        let missing = cluster["segments_missing"].as_u64().unwrap_or(0);
+        out.push(match missing {
+            0 => format!("PostgreSQL's log of cluster {name} cannot be used as it is"),
+            n => format!("PostgreSQL's log of cluster {name} lacks {n} segments, and its end cannot be recovered from any base backup"),
+        });
+    }
+    (!out.is_empty()).then(|| out.join("; "))
+}
+
+/// What a verification's document says of PostgreSQL's logs.
+fn clusters(document: Option<&Value>) -> impl Iterator<Item = &Value> {
+    let all = document.and_then(|d| d["wal"].as_array());
+    all.into_iter().flatten()
+}
+
+fn cluster_name(cluster: &Value) -> String {
+    let name = cluster["system"].as_str().or(cluster["cluster"].as_str());
+    let plain = name.filter(|n| n.len() <= 32 && n.bytes().all(|b| b.is_ascii_hexdigit()));
+    plain.unwrap_or("?").to_owned()
+}
+
+/// PostgreSQL's logs in a repository, as a verification found them; nothing when it did not come to them.
+pub fn wal(document: Option<&Value>) -> Option<Vec<WalState>> {
+    document?["wal"].as_array()?;
+    let time = |value: &Value| Moment::from_parts(value.as_i64()?, 0, 0).ok();
+    let state = |c: &Value| {
+        let bases = || {
+            let all = c["bases"].as_array().into_iter().flatten();
+            all.filter(|b| b["restorable"].as_bool() == Some(true))
+        };
+        WalState {
+            cluster: cluster_name(c),
+            recoverable: c["recoverable"].as_bool() == Some(true),
+            gaps: c["gaps_total"].as_u64().unwrap_or(0),
+            segments_missing: c["segments_missing"].as_u64().unwrap_or(0),
+            base_backups: bases().count() as u64,
+            newest_segment: time(&c["newest"]),
+            newest_base_backup: bases()
+                .filter_map(|b| b["done"].as_i64())
+                .max()
+                .and_then(|s| Moment::from_parts(s, 0, 0).ok()),
+            oldest_recovery: time(&c["recoverable_from"]),
+        }
+    };
+    Some(clusters(document).map(state).collect())
 }
 
 /// What stands in an error's sentence, and the class that it means. The first that fits counts; the sentences are ours.
@@ -201,6 +257,7 @@ const WORDS: &[(&str, ErrorClass)] = &[
     ("cannot back up the source", ErrorClass::Source),
     ("the command '", ErrorClass::Source),
     ("the stream", ErrorClass::Source),
+    ("the base backup by", ErrorClass::Source),
     ("cannot back up /", ErrorClass::Source),
     ("none of the sources", ErrorClass::Source),
     ("could not be read back", ErrorClass::Verify),
@@ -586,6 +643,72 @@ mod tests {
         assert_eq!((counts.snapshots, counts.removed), (2, 1));
         assert_eq!(counts.oldest, "2026-11-20T00:00:00Z".parse().ok());
         assert_eq!(counts.newest, "2026-11-22T00:00:00Z".parse().ok());
+    }
+
+    /// A cluster in a verification's document.
+    fn cluster(state: &str, recoverable: bool, missing: u64) -> Value {
+        json!({
+            "cluster": "00ff00ff00ff00ff", "system": "7312345678901234567", "state": state, "recoverable": recoverable,
+            "recoverable_from": recoverable.then_some(1_700_000_000), "newest": 1_700_000_500,
+            "gaps_total": u64::from(missing > 0), "segments_missing": missing,
+            "bases": [
+                { "restorable": true, "done": 1_700_000_000 },
+                { "restorable": true, "done": 1_700_000_300 },
+                { "restorable": false, "done": 1_700_000_400 },
+            ],
+        })
+    }
+
+    #[test]
+    fn a_log_whose_end_cannot_be_recovered_fails_a_verification() {
+        let of_wal = |status: i32, wal: Value| {
+            let document = json!({ "damages": [], "bytes_read": 0, "wal": wal });
+            of(RunKind::Verify, status << 8, None, Some(document), false)
+        };
+        let (r, v) = of_wal(1, json!([cluster("broken", false, 3)]));
+        let error = r.error.expect("an error");
+        assert_eq!(error.class, ErrorClass::Verify);
+        assert!(
+            error.text.contains("7312345678901234567 lacks 3 segments"),
+            "{}",
+            error.text
+        );
+        assert!(!v.may_pass);
+        // What hits older base backups only is no failure, and no reason of another one.
+        let (r, _) = of_wal(0, json!([cluster("gaps", true, 3)]));
+        assert_eq!((r.outcome, r.error), (RunOutcome::Succeeded, None));
+        let (r, _) = of_wal(1, json!([cluster("gaps", true, 3)]));
+        assert_eq!(r.error.expect("an error").class, ErrorClass::Repository);
+    }
+
+    #[test]
+    fn logs_are_noted_of_a_verification() {
+        let document = json!({ "wal": [cluster("gaps", true, 3), cluster("broken", false, 0)] });
+        let found = wal(Some(&document)).expect("logs");
+        let at = |s| Moment::from_parts(s, 0, 0).ok();
+        assert_eq!(
+            found[0],
+            WalState {
+                cluster: "7312345678901234567".into(),
+                recoverable: true,
+                gaps: 1,
+                segments_missing: 3,
+                base_backups: 2,
+                newest_segment: at(1_700_000_500),
+                newest_base_backup: at(1_700_000_300),
+                oldest_recovery: at(1_700_000_000),
+            }
+        );
+        assert!(!found[1].recoverable && found[1].oldest_recovery.is_none());
+        assert_eq!(wal(Some(&json!({ "wal": [] }))), Some(vec![]));
+        for none in [json!({}), json!({ "wal": 7 }), json!("x")] {
+            assert_eq!(wal(Some(&none)), None, "{none}");
+        }
+        assert_eq!(wal(None), None);
+        let odd = wal(Some(
+            &json!({ "wal": [{ "system": "a\nb", "newest": "x" }, 7] }),
+        ));
+        assert!(odd.expect("logs").iter().all(|c| c.cluster == "?"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::errors::Failure;
 pub fn specs(source: &Source, credentials: &Credentials) -> Result<Option<Vec<Spec>>, Failure> {
     let one = |spec: Result<Spec, Failure>| Ok(Some(vec![spec?]));
     match source {
-        Source::Paths(_) | Source::Command(_) => Ok(None),
+        Source::Paths(_) | Source::Command(_) | Source::PostgresqlCluster(_) => Ok(None),
         Source::Postgresql(s) => one(postgresql(s, credentials)),
         Source::Mysql(s) => one(mysql(s, credentials)),
         Source::Sqlite(s) => one(sqlite(s)),

@@ -281,6 +281,10 @@ source.command = { argv = ["/bin/pg_dump", "-Fc"], filename = "db.dump" }
 repositories = ["disk"]
 source.postgresql = { databases = ["app"] }
 
+[backups.cluster]
+repositories = ["disk"]
+source.postgresql_cluster = { port = 5433, user = "replicator", password_file = "credential:pg", incremental = true, package = "/opt/pg" }
+
 [backups.whole]
 repositories = ["disk"]
 

@@ -82,6 +82,14 @@ impl Worker<'_> {
         argv: &[OsString],
         is_rehearsal: bool,
     ) -> Result<(Ending, Vec<u8>), Ending> {
+        if is_rehearsal && argv.first().is_some_and(|verb| verb == "wal") {
+            return Err(Ending::Before {
+                class: ErrorClass::Internal,
+                text: "a base backup of PostgreSQL cannot be rehearsed; nothing was done"
+                    .to_owned(),
+                exit: Exit::WrongUse,
+            });
+        }
         let terms = Terms {
             deadline: task.timeout,
             term_wait: TERM_WAIT,

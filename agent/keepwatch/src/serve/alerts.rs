@@ -79,6 +79,10 @@ pub fn firing(known: &Known<'_>) -> Vec<Alert> {
             );
         }
     }
+    for repository in &known.collected.repositories {
+        let broken = repository.wal.iter().filter(|w| is_cut_off(w));
+        out.extend(broken.map(|w| wal_gap(known, repository, w)));
+    }
     if let Some(why) = &known.collected.trouble {
         let alert = known.alert(
             "KeepwatchStateDatabaseErrors",
@@ -104,6 +108,25 @@ pub fn firing(known: &Known<'_>) -> Vec<Alert> {
         );
     }
     out
+}
+
+fn is_cut_off(w: &facts::Wal) -> bool {
+    !w.recoverable && w.gaps > 0
+}
+
+fn wal_gap(known: &Known<'_>, repository: &facts::Repository, w: &facts::Wal) -> Alert {
+    known
+        .alert("KeepwatchWalGap", Severity::Critical, known.now.0)
+        .label("repository", &repository.name)
+        .label("cluster", &w.cluster)
+        .summary(&format!(
+            "PostgreSQL cluster {} cannot be recovered to the latest moment from repository {}",
+            w.cluster, repository.name
+        ))
+        .description(&format!(
+            "{} segments of its log are missing after the newest base backup. 'keepwatch wal backup' makes a new one, from which on everything can be recovered again.",
+            w.segments_missing
+        ))
 }
 
 impl Known<'_> {
@@ -314,6 +337,43 @@ mod tests {
         assert_eq!(alert.severity(), Severity::Critical);
         assert_eq!(alert.starts(), At(7_000));
         assert!(alert.description_text().contains("connection refused"));
+    }
+
+    #[test]
+    fn a_log_that_is_cut_off_fires() {
+        let loaded = keepwatch_config::parse("", "test").unwrap_or_else(|e| panic!("{e}"));
+        let overview = Overview::default();
+        for (recoverable, gaps, fires) in [(false, 1, true), (true, 1, false), (false, 0, false)] {
+            let collected = Collected {
+                repositories: vec![facts::Repository {
+                    name: "disk".into(),
+                    wal: vec![facts::Wal {
+                        cluster: "7312".into(),
+                        recoverable,
+                        gaps,
+                        ..facts::Wal::default()
+                    }],
+                    ..facts::Repository::default()
+                }],
+                ..Collected::default()
+            };
+            let known = Known {
+                host: "h",
+                config: &loaded.config,
+                overview: &overview,
+                collected: &collected,
+                reload_ok: true,
+                reloaded: facts::At(0),
+                now: facts::At(9_000),
+            };
+            let fired = firing(&known);
+            assert_eq!(fired.len(), usize::from(fires), "{recoverable} {gaps}");
+            if let Some(a) = fired.first() {
+                assert_eq!(a.name(), "KeepwatchWalGap");
+                assert_eq!(a.labels()["cluster"], "7312");
+                assert_eq!(a.labels()["repository"], "disk");
+            }
+        }
     }
 
     #[test]

@@ -11,9 +11,9 @@ use keepwatch_config::sections::backups::Source;
 use keepwatch_config::{Config, longest_gap};
 use keepwatch_expose::facts::{
     At, Backup, BackupReason, Collector, Drill, Host, Key, Process, Repository, Retention, Stage,
-    Verification,
+    Verification, Wal,
 };
-use keepwatch_model::runs::{RepositoryState, RunKind};
+use keepwatch_model::runs::{RepositoryState, RunKind, WalState};
 use keepwatch_model::time::Moment;
 
 use super::world::shown_moment;
@@ -229,6 +229,7 @@ pub fn repositories(config: &Config, answers: &Answers) -> Vec<Repository> {
             row.size = state.size_bytes;
             row.available = state.available_bytes;
             row.capacity = state.capacity_bytes;
+            row.wal = state.wal.iter().flatten().map(wal).collect();
         }
         fill_traffic(&mut row, &answers.counters);
         row.verification.interval = longest_gap(&declared.verify.start_at);
@@ -246,6 +247,19 @@ pub fn repositories(config: &Config, answers: &Answers) -> Vec<Repository> {
         row
     };
     config.repositories.iter().map(one).collect()
+}
+
+fn wal(state: &WalState) -> Wal {
+    Wal {
+        cluster: state.cluster.clone(),
+        recoverable: state.recoverable,
+        gaps: state.gaps,
+        segments_missing: state.segments_missing,
+        base_backups: state.base_backups,
+        newest_segment: state.newest_segment.map(shown_moment),
+        newest_base_backup: state.newest_base_backup.map(shown_moment),
+        oldest_recovery: state.oldest_recovery.map(shown_moment),
+    }
 }
 
 /// Only repositories behind a network have it.
@@ -288,6 +302,7 @@ const fn source_kind(source: &Source) -> &'static str {
     match source {
         Source::Paths(_) => "paths",
         Source::Postgresql(_) => "postgresql",
+        Source::PostgresqlCluster(_) => "postgresql_cluster",
         Source::Mysql(_) => "mysql",
         Source::Sqlite(_) => "sqlite",
         Source::Redis(_) => "redis",
@@ -378,6 +393,43 @@ mod tests {
             1,
             "no foreign word becomes a label"
         );
+    }
+
+    #[test]
+    fn logs_are_shown_as_they_were_last_found() {
+        let at: Moment = "2026-11-22T04:20:24Z".parse().expect("a time");
+        let state = |wal| RepositoryState {
+            host: "h".into(),
+            repository: "disk".into(),
+            at,
+            reachable: true,
+            size_bytes: None,
+            available_bytes: None,
+            capacity_bytes: None,
+            wal,
+        };
+        let found = WalState {
+            cluster: "7312345678901234567".into(),
+            recoverable: false,
+            gaps: 1,
+            segments_missing: 4,
+            base_backups: 2,
+            newest_segment: Some(at),
+            newest_base_backup: None,
+            oldest_recovery: None,
+        };
+        for (wal, rows) in [(None, 0), (Some(vec![]), 0), (Some(vec![found]), 1)] {
+            let answers = Answers {
+                repositories: vec![(state(wal), at)],
+                ..nothing()
+            };
+            let row = &repositories(&config().config, &answers)[0];
+            assert_eq!(row.wal.len(), rows);
+            if let Some(w) = row.wal.first() {
+                assert_eq!((w.gaps, w.segments_missing, w.recoverable), (1, 4, false));
+                assert_eq!(w.newest_segment, Some(shown_moment(at)));
+            }
+        }
     }
 
     #[test]

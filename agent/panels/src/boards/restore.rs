@@ -9,10 +9,13 @@ use crate::query::{age, backup, in_range, increase, repository};
 const KEY: &str = "instance, backup, repository";
 const LEGEND: &str = "{{instance}} {{backup}} → {{repository}}";
 const PLACE: &str = "{{instance}} {{repository}}";
+const CLUSTER: &str = "{{instance}} {{repository}} {{cluster}}";
 
 pub fn board() -> Dashboard {
     let per = |expr: String| format!("max by ({KEY}) ({expr})");
     let at = |expr: String| format!("max by (instance, repository) ({expr})");
+    let wal = repository;
+    let log = |expr: String| format!("max by (instance, repository, cluster) ({expr})");
     Dashboard {
         uid: "keepwatch-restore",
         title: "Keepwatch / Restore and verification",
@@ -74,6 +77,21 @@ pub fn board() -> Dashboard {
                     Panel::new(Sort::Graph, "Duration of verification", "Duration of the last verification.").ask(at(repository(&n::VERIFICATION_LAST_DURATION)), PLACE).unit("s").from_zero(),
                     Panel::new(Sort::Columns, "Bytes checked", "Bytes that verifications read and checked.").ask(format!("sum by (instance, repository) ({})", increase(&repository(&n::VERIFICATION_CHECKED))), PLACE).unit("bytes").from_zero().summed(),
                     Panel::new(Sort::Columns, "Findings by reason", "What verifications found.").ask(format!("sum by (instance, repository, reason) ({})", increase(&repository(&n::VERIFICATION_ERRORS))), "{{instance}} {{repository}} {{reason}}").from_zero().summed(),
+                ],
+            ),
+            Section::closed(
+                "PostgreSQL to any moment",
+                vec![
+                    Panel::new(Sort::Table, "PostgreSQL's log by cluster", "Each cluster that archives, as the last verification found its log: how far back, how far forward, and what is missing in between.")
+                        .column("End of the log", "short", log(wal(&n::WAL_RECOVERABLE))).worded(OK)
+                        .column("Any moment of the last", "s", log(age(&wal(&n::WAL_OLDEST_RECOVERY))))
+                        .column("Newest segment", "s", log(age(&wal(&n::WAL_NEWEST_SEGMENT))))
+                        .column("Base backups", "short", log(wal(&n::WAL_BASE_BACKUPS)))
+                        .column("Newest base backup", "s", log(age(&wal(&n::WAL_NEWEST_BASE_BACKUP))))
+                        .column("Gaps", "short", log(wal(&n::WAL_GAPS)))
+                        .column("Missing segments", "short", log(wal(&n::WAL_SEGMENTS_MISSING))),
+                    Panel::new(Sort::History, "End of the log", "Whether the newest base backup could be brought to the end of the log, at each time.").ask(log(wal(&n::WAL_RECOVERABLE)), CLUSTER).words(OK).absent("no log of PostgreSQL"),
+                    Panel::new(Sort::Graph, "Missing segments", "Segments that are missing after the oldest base backup: moments that cannot be brought back.").ask(log(wal(&n::WAL_SEGMENTS_MISSING)), CLUSTER).from_zero().decimals(0),
                 ],
             ),
         ],

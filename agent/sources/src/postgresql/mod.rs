@@ -116,6 +116,11 @@ impl Asker {
         Ok(asker)
     }
 
+    /// The file with the password as PostgreSQL's clients want it, as long as this lives.
+    pub fn passfile(&self) -> Option<&std::path::Path> {
+        self.file.as_deref()
+    }
+
     /// As whom programs run, when it is not as us.
     pub fn user(&self) -> Option<Owner> {
         self.user

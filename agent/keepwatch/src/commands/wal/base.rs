@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,13 +18,19 @@ use keepwatch_engine::repository::Repository;
 use keepwatch_engine::wal_file::Segment;
 use keepwatch_model::duration::{human_duration, parse_duration};
 use keepwatch_model::size::human_bytes;
+use keepwatch_sources::postgresql::{Asker, Server};
+use keepwatch_sources::secret::SecretFile;
+use keepwatch_sources::setting::{Setting, Stop};
 use keepwatch_wal::log;
 use keepwatch_wal::lsn::Lsn;
 use keepwatch_wal::stream;
 use rustix::process::Pid;
 use serde_json::json;
 
+use super::find_program;
+use super::incremental::{Before, Manifest};
 use crate::clock;
+use crate::commands::source_args::failure;
 use crate::context::{Context, host_name, user_name};
 use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::output::{count, escape, plain, print_after, print_json_after, tell};
@@ -46,6 +52,7 @@ const LOOK: Duration = Duration::from_millis(200);
     after_help = "Examples:
   keepwatch wal backup --repo /mnt/disk/backup
   keepwatch wal backup --repo /mnt/disk/backup --pg-host /run/postgresql --pg-user replicator --job main-cluster
+  keepwatch wal backup --repo /mnt/disk/backup --incremental
   keepwatch wal backup --repo /mnt/disk/backup --with-wal"
 )]
 pub struct BaseArgs {
@@ -58,12 +65,21 @@ pub struct BaseArgs {
     /// User, with the right REPLICATION
     #[arg(long, value_name = "USER")]
     pub pg_user: Option<String>,
+    /// The file with the user's password [default: PGPASSFILE or ~/.pgpass, which have a form of their own]
+    #[arg(long, value_name = "FILE")]
+    pub pg_password_file: Option<PathBuf>,
     /// Directory with pg_basebackup, of the server's version or newer [default: PATH, else the newest beneath /usr/lib/postgresql]
     #[arg(long, value_name = "DIR")]
     pub pg_bin: Option<PathBuf>,
     /// Put the log that it needs into the base backup, for servers that do not archive
     #[arg(long)]
     pub with_wal: bool,
+    /// Read and store only what changed since the last base backup of this job, where the server can (PostgreSQL 17, summarize_wal on); else make a full one
+    #[arg(long)]
+    pub incremental: bool,
+    /// With --incremental: a full one after so many that depend on each other
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100), requires = "incremental")]
+    pub full_every: u32,
     /// How the server begins: at once, or when its next checkpoint is due anyway
     #[arg(long, value_name = "HOW", default_value = "fast")]
     pub checkpoint: Checkpoint,
@@ -95,7 +111,7 @@ pub enum Checkpoint {
 
 /// `wal backup`.
 pub fn run(context: &Context, args: &BaseArgs) -> Outcome {
-    let program = program(args);
+    let program = find_program("pg_basebackup", args.pg_bin.as_deref(), None);
     let repository = context.open_writer()?;
     let options = Options {
         tags: args
@@ -111,7 +127,51 @@ pub fn run(context: &Context, args: &BaseArgs) -> Outcome {
         cache: context.cache(&repository),
         ..Options::default()
     };
-    let (report, base) = stream(context, args, &program, &repository, &options)?;
+    let manifest = match args.incremental {
+        true => Manifest::of(context.places.manifests(repository.id()), &args.job),
+        false => None,
+    };
+    let before = manifest.as_ref().map(|m| {
+        let set = context.snapshots(&repository)?;
+        Ok::<_, Failure>(m.before(&repository, &set.live, &args.job, args.full_every))
+    });
+    let (before, mut full_because) = match before.transpose()? {
+        Some(Ok(before)) => (Some(before), None),
+        Some(Err(why)) => (None, Some(why)),
+        None => (None, None),
+    };
+    let asker = asker(context, args)?;
+    let run = |before: Option<&Before>| {
+        let what = What {
+            program: &program,
+            before,
+            manifest: manifest.as_ref(),
+            passfile: asker.as_ref().and_then(Asker::passfile),
+        };
+        stream(context, args, &what, &repository, &options)
+    };
+    let mut made = run(before.as_ref());
+    // Refused before anything came: an older server, one without summaries, or with too few of them.
+    if let (
+        Err(Broken {
+            failure,
+            refused: Some(why),
+        }),
+        Some(_),
+    ) = (&made, &before)
+    {
+        if !context.cancel.is_cancelled() {
+            tracing::debug!("{}", failure.message);
+            full_because = Some(format!("the server made no incremental one: {why}"));
+            made = run(None);
+        }
+    }
+    let (report, base) = made.map_err(|b| b.failure)?;
+    if base.after.is_none() {
+        if let Some(why) = full_because.as_ref().filter(|_| !context.globals.quiet) {
+            tell(&format!("a full base backup was made: {}", escape(why)));
+        }
+    }
     if let (Some(id), Some(writer)) = (report.snapshot, repository.writer()) {
         context
             .places
@@ -132,13 +192,20 @@ pub fn run(context: &Context, args: &BaseArgs) -> Outcome {
             "end_lsn": Lsn(base.end).to_string(),
             "version": base.version,
             "with_wal": base.with_wal,
+            "incremental": base.after.is_some(),
+            "full_because": full_because,
             "warnings": report.warnings,
         }))?;
     } else if !context.globals.quiet {
         let took = Duration::try_from(report.end.at().duration_since(report.start.at()));
         let id = report.snapshot.map(|i| i.short()).unwrap_or_default();
         print_after(&format!(
-            "cluster {}, PostgreSQL {}, timeline {}, log from {} to {}\n{} read, {} added in {}\nsnapshot {id} saved\n",
+            "{}cluster {}, PostgreSQL {}, timeline {}, log from {} to {}\n{} read, {} added in {}\nsnapshot {id} saved\n",
+            if base.after.is_some() {
+                "incremental, "
+            } else {
+                ""
+            },
             base.system,
             escape(&base.version),
             base.timeline,
@@ -152,33 +219,22 @@ pub fn run(context: &Context, args: &BaseArgs) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// `pg_basebackup` where it is found first.
-fn program(args: &BaseArgs) -> PathBuf {
-    const NAME: &str = "pg_basebackup";
-    if let Some(dir) = &args.pg_bin {
-        return dir.join(NAME);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if let Some(found) = std::env::split_paths(&path)
-        .map(|d| d.join(NAME))
-        .find(|p| p.is_file())
-    {
-        return found;
-    }
-    // Debian keeps the versions apart, and none of them in PATH. A newer client speaks with older servers.
-    let versions = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten();
-    versions
-        .filter_map(|e| e.ok())
-        .filter_map(|e| Some((e.file_name().to_str()?.parse::<u32>().ok()?, e.path())))
-        .max()
-        .map(|(_, dir)| dir.join("bin").join(NAME))
-        .filter(|p| p.is_file())
-        .unwrap_or_else(|| PathBuf::from(NAME))
+/// Holds the password for the client, in a file that goes with it.
+fn asker(context: &Context, args: &BaseArgs) -> Result<Option<Asker>, Failure> {
+    let Some(file) = &args.pg_password_file else {
+        return Ok(None);
+    };
+    let server = Server {
+        password: Some(SecretFile(file.clone())),
+        ..Server::default()
+    };
+    let cancel = context.cancel.clone();
+    let mut setting = Setting::new(std::env::temp_dir());
+    setting.stop = Stop::when(move || cancel.is_cancelled());
+    Asker::new(&server, &setting).map(Some).map_err(failure)
 }
 
-fn command(args: &BaseArgs, program: &PathBuf) -> Command {
+fn command(args: &BaseArgs, what: &What<'_>) -> Command {
     let mut words: Vec<OsString> = ["-D", "-", "-F", "tar", "--no-password", "-X"]
         .map(OsString::from)
         .to_vec();
@@ -192,6 +248,11 @@ fn command(args: &BaseArgs, program: &PathBuf) -> Command {
         .into(),
     );
     words.extend(["-l".into(), "keepwatch".into()]);
+    if let Some(before) = what.before {
+        let mut word = OsString::from("--incremental=");
+        word.push(&before.manifest);
+        words.push(word);
+    }
     for (option, value) in [
         ("-h", args.pg_host.clone()),
         ("-p", args.pg_port.map(|p| p.to_string())),
@@ -202,10 +263,11 @@ fn command(args: &BaseArgs, program: &PathBuf) -> Command {
             words.push(value.into());
         }
     }
-    let mut command = Command::new(program);
+    let mut command = Command::new(what.program);
     command
         .args(words)
         .env("LC_MESSAGES", "C")
+        .envs(what.passfile.map(|f| ("PGPASSFILE", f)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -217,15 +279,50 @@ fn command(args: &BaseArgs, program: &PathBuf) -> Command {
     command
 }
 
+/// What is streamed.
+struct What<'a> {
+    program: &'a Path,
+    /// An incremental one, built on this.
+    before: Option<&'a Before>,
+    /// Where its manifest is kept.
+    manifest: Option<&'a Manifest>,
+    /// The password, as the client wants it.
+    passfile: Option<&'a Path>,
+}
+
+/// No base backup was made.
+struct Broken {
+    failure: Failure,
+    /// Nothing came at all: what the client said.
+    refused: Option<String>,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Broken {
+            failure,
+            refused: None,
+        }
+    }
+}
+
 fn stream(
     context: &Context,
     args: &BaseArgs,
-    program: &PathBuf,
+    what: &What<'_>,
     repository: &Repository,
     options: &Options,
-) -> Result<(backup::Report, BaseBackup), Failure> {
-    let shown = escape(&program.to_string_lossy());
-    let mut child = command(args, program).spawn().map_err(|e| {
+) -> Result<(backup::Report, BaseBackup), Broken> {
+    let shown = escape(&what.program.to_string_lossy());
+    let unkept = |e: &std::io::Error| {
+        tracing::warn!(
+            "the manifest of the base backup cannot be kept, so the next one will be a full one: {}",
+            plain_io(e)
+        )
+    };
+    let file = what.manifest.map(Manifest::begin).transpose();
+    let file = file.inspect_err(&unkept).ok().flatten();
+    let mut child = command(args, what).spawn().map_err(|e| {
         Failure::failed(format!(
             "cannot start {shown}: {}; no snapshot was made",
             plain_io(&e)
@@ -235,7 +332,7 @@ fn stream(
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         let _ = child.kill();
         let _ = child.wait();
-        return Err(Failure::failed(format!("{shown} has no output")));
+        return Err(Failure::failed(format!("{shown} has no output")).into());
     };
     context
         .child
@@ -244,7 +341,7 @@ fn stream(
         context.child.terminate();
     }
     let said = std::thread::spawn(move || listen(stderr));
-    let (reader, learnt) = stream::watch(stdout);
+    let (reader, learnt) = stream::watch(stdout, file);
     let child = std::sync::Mutex::new(Some(child));
     let base = std::sync::Mutex::new(None);
     let why = std::sync::Mutex::new(None);
@@ -271,6 +368,14 @@ fn stream(
             Ok(b) => b,
             Err(e) => return refuse(e.to_string()),
         };
+        let fits = match (what.before, found.after) {
+            (Some(before), _) => before.must_be_below(repository, &found),
+            (None, None) => Ok(()),
+            (None, Some(_)) => Err("it is incremental, which was not asked for".to_owned()),
+        };
+        if let Err(e) = fits {
+            return refuse(e);
+        }
         if !found.with_wal {
             if let Err(e) = wait_for_wal(repository, &found, args.wait_wal, &cancel) {
                 return refuse(e);
@@ -310,20 +415,33 @@ fn stream(
     let said = said.join().unwrap_or_default();
     let why = stalled.or(why.into_inner().unwrap_or_else(|e| e.into_inner()));
     let base = base.into_inner().unwrap_or_else(|e| e.into_inner());
+    let kept = match (&result, &base, what.manifest) {
+        (Ok(_), Some(_), Some(m)) => learnt.manifest().and_then(|_| m.keep()),
+        (_, _, Some(m)) => {
+            m.drop();
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    if let Err(e) = kept {
+        unkept(&e);
+    }
     match (result, base, why) {
         (Ok(report), Some(base), _) => Ok((report, base)),
         (_, _, Some(why)) if !context.cancel.is_cancelled() => {
-            let said = match said.is_empty() {
+            let shown_said = match said.is_empty() {
                 true => String::new(),
                 false => format!(" ({})", escape(&said)),
             };
-            Err(Failure::failed(format!(
-                "the base backup by {shown} failed: {why}{said}; no snapshot was made"
+            let failure = Failure::failed(format!(
+                "the base backup by {shown} failed: {why}{shown_said}; no snapshot was made"
             ))
-            .advice("mend what it says, and run it again; what was stored is used then"))
+            .advice("mend what it says, and run it again; what was stored is used then");
+            let refused = (learnt.progress().0 == 0).then_some(said);
+            Err(Broken { failure, refused })
         }
-        (Err(e), _, _) => Err(e.into()),
-        (Ok(_), None, _) => Err(Failure::failed("the base backup tells nothing of itself")),
+        (Err(e), _, _) => Err(Failure::from(e).into()),
+        (Ok(_), None, _) => Err(Failure::failed("the base backup tells nothing of itself").into()),
     }
 }
 
@@ -359,7 +477,7 @@ fn give_up_on(
 }
 
 /// The last lines of what the client says, in one.
-fn listen(mut stderr: ChildStderr) -> String {
+pub(super) fn listen(mut stderr: ChildStderr) -> String {
     let mut kept: Vec<u8> = Vec::new();
     let mut piece = [0; 1024];
     loop {
@@ -375,13 +493,17 @@ fn listen(mut stderr: ChildStderr) -> String {
     let text = String::from_utf8_lossy(&kept);
     let lines: Vec<&str> = text
         .lines()
-        .map(|l| l.trim().trim_start_matches("pg_basebackup: "))
+        .map(|l| {
+            l.trim()
+                .trim_start_matches("pg_basebackup: ")
+                .trim_start_matches("pg_combinebackup: ")
+        })
         .filter(|l| !l.is_empty() && !l.starts_with("NOTICE:"))
         .collect();
     lines.join("; ")
 }
 
-fn ending(status: ExitStatus) -> String {
+pub(super) fn ending(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("it ended with status {code}"),

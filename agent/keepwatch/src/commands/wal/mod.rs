@@ -2,9 +2,13 @@
 
 mod base;
 mod bring;
+mod combine;
+mod incremental;
 mod restore;
 pub mod status;
 mod transfer;
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -48,4 +52,33 @@ pub fn run(context: &Context, args: &WalArgs) -> Outcome {
         What::Restore(a) => restore::run(context, a),
         What::Verify(a) => status::run(context, a),
     }
+}
+
+/// A program of PostgreSQL: in the directory that was given, else where it is found first. With a version the one of that version, wherever it is.
+fn find_program(name: &str, directory: Option<&Path>, version: Option<&str>) -> PathBuf {
+    // Debian keeps the versions apart, and none of them in PATH.
+    const DEBIAN: &str = "/usr/lib/postgresql";
+    if let Some(directory) = directory {
+        return directory.join(name);
+    }
+    let of_version = version.map(|v| Path::new(DEBIAN).join(v).join("bin").join(name));
+    if let Some(found) = of_version.filter(|p| p.is_file()) {
+        return found;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(found) = std::env::split_paths(&path)
+        .map(|d| d.join(name))
+        .find(|p| p.is_file())
+    {
+        return found;
+    }
+    // A newer client speaks with older servers.
+    let versions = std::fs::read_dir(DEBIAN).into_iter().flatten();
+    versions
+        .filter_map(|e| e.ok())
+        .filter_map(|e| Some((e.file_name().to_str()?.parse::<u32>().ok()?, e.path())))
+        .max()
+        .map(|(_, dir)| dir.join("bin").join(name))
+        .filter(|p| p.is_file())
+        .unwrap_or_else(|| PathBuf::from(name))
 }

@@ -9,7 +9,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use keepwatch_engine::dump::{self, DumpError};
 use keepwatch_engine::records::BaseBackup;
 use keepwatch_engine::repository::Repository;
 use keepwatch_engine::snapshots::{SnapshotRecord, SnapshotSet};
@@ -23,6 +22,7 @@ use keepwatch_wal::settings::{self, Recovery, Target};
 use serde_json::json;
 
 use super::bring::Log;
+use super::combine::{self, Bringer};
 use super::status;
 use crate::clock;
 use crate::context::Context;
@@ -87,6 +87,9 @@ pub struct RestoreArgs {
     /// The program in restore_command [default: this one]
     #[arg(long, value_name = "PATH")]
     pub program: Option<PathBuf>,
+    /// Directory with pg_combinebackup, for an incremental base backup [default: of the same version beneath /usr/lib/postgresql, else PATH]
+    #[arg(long, value_name = "DIR")]
+    pub pg_bin: Option<PathBuf>,
     /// Of whom the files become, when run by root [default: postgres]
     #[arg(long, value_name = "USER")]
     pub owner: Option<String>,
@@ -132,14 +135,12 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
     let start = choose(&repository, &set, args, moment, now)?;
     look_ahead(&repository, &set, args, &start)?;
     let (snapshot, base) = (start.snapshot, start.base.clone());
-    must_have_room(&directory, snapshot.body.totals.bytes)?;
+    let chain = combine::chain(&repository, &set, snapshot)?;
+    let bytes: u64 = chain.iter().map(|s| s.body.totals.bytes).sum();
+    // Of several one is made, while they are still there.
+    let times = if chain.len() > 1 { 2 } else { 1 };
+    must_have_room(&directory, bytes.saturating_mul(times))?;
     let recovery = recovery(context, args, &repository, &start, moment)?;
-    let path = snapshot
-        .body
-        .paths
-        .first()
-        .map(|p| p.to_vec())
-        .unwrap_or_default();
     let lookup = context.lookup(&repository)?;
 
     let made = !directory.exists();
@@ -149,23 +150,14 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
         .create(&directory)
         .map_err(|e| Failure::file("make", &directory, &e))
         .and_then(|()| {
-            let mut out = Stoppable {
-                inner: Extractor::new(&directory, owner),
+            let bringer = Bringer {
                 context,
+                repository: &repository,
+                lookup: &lookup,
+                pg_bin: args.pg_bin.as_deref(),
+                owner,
             };
-            dump::dump_file(&repository, &lookup, snapshot, &path, &mut out).map_err(
-                |e| match e {
-                    DumpError::Out(_) if context.cancel.is_cancelled() => {
-                        keepwatch_engine::progress::Cancelled.into()
-                    }
-                    DumpError::Out(e) => Failure::file("restore to", &directory, &e),
-                    e => Failure::from(e),
-                },
-            )?;
-            let written = out
-                .inner
-                .finish()
-                .map_err(|e| Failure::file("restore to", &directory, &e))?;
+            let written = bringer.bring(&chain, &directory)?;
             if args.with_log {
                 let there = Log {
                     base: &start.base,
@@ -242,9 +234,9 @@ fn report(
 }
 
 /// Ends when a person asks for it.
-struct Stoppable<'a> {
-    inner: Extractor,
-    context: &'a Context,
+pub(super) struct Stoppable<'a> {
+    pub(super) inner: Extractor,
+    pub(super) context: &'a Context,
 }
 
 impl Write for Stoppable<'_> {
@@ -421,13 +413,11 @@ fn look_ahead(
     start: &Start<'_>,
 ) -> Result<(), Failure> {
     let (snapshot, base) = (start.snapshot, &start.base);
-    // A forgotten base backup can be restored by its id until it is pruned.
-    let mut known: Vec<SnapshotRecord> = set.live.clone();
-    if !known.iter().any(|s| s.id == snapshot.id) {
-        known.push(snapshot.clone());
-    }
+    // A forgotten base backup can be restored by its id until it is pruned, with those that it is built on.
+    let is_live = set.live.iter().any(|s| s.id == snapshot.id);
+    let forgotten = set.forgotten.iter().filter(|_| !is_live);
     let cluster = repository.hash().cluster(base.system);
-    let bases = status::bases(repository, &known, cluster);
+    let bases = status::bases(repository, set.live.iter().chain(forgotten), cluster);
     let report = gaps::judge(cluster, &start.log, &bases);
     let to = match (args.to_lsn, args.to_consistent) {
         (Some(l), _) => Some(l),

@@ -6,7 +6,7 @@ use keepwatch_engine::object::ObjectError;
 use keepwatch_engine::repository::Repository;
 use keepwatch_engine::snapshots::SnapshotRecord;
 use keepwatch_model::size::human_bytes;
-use keepwatch_wal::gaps::{self, Base, ClusterReport};
+use keepwatch_wal::gaps::{self, Base, ClusterReport, State};
 use keepwatch_wal::log;
 use serde_json::json;
 
@@ -77,18 +77,20 @@ pub fn of(
 }
 
 /// The base backups of a cluster, oldest first.
-pub fn bases(
+pub fn bases<'a>(
     repository: &Repository,
-    snapshots: &[SnapshotRecord],
+    snapshots: impl IntoIterator<Item = &'a SnapshotRecord>,
     cluster: WalCluster,
 ) -> Vec<Base> {
     snapshots
-        .iter()
+        .into_iter()
         .filter_map(|s| {
             let body = s.body.base.clone()?;
             (repository.hash().cluster(body.system) == cluster).then(|| Base {
                 snapshot: s.id,
                 time: s.start.to_string(),
+                done: s.end.unix_seconds(),
+                revoked: s.revoked,
                 body,
             })
         })
@@ -128,6 +130,14 @@ pub fn tell_faults(c: &ClusterReport) {
         ));
     }
     for b in c.bases.iter().filter(|b| !b.restorable).take(SHOWN) {
+        if b.base_missing {
+            tell(&format!(
+                "lost: incremental base backup {} of {}: one that it is built on is not there",
+                b.snapshot.short(),
+                escape(&b.time)
+            ));
+            continue;
+        }
         tell(&format!(
             "lost: base backup {} of {}: the log from {} to {}, without which it is not consistent, is not all there",
             b.snapshot.short(),
@@ -139,12 +149,22 @@ pub fn tell_faults(c: &ClusterReport) {
     for p in c.problems.iter().take(SHOWN) {
         tell(&format!("problem: cluster {}: {}", name(c), escape(p)));
     }
+    if c.state == State::Gaps {
+        let since = c.recoverable_from.and_then(clock::from_unix);
+        let since = since.map_or_else(String::new, |t| {
+            format!(", and every moment since {}", t.short())
+        });
+        tell(&format!(
+            "warning: cluster {}: this hits older base backups only; the end of the log can be recovered{since}",
+            name(c)
+        ));
+    }
 }
 
 /// Its end.
 pub fn failure(repository: &Repository, clusters: u64) -> Failure {
     Failure::failed(format!(
-        "the log of {} in {} is not whole",
+        "PostgreSQL's log of {} in {} is not whole",
         count(clusters, "cluster", "clusters"),
         repository.store().location()
     ))
@@ -155,7 +175,8 @@ fn name(c: &ClusterReport) -> String {
     c.system.clone().unwrap_or_else(|| c.cluster.to_string())
 }
 
-fn summary(clusters: &[ClusterReport]) -> String {
+/// What there is of each cluster, for people.
+pub fn summary(clusters: &[ClusterReport]) -> String {
     let mut out = String::new();
     for c in clusters {
         out += &format!(
@@ -166,7 +187,7 @@ fn summary(clusters: &[ClusterReport]) -> String {
             count(c.bases.len() as u64, "base backup", "base backups")
         );
         if let Some(t) = c.newest.and_then(|s| clock::from_unix(s as i64)) {
-            out += &format!("; newest file of {}", t.short());
+            out += &format!("; newest segment stored {}", t.short());
         }
         out += "\n";
         for t in &c.timelines {
@@ -180,7 +201,8 @@ fn summary(clusters: &[ClusterReport]) -> String {
         }
         for b in &c.bases {
             out += &format!(
-                "  base backup {} of {}, PostgreSQL {}: {}\n",
+                "  {}base backup {} of {}, PostgreSQL {}: {}\n",
+                if b.incremental { "incremental " } else { "" },
                 b.snapshot.short(),
                 escape(&b.time),
                 escape(&b.version),
