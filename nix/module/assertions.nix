@@ -65,7 +65,8 @@ let
       ];
       postgresqlCluster = [
         {
-          assertion = s.passwordFile != null || s.host != "/run/postgresql" || config.services.postgresql.enable or false;
+          assertion =
+            s.passwordFile != null || s.host != "/run/postgresql" || config.services.postgresql.enable or false;
           message = "${at}.${path}.postgresqlCluster: peer authentication needs a server on this host, and services.postgresql.enable is false; switch it on, or give host and passwordFile.";
         }
       ];

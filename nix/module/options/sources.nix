@@ -169,23 +169,35 @@ services
       }
       "Files, databases and services in one snapshot: all of them, or none. Two of one kind need labels; files stand in one part.";
 
-  postgresqlCluster = k.kind {
-    host = opt types.str "/run/postgresql" "The server, or the directory of its socket.";
-    port = opt types.port 5432 "The port.";
-    user = user ''
-      The role, with the right REPLICATION. For a server of this host with peer authentication the module makes it.
-    '';
-    passwordFile = k.file "The password; not needed with peer authentication.";
-    incremental = opt types.bool false "Only what changed since the last one, where the server can (PostgreSQL 17 with `summarize_wal`); else a full one.";
-    fullEvery = opt (types.ints.between 1 100) 7 "With `incremental`: a full one after so many that depend on each other.";
-    withWal = opt types.bool false "The log that it needs in the base backup itself, for a server that does not archive.";
-    package = package (
-      if config.services.postgresql.enable or false then config.services.postgresql.package else pkgs.postgresql
-    ) "config.services.postgresql.package" "Whose `pg_basebackup` is used; not older than the server.";
-  } ''
-    A whole cluster of PostgreSQL as a base backup. Its log, which the server archives into the same repository by `keepwatch wal push`, brings it
-    from there to any moment: see postgresql-pitr.md.
-  '';
+  postgresqlCluster =
+    k.kind
+      {
+        host = opt types.str "/run/postgresql" "The server, or the directory of its socket.";
+        port = opt types.port 5432 "The port.";
+        user = user ''
+          The role, with the right REPLICATION. For a server of this host with peer authentication the module makes it.
+        '';
+        passwordFile = k.file "The password; not needed with peer authentication.";
+        incremental =
+          opt types.bool false
+            "Only what changed since the last one, where the server can (PostgreSQL 17 with `summarize_wal`); else a full one.";
+        fullEvery =
+          opt (types.ints.between 1 100) 7
+            "With `incremental`: a full one after so many that depend on each other.";
+        withWal =
+          opt types.bool false
+            "The log that it needs in the base backup itself, for a server that does not archive.";
+        package = package (
+          if config.services.postgresql.enable or false then
+            config.services.postgresql.package
+          else
+            pkgs.postgresql
+        ) "config.services.postgresql.package" "Whose `pg_basebackup` is used; not older than the server.";
+      }
+      ''
+        A whole cluster of PostgreSQL as a base backup. Its log, which the server archives into the same repository by `keepwatch wal push`, brings it
+        from there to any moment: see postgresql-pitr.md.
+      '';
 
   command = k.kind {
     argv = need (types.nonEmptyListOf types.str) "The program, an absolute path, and its arguments. No secrets.";
