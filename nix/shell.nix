@@ -9,11 +9,13 @@
   cargo,
   clippy,
   debootstrap,
+  e2fsprogs,
   gcc,
   go,
   jq,
   libcap,
   libfaketime,
+  lvm2,
   mariadb,
   nix,
   nixfmt,
@@ -34,6 +36,7 @@
   util-linux,
   versitygw,
   yq-go,
+  zfs,
   zstd,
 }:
 mkShell {
@@ -51,9 +54,11 @@ mkShell {
     attr
     b3sum
     btrfs-progs
+    e2fsprogs
     jq
     libcap
     libfaketime
+    lvm2
     openssh
     openssl
     (python3.withPackages (p: [
@@ -64,6 +69,7 @@ mkShell {
     rsync
     strace
     yq-go
+    zfs
     zstd
     # Servers.
     mariadb

@@ -30,12 +30,14 @@
             "cargo"
             "clippy"
             "debootstrap"
+            "e2fsprogs"
             "gcc"
             "go"
             "installShellFiles"
             "jq"
             "libcap"
             "libfaketime"
+            "lvm2"
             "mariadb"
             "nix"
             "nixfmt"
@@ -57,6 +59,7 @@
             "util-linux"
             "versitygw"
             "yq-go"
+            "zfs"
             "zstd"
           ] (package system);
           pkgs = names // {
