@@ -163,6 +163,17 @@ def test_every_panel_has_data(t):
         every_panel_has_data(t, sources.Pg(place), bucket)
 
 
+def archived(t, postgresql, repo):
+    """A base backup, and the log before and after it."""
+    t.kw("wal", "backup", "--repo", repo, "--pg-host", postgresql.home, "--pg-user", "postgres", "--with-wal")
+    postgresql.sql("postgres", "CREATE TABLE after_it (x int)")
+    now = postgresql.sql("postgres", "SELECT pg_walfile_name(pg_switch_wal())")
+    logs = os.path.join(postgresql.home, "d/pg_wal")
+    for name in sorted(os.listdir(logs)):
+        if len(name) == 24 and name <= now:
+            wal.push(t, repo, os.path.join(logs, name))
+
+
 def every_panel_has_data(t, postgresql, bucket):
     trouble = []
     web = Web(lambda method, path, body: (503, "trouble") if trouble and path == "/ok" else services(method, path, body))
@@ -209,9 +220,7 @@ def every_panel_has_data(t, postgresql, bucket):
         job("backup", "--job", "home")
         job("backup", "--job", "broken", rc=1)
         job("forget", "--job", "home")
-        for n in (3, 4):
-            wal.push(t, disk, wal.put(t, n))
-        t.kw("wal", "backup", "--repo", disk, "--host", postgresql.home, "--user", "postgres", "--with-wal")
+        archived(t, postgresql, disk)
         job("verify", "--job", "home")
         job("prune", "--job", "home")
         job("drill", "home")
