@@ -1,9 +1,9 @@
 """Alerts from end to end: an agent under a real systemd, Prometheus and Alertmanager from packages, a Telegram, a mail server and a dead-man switch
 that are played here. Things are broken and mended, and the right messages must arrive, once. Times are short; nothing is left out."""
-import json, os, pathlib, re, shlex, shutil, signal, subprocess, time, urllib.parse
+import datetime, json, os, pathlib, re, shlex, shutil, signal, subprocess, time, urllib.parse, urllib.request
 
 from harness import Skip, need, need_root, need_tools
-from monitoring import ROOT, Alertmanager, DeadMan, Prometheus, Smtp, Telegram, Web, free_port, running, until
+from monitoring import ROOT, Alertmanager, DeadMan, Prometheus, Smtp, Telegram, Web, ask, free_port, running, until
 from topics import dashboards
 
 CONFIG = """
@@ -273,6 +273,50 @@ def test_messages_arrive_once_and_are_taken_back(t):
         server.close()
     mark("done")
     print("%d messages, %d mails, %d signs of life; %s" % (len(telegram.seen), len(smtp.seen), len(dead_man.times), ", ".join(marks)))
+
+
+# Rules of inhibition: what inhibits, what is inhibited, and of the latter one that is about something else.
+INHIBITED = {
+    "the agent is away": ({"alertname": "KeepwatchDown", "severity": "critical"}, {"alertname": "KeepwatchBackupStale", "backup": "home"}, {"instance": "web2"}),
+    "nobody knows of the agent": ({"alertname": "KeepwatchAbsent", "severity": "critical"}, {"alertname": "KeepwatchCheckDown", "check": "shop", "severity": "critical"}, {"instance": "web2"}),
+    "the graver of two": ({"alertname": "KeepwatchCheckDown", "check": "shop", "severity": "critical"}, {"alertname": "KeepwatchCheckDown", "check": "shop"}, {"check": "mail"}),
+    "a unit is given up": ({"alertname": "KeepwatchUnitRestartGaveUp", "unit": "a.service", "severity": "critical"}, {"alertname": "KeepwatchUnitRestartLoop", "unit": "a.service"}, {"unit": "b.service"}),
+    "so its restarts failed": ({"alertname": "KeepwatchUnitRestartGaveUp", "unit": "a.service", "severity": "critical"}, {"alertname": "KeepwatchUnitRestartFailed", "unit": "a.service"}, {"unit": "b.service"}),
+    "a repository is away": ({"alertname": "KeepwatchRepositoryUnreachable", "repository": "far"}, {"alertname": "KeepwatchBackupFailed", "backup": "home", "repository": "far"}, {"repository": "disk"}),
+    "so it has errors": ({"alertname": "KeepwatchRepositoryUnreachable", "repository": "far"}, {"alertname": "KeepwatchRepositoryErrors", "repository": "far"}, {"repository": "disk"}),
+    "and what is left in it": ({"alertname": "KeepwatchRepositoryUnreachable", "repository": "far"}, {"alertname": "KeepwatchRepositoryStaleLock", "repository": "far"}, {"repository": "disk"}),
+    "it never succeeded": ({"alertname": "KeepwatchBackupNeverSucceeded", "backup": "home", "repository": "disk", "severity": "critical"}, {"alertname": "KeepwatchBackupFailed", "backup": "home", "repository": "disk"}, {"backup": "mail"}),
+}
+
+
+def test_each_inhibition(t):
+    """Every rule of inhibition in a real Alertmanager: what it is for is silent, what is about something else is not, and the watchdog never is."""
+    telegram, smtp, dead_man = Telegram(), Smtp(), DeadMan(patience=60)
+    hook = Web(lambda *_: (200, "{}"))
+    manager = Alertmanager(t, telegram, smtp, dead_man, "http://127.0.0.1:%d/hook" % hook.port)
+    with running(manager):
+        manager.start()
+        text = pathlib.Path(t.path("alertmanager/alertmanager.yml")).read_text()
+        rules = text[text.index("inhibit_rules:"):text.index("receivers:")].count("source_matchers")
+        need(rules == 5, "a rule of inhibition has no case here: %d" % rules)
+        for name, (source, target, other) in INHIBITED.items():
+            base = {"instance": name.replace(" ", "-"), "severity": "warning", "job": "keepwatch"}
+            source, target = {**base, **source}, {**base, **target}
+            alerts = [source, target, {**target, **other}, {**base, "alertname": "Watchdog", "severity": "none"}]
+            now = datetime.datetime.now(datetime.timezone.utc)
+            sent = json.dumps([{"labels": labels, "startsAt": now.isoformat(), "endsAt": (now + datetime.timedelta(minutes=5)).isoformat()} for labels in alerts])
+            request = urllib.request.Request("http://127.0.0.1:%d/api/v2/alerts" % manager.port, sent.encode(), {"Content-Type": "application/json"})
+            urllib.request.urlopen(request, timeout=10).close()
+
+            def states():
+                found = ask(manager.port, "/api/v2/alerts")
+                mine = [[a["status"] for a in found if a["labels"] == labels] for labels in alerts]
+                return mine if all(mine) else None
+            known = until("%s: all are known" % name, states)
+            silent = [bool(s[0]["inhibitedBy"]) for s in known]
+            need(silent == [False, True, False, False], "%s: inhibited are %s of %s" % (name, silent, alerts))
+    for server in (telegram.web, dead_man.web, hook):
+        server.close()
 
 
 def test_runbooks_name_only_what_there_is(t):
