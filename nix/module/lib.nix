@@ -57,6 +57,16 @@ rec {
     descriptionClass = "noun";
   };
 
+  # The user of a server's client: by default the one that the agent runs as.
+  clientUser =
+    cfg: description:
+    mkOption {
+      type = types.str;
+      default = cfg.user;
+      defaultText = lib.literalExpression "config.services.keepwatch.user";
+      inherit description;
+    };
+
   calendars = types.nullOr (types.either types.str (types.listOf types.str));
 
   # The name of something that is configured elsewhere; an assertion says which there are.

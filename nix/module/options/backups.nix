@@ -39,14 +39,7 @@ let
         description = "The installation whose `bin` holds the server and its client.";
       };
     };
-  user =
-    description:
-    mkOption {
-      type = types.str;
-      default = cfg.user;
-      defaultText = lib.literalExpression "config.services.keepwatch.user";
-      inherit description;
-    };
+  user = k.clientUser cfg;
 in
 {
   options.services.keepwatch.backups = mkOption {

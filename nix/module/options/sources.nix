@@ -15,14 +15,7 @@ let
   cfg = config.services.keepwatch;
   list = description: opt (types.listOf types.str) [ ] description;
   label.label = maybe types.str "The directory in the snapshot; the kind when it is null.";
-  user =
-    description:
-    mkOption {
-      type = types.str;
-      default = cfg.user;
-      defaultText = lib.literalExpression "config.services.keepwatch.user";
-      inherit description;
-    };
+  user = k.clientUser cfg;
   package =
     default: text: description:
     mkOption {
