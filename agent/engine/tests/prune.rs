@@ -481,7 +481,8 @@ fn small_packs_and_index_objects_become_few() {
     assert!(w.count(Area::Index) <= 4, "{}", w.count(Area::Index));
     w.store.advance(LATER);
     w.prune(&Options::default()).unwrap();
-    assert!(w.count(Area::Packs) <= 4, "{}", w.count(Area::Packs));
+    // One of content. Where lists are cut hangs on the repository's secret: 0 to about 40 packs of lists, and fewer than 8 small ones are left as they are.
+    assert!(w.count(Area::Packs) <= 1 + 7, "{}", w.count(Area::Packs));
     assert!(w.count(Area::Index) <= 4);
     all_restore(&w, &model);
     verified(&w);
