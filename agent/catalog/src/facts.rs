@@ -4,6 +4,8 @@
 //! "Usual" is the median of the last ten successes: computed from history, so that it weighs runs and not time, and needs
 //! no long memory elsewhere. A job that never ran has facts, too: when it was first seen, and nothing else.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use keepwatch_model::runs::{RetentionCounts, RunKind, RunRecord};
@@ -13,8 +15,12 @@ use crate::catalog::Catalog;
 use crate::counters::{self, Counter};
 use crate::fault::CatalogError;
 use crate::meter::Operation;
+use crate::place::Place;
 use crate::runs::{record_of, select_runs};
-use crate::sql::{Sql, Tx, values};
+use crate::sql::{Sql, Tx, instant, values};
+
+/// File systems tell times in steps of up to 2 s. In microseconds.
+const STAMP_SETTLES: i64 = 3_000_000;
 
 /// Successes that "usual" is the median of; upkeep never deletes them.
 pub const USUAL_OF: usize = 10;
@@ -64,6 +70,35 @@ pub struct Sign {
     seen: i64,
     jobs: u64,
     counted: i64,
+}
+
+/// How the files of a SQLite catalog stand: as long as they stay so, nobody has written to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    files: [Option<(i64, u64, u64)>; 2],
+    /// Whether the last change is old enough by the host's clock: another one would have another time. Else the stamp tells nothing.
+    pub settled: bool,
+}
+
+/// The catalog's stamp, by two questions to the file system and none to the database. PostgreSQL has none.
+pub fn stamp(catalog: &Catalog, now: Moment) -> Option<Stamp> {
+    let Place::Sqlite(path) = catalog.place() else {
+        return None;
+    };
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let look = |path: &Path| {
+        let meta = std::fs::metadata(path).ok()?;
+        let micros = meta.mtime().saturating_mul(1_000_000) + meta.mtime_nsec() / 1000;
+        Some((micros, meta.len(), meta.ino()))
+    };
+    let files = [look(path), look(wal.as_ref())];
+    let now = instant(now);
+    let is_old = |(changed, ..): &(i64, u64, u64)| now.saturating_sub(*changed) >= STAMP_SETTLES;
+    Some(Stamp {
+        settled: files[0].is_some() && files.iter().flatten().all(is_old),
+        files,
+    })
 }
 
 /// The present sign of this host's facts.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use keepwatch_model::history::Entry;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::catalog::Catalog;
 use crate::text;
@@ -20,7 +20,7 @@ pub const QUEUE_MAX: usize = 8192;
 /// Raw results are stored when so many wait.
 pub const GATHER_MAX: usize = 256;
 /// The longest that raw results wait for others: what is lost of them when the daemon is killed.
-pub const GATHER_WAIT: Duration = Duration::from_secs(15);
+pub const GATHER_WAIT: Duration = Duration::from_secs(60);
 
 /// The queue. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -55,13 +55,13 @@ pub struct Writer {
     task: JoinHandle<()>,
 }
 
-/// A queue for a catalog, and the task that empties it. Must be called within a runtime.
-pub fn start(catalog: Catalog) -> (Recorder, Writer) {
+/// A queue for a catalog, and the task that empties it every [`GATHER_WAIT`] from `beat` on. Must be called within a runtime.
+pub fn start(catalog: Catalog, beat: Instant) -> (Recorder, Writer) {
     let shared = Arc::new(Shared {
         queue: Mutex::default(),
         wake: Notify::new(),
     });
-    let task = tokio::spawn(write(catalog, Arc::clone(&shared)));
+    let task = tokio::spawn(write(catalog, Arc::clone(&shared), beat));
     (
         Recorder {
             shared: Arc::clone(&shared),
@@ -130,9 +130,14 @@ impl Writer {
     }
 }
 
-async fn write(catalog: Catalog, shared: Arc<Shared>) {
+async fn write(catalog: Catalog, shared: Arc<Shared>, beat: Instant) {
+    let mut every = interval_at(beat, GATHER_WAIT);
+    every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        let _ = timeout(GATHER_WAIT, shared.wake.notified()).await;
+        tokio::select! {
+            () = shared.wake.notified() => {}
+            _ = every.tick() => {}
+        }
         loop {
             let batch: Vec<Entry> = {
                 let mut queue = shared.queue();

@@ -17,9 +17,9 @@ use crate::fault::{CatalogError, Trouble, reason};
 use crate::meter::Operation;
 use crate::place::Place;
 use crate::rollups::{DAY, HOUR, floor, roll_next};
-use crate::sql::{Sql, Tx, instant, values};
+use crate::sql::{Sql, Tx, Value, instant, values};
 
-/// Rows that one transaction deletes.
+/// Rows that one statement deletes; a transaction that has deleted so many ends.
 const ROWS: i64 = 1000;
 /// Hours that one transaction rolls up.
 const HOURS: usize = 24;
@@ -240,25 +240,31 @@ async fn delete_old(
         .iter()
         .flat_map(|check| of_checks.map(|(sql, bound)| (sql, (*check).into(), bound)));
     let all = checks.chain(of_host.map(|(sql, bound)| (sql, host.clone(), bound)));
-    for (sql, whose, bound) in all {
-        loop {
-            if Instant::now() >= end {
-                return Ok(false);
-            }
-            let work = async {
-                let mut tx = begin(catalog).await?;
-                let rows = tx
-                    .execute(sql, &[whose.clone(), bound.into(), ROWS.into()])
-                    .await?;
-                tx.commit().await?;
-                Ok(rows)
-            };
-            let rows = step(catalog, work).await?;
-            done.deleted += rows;
-            if rows < ROWS as u64 {
-                break;
-            }
+    // As many in one transaction as delete few rows together: mostly there is little to do, and each transaction has its price.
+    let all: Vec<(Sql, Value, i64)> = all.collect();
+    let mut left = &all[..];
+    while !left.is_empty() {
+        if Instant::now() >= end {
+            return Ok(false);
         }
+        let work = async {
+            let mut tx = begin(catalog).await?;
+            let mut rows = 0;
+            while let Some(((sql, whose, bound), others)) = left.split_first() {
+                let values = [whose.clone(), (*bound).into(), ROWS.into()];
+                let more = tx.execute(*sql, &values).await?;
+                rows += more;
+                if more < ROWS as u64 {
+                    left = others;
+                }
+                if rows >= ROWS as u64 || Instant::now() >= end {
+                    break;
+                }
+            }
+            tx.commit().await?;
+            Ok(rows)
+        };
+        done.deleted += step(catalog, work).await?;
     }
     Ok(true)
 }

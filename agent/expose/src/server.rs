@@ -58,6 +58,8 @@ pub struct Settings {
     pub legacy_names: bool,
     /// Bounds.
     pub limits: Limits,
+    /// A moment from which on periodic work is counted, so that it shares its moments with that of the rest of the program.
+    pub beat: Instant,
 }
 
 /// What the server is to do.
@@ -107,6 +109,7 @@ pub struct Server {
     listeners: Vec<Listener>,
     shared: Arc<Shared>,
     token: Option<TokenFile>,
+    beat: Instant,
 }
 
 struct Shared {
@@ -155,6 +158,7 @@ impl Server {
         Ok(Self {
             listeners,
             token,
+            beat: settings.beat,
             shared: Arc::new(Shared {
                 desk,
                 rates: Mutex::new(Rates::new(&limits)),
@@ -180,10 +184,10 @@ impl Server {
     pub async fn run(mut self, mut orders: watch::Receiver<Order>) {
         let (stop, stopping) = watch::channel(false);
         let mut connections = JoinSet::new();
-        let mut upkeep = tokio::time::interval(UPKEEP);
-        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut look = tokio::time::interval(token::LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut upkeep = tokio::time::interval_at(self.beat, UPKEEP);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut look = tokio::time::interval_at(self.beat, token::LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut paused = None;
         if let Some(token) = &mut self.token {
             token.look(true).await;

@@ -16,8 +16,8 @@ use zeroize::Zeroize as _;
 
 use crate::limits::TOKEN_MAX;
 
-/// How often the file is looked at.
-pub const LOOK: Duration = Duration::from_secs(5);
+/// How often the file is looked at, unless the daemon is told to reload.
+pub const LOOK: Duration = Duration::from_secs(60);
 /// Shorter tokens could be guessed.
 const SHORTEST: usize = 16;
 

@@ -419,7 +419,7 @@ fn the_queue_never_waits_and_drops_raw_results_first() {
             .execute(&mut other)
             .await
             .expect("locked");
-        let (queue, writer) = recorder::start(catalog.clone());
+        let (queue, writer) = recorder::start(catalog.clone(), tokio::time::Instant::now());
         let began = Instant::now();
         for n in 0..100i64 {
             assert!(queue.push(Entry::Result(
@@ -455,7 +455,7 @@ fn the_queue_never_waits_and_drops_raw_results_first() {
     runtime.block_on(async {
         let env = Env::sqlite();
         let catalog = env.open().await;
-        let (queue, writer) = recorder::start(catalog.clone());
+        let (queue, writer) = recorder::start(catalog.clone(), tokio::time::Instant::now());
         let runs = recorder::QUEUE_MAX as i64 / 4;
         for n in 0..runs {
             assert!(queue.push(Entry::Run(Box::new(env.run(MONDAY + n)))));

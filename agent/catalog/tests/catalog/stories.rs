@@ -1000,8 +1000,30 @@ async fn a_lost_catalog_is_rebuilt(env: Env) {
     assert_eq!(facts[0].last_success_at(), Some(at(MONDAY + 100)));
 }
 
+async fn stamp_tells_of_writes(catalog: &keepwatch_catalog::Catalog, is_file: bool) {
+    let after = |hours: i64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let secs = i64::try_from(now.expect("after 1970").as_secs()).expect("fits");
+        keepwatch_model::time::Moment::from_parts(secs + hours * 3600, 0, 0).expect("a moment")
+    };
+    let stamp = |hours| facts::stamp(catalog, after(hours));
+    if !is_file {
+        return assert_eq!(stamp(1), None);
+    }
+    let settled = |hours| stamp(hours).is_some_and(|stamp| stamp.settled);
+    assert!(!settled(0), "it was written a moment ago");
+    assert!(!settled(-1), "the clock was set back");
+    assert!(settled(1));
+    let before = stamp(1);
+    assert_eq!(stamp(1), before, "nobody wrote");
+    let state = ("a stamp".to_owned(), "{}".to_owned());
+    states::save(catalog, &[state]).await.expect("saved");
+    assert!(settled(1) && stamp(1) != before);
+}
+
 async fn a_sign_tells_of_news(env: Env) {
     let catalog = env.open().await;
+    stamp_tells_of_writes(&catalog, env.admin.is_none()).await;
     let mut signs = Vec::new();
     let mut news = async |what: &str, is_news: bool| {
         let sign = facts::sign(&catalog).await.expect("asked").expect("a row");

@@ -331,6 +331,7 @@ pub fn settings(limits: Limits) -> Settings {
         token_file: None,
         legacy_names: false,
         limits,
+        beat: tokio::time::Instant::now(),
     }
 }
 

@@ -24,6 +24,8 @@ use super::world::{World, shown_at};
 
 /// From one look to the next.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Checks run together, so what changed is looked at when the others have ended, too.
+const TOGETHER: Duration = Duration::from_millis(40);
 /// When nothing changes: the age of the scheduler's tick must still be told.
 const LONGEST: Duration = Duration::from_secs(6);
 
@@ -112,12 +114,11 @@ pub async fn run(mut parts: Parts, mut stop: Stop) {
             _ = watched.changed() => {}
             () = tokio::time::sleep(LONGEST) => {}
         }
-        // A single change is shown at once, and only many in a row wait: a pause after each would wake the processor for nothing.
-        if begun.elapsed() < PAUSE {
-            tokio::select! {
-                () = stop.wait() => return,
-                () = tokio::time::sleep_until(begun + PAUSE) => {}
-            }
+        // A pause after each change would wake the processor for nothing; only changes in a row wait for longer.
+        let next = (begun + PAUSE).max(Instant::now() + TOGETHER);
+        tokio::select! {
+            () = stop.wait() => return,
+            () = tokio::time::sleep_until(next) => {}
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The task that asks the catalog and the host every ten seconds, and puts down what it found.
+//! The task that asks the catalog and the host every 15 s, and puts down what it found.
 //!
-//! Most of the time nothing has run since the last round. One small question tells that ([`facts::sign`]), and only when its answer
-//! is another one, or after a minute, all facts are asked for: dozens of statements, each of which wakes two threads.
+//! Most of the time nothing has run since the last round. Two questions to the file system tell that for SQLite ([`facts::stamp`]),
+//! else one small question to the database ([`facts::sign`]). Only when its answer is another one, or after ten minutes, all facts are
+//! asked for: dozens of statements, each of which wakes two threads.
 //!
 //! A scrape never waits for it. When the catalog does not answer, the last values stay and `collector_success` says so; what was
 //! spooled meanwhile is imported when it answers again. Runs whose process is gone are written down as lost here, too.
@@ -9,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepwatch_catalog::facts::Sign;
+use keepwatch_catalog::facts::{Sign, Stamp};
 use keepwatch_catalog::recorder::Recorder;
 use keepwatch_catalog::{
     Catalog, CatalogError, Numbers, Operation, counters, events, facts, process, runs,
@@ -17,7 +18,7 @@ use keepwatch_catalog::{
 use keepwatch_expose::counters::{Counters, DbOperation};
 use keepwatch_model::runs::RunRecord;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::collect::{self, Answers, Collected, collector};
 use super::local::Looks;
@@ -26,12 +27,12 @@ use super::{host, proofs, quiet};
 use crate::{clock, told};
 
 /// How often.
-const EVERY: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(15);
 /// All facts are asked for at least this often.
-const WHOLE: Duration = Duration::from_secs(60);
+const WHOLE: Duration = Duration::from_secs(600);
 /// The longest that importing from the spool takes in one round.
 const IMPORT: Duration = Duration::from_secs(2);
-/// Operations of the catalog that are counted in one round; more than it does in ten seconds.
+/// Operations of the catalog that are counted in one round; more than it does in that time.
 const COUNTED_MAX: u64 = 1000;
 
 /// What it works with.
@@ -48,11 +49,15 @@ pub struct Parts {
     pub out: watch::Sender<Arc<Collected>>,
     /// The name of this host.
     pub host: String,
+    /// From when on rounds are counted.
+    pub beat: Instant,
 }
 
 /// What was asked last.
 struct Asked {
     sign: Sign,
+    /// As the files were then.
+    stamp: Option<Stamp>,
     /// For which configuration.
     scene: Arc<Scene>,
     at: Instant,
@@ -60,22 +65,39 @@ struct Asked {
 
 /// Collects until it is told to stop.
 pub async fn run(parts: Parts, mut stop: Stop) {
-    let mut every = interval(EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut every = interval_at(parts.beat, EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let (mut first, mut waits) = (true, false);
     let mut before: Option<Numbers> = None;
     let mut last: Option<Asked> = None;
     let mut was_away = false;
     let mut looks = Looks::default();
     loop {
-        tokio::select! {
-            () = stop.wait() => return,
-            _ = every.tick() => {}
+        // The first round is now, the others are with the beat.
+        if !std::mem::take(&mut first) {
+            tokio::select! {
+                () = stop.wait() => return,
+                _ = every.tick() => {}
+            }
         }
         let scene = parts.scenes.borrow().clone();
         let mut found = Collected::clone(&parts.out.borrow());
         let begun = Instant::now();
-        let sign = facts::sign(&parts.catalog).await.ok().flatten();
-        let is_known = last.as_ref().is_some_and(|last| {
+        let stamp = facts::stamp(&parts.catalog, clock::now());
+        let tells = stamp.is_some_and(|stamp| stamp.settled);
+        // Mostly it was this daemon that has just written; the next round tells whether somebody else did.
+        waits = !waits && !tells && stamp.is_some() && last.is_some();
+        let untouched = last
+            .as_ref()
+            .filter(|last| waits || (tells && last.stamp == stamp));
+        let sign = match untouched {
+            Some(last) => Some(last.sign),
+            None => facts::sign(&parts.catalog).await.ok().flatten(),
+        };
+        let is_known = last.as_mut().is_some_and(|last| {
+            if !waits {
+                last.stamp = stamp;
+            }
             Some(last.sign) == sign && Arc::ptr_eq(&last.scene, &scene) && last.at.elapsed() < WHOLE
         });
         let mut answers = true;
@@ -88,6 +110,7 @@ pub async fn run(parts: Parts, mut stop: Stop) {
                     // The sign is older than the facts, so what came between is asked for again.
                     last = sign.map(|sign| Asked {
                         sign,
+                        stamp,
                         scene: Arc::clone(&scene),
                         at: begun,
                     });

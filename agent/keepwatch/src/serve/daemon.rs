@@ -24,10 +24,11 @@ use keepwatch_notify::plan::State;
 use keepwatch_watch::clock::{Clock as _, HostClock};
 use keepwatch_watch::conductor::Saved;
 use keepwatch_watch::net::Net;
+use keepwatch_watch::schedule::Beat;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::board::Tick;
 use super::collect::Collected;
@@ -95,10 +96,11 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
     })?;
     let (facts, facts_out) = watch::channel(Arc::new(Facts::default()));
     let (orders, orders_out) = watch::channel(Order::Serve);
-    let endpoint = bind_endpoint(&loaded, facts_out, Arc::clone(&counters))?;
+    let beat = beat(&host);
+    let endpoint = bind_endpoint(&loaded, facts_out, Arc::clone(&counters), beat)?;
 
     let catalog = open_catalog(&loaded, &host).await?;
-    let (recorder, writer) = recorder::start(catalog.clone());
+    let (recorder, writer) = recorder::start(catalog.clone(), beat);
     let tick = Tick::new();
     let fixed = Fixed {
         file: file.to_owned(),
@@ -144,6 +146,7 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
             scenes: scene_out.clone(),
             out: found,
             host: host.clone(),
+            beat,
         },
         stop.clone(),
     ));
@@ -307,6 +310,7 @@ fn bind_endpoint(
     loaded: &Loaded,
     facts: watch::Receiver<Arc<Facts>>,
     counters: Arc<Counters>,
+    beat: Instant,
 ) -> Result<Option<Server>, Failure> {
     let metrics = &loaded.config.metrics;
     if !metrics.enable {
@@ -330,6 +334,7 @@ fn bind_endpoint(
             stop: ENDPOINT,
             ..Limits::default()
         },
+        beat,
     };
     Server::bind(settings, facts, Arc::new(World), counters)
         .map(Some)
@@ -466,6 +471,12 @@ async fn note_jobs(fixed: &Fixed, loaded: &Loaded) {
     if let Err(e) = runs::note_configured(&fixed.catalog, &jobs, crate::clock::now()).await {
         tracing::debug!("the catalog was not told which jobs there are: {e}");
     }
+}
+
+/// The next moment at which this host does what it does periodically; the checks keep to the same.
+fn beat(host: &str) -> Instant {
+    let now = HostClock.monotonic();
+    Instant::now() + Beat::of(host).after(now).saturating_sub(now)
 }
 
 async fn sign_of_life(service: Arc<Service>, every: Duration, tick: Tick, mut stop: Stop) {

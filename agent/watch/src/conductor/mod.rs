@@ -36,7 +36,7 @@ use crate::outcome::{Outcome, Quantity};
 use crate::probe::heartbeat::Pulse;
 use crate::probe::{self, together};
 use crate::restart::{Done, Executor, Facts, HostState, SavedRestarts};
-use crate::schedule::{Caps, Class, Grid, Ticket, Trust};
+use crate::schedule::{Beat, Caps, Class, Grid, Ticket, Trust};
 use crate::score;
 use crate::systemd::{SystemdError, UnitName};
 
@@ -47,10 +47,8 @@ use restarts::UnitSlot;
 
 /// Commands that wait.
 pub const COMMANDS_WAITING: usize = 64;
-/// Windows, staleness, liveness and the clocks are looked at this often.
-const TICK: Duration = Duration::from_secs(5);
 /// What changes with every run is saved this often; what matters at once.
-const SAVE: Duration = Duration::from_secs(60);
+const SAVE: Duration = Duration::from_secs(300);
 /// Tasks have this long to end when the conductor stops.
 const STOPPING: Duration = Duration::from_secs(3);
 /// The greatest delay is remembered for this long.
@@ -120,7 +118,9 @@ pub struct Conductor {
     overview: watch::Sender<Overview>,
     saved: watch::Sender<Arc<Saved>>,
     commands: mpsc::Receiver<Command>,
-    last_tick: Duration,
+    /// Windows, staleness, liveness and the clocks are looked at with each beat.
+    beat: Beat,
+    next_tick: Duration,
     last_save: Duration,
     lag_since: Duration,
     /// Something that must not be lost has changed.
@@ -204,7 +204,8 @@ impl Conductor {
             overview,
             saved,
             commands,
-            last_tick: now,
+            beat: Beat::of(&plan.host),
+            next_tick: now,
             last_save: now,
             lag_since: now,
             urgent: false,
@@ -247,7 +248,7 @@ impl Conductor {
                 },
                 () = tokio::time::sleep(sleep) => {}
             }
-            if self.clock.monotonic().saturating_sub(self.last_tick) >= TICK {
+            if self.clock.monotonic() >= self.next_tick {
                 self.tick();
             }
         }
@@ -265,8 +266,7 @@ impl Conductor {
     /// When something is to be done next.
     fn next_wake(&self) -> Duration {
         let due = self.slots.iter().filter_map(|s| s.due).min();
-        let tick = self.last_tick + TICK;
-        due.map_or(tick, |due| due.min(tick))
+        due.map_or(self.next_tick, |due| due.min(self.next_tick))
     }
 
     /// Lines up what is due, and starts what has a place.
@@ -551,7 +551,7 @@ impl Conductor {
     /// What is looked at in steady rhythm.
     fn tick(&mut self) {
         let now = self.clock.monotonic();
-        self.last_tick = now;
+        self.next_tick = self.beat.after(now);
         if let Some(by_ms) = self.drift.look(&*self.clock) {
             self.realign(by_ms);
         }

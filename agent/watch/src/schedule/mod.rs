@@ -4,4 +4,4 @@ pub mod caps;
 pub mod grid;
 
 pub use caps::{Caps, Class, Ticket, Trust};
-pub use grid::{FIRST_WITHIN, Grid, spread};
+pub use grid::{Beat, FIRST_WITHIN, Grid, spread};
