@@ -455,7 +455,7 @@ def test_a_repository_that_vanishes_is_noticed(t):
         until("ready", lambda: d.get("/health/ready")[0] == 200)
         need(d.metric(series) is None, "one that was never made is no fault")
         d.kw("backup", "--job", "home")
-        until("seen", lambda: d.metric(series) == 1.0, seconds=25)
+        until("seen", lambda: d.metric(series) == 1.0, seconds=40)
         need(d.metric('keepwatch_repository_available_bytes{repository="disk"}') > 0, "room")
         need(d.metric('keepwatch_backup_last_successful{backup="home",repository="disk"}') == 1.0, "the run")
         # Marks of a prune that came no further: one of now, one that two more prunes should have carried out.
@@ -464,9 +464,9 @@ def test_a_repository_that_vanishes_is_noticed(t):
         for name, days in (("a", 14), ("b", 16)):
             mark = t.write("disk/marks/" + name * 64, b"x")
             os.utime(mark, (time.time() - days * 86400,) * 2)
-        until("both are seen", lambda: [d.metric(m) for m in marks] == [2, 1], seconds=25)
+        until("both are seen", lambda: [d.metric(m) for m in marks] == [2, 1], seconds=40)
         os.rename(t.path("disk"), t.path("away"))
-        until("missed", lambda: d.metric(series) == 0.0, seconds=25)
+        until("missed", lambda: d.metric(series) == 0.0, seconds=40)
         d.stop()
     service.close()
 
@@ -500,12 +500,12 @@ def test_a_job_in_s3_and_what_it_asked(t):
                 {"on": ["put"], "key": "packs/", **broken}])
             t.write("src/a/more", t.noise(400_000))
             d.kw("backup", "--job", "home", rc=1)
-            until("a failed run is counted", lambda: errors("retried") >= 3 and errors("failed") >= 1, seconds=25)
+            until("a failed run is counted", lambda: errors("retried") >= 3 and errors("failed") >= 1, seconds=40)
             before = errors("failed"), d.metric('keepwatch_repository_requests_total{repository="far",operation="get"}')
             s3.control(s, "rules", method="DELETE")
             s3.control(s, "rules", [{"on": ["get"], "key": "config", **broken}])
             document = d.kw("verify", "--repository", "far", rc=1)
-            until("so is one that did not get far", lambda: errors("failed") > before[0], seconds=25)
+            until("so is one that did not get far", lambda: errors("failed") > before[0], seconds=40)
             need(d.metric('keepwatch_repository_requests_total{repository="far",operation="get"}') > before[1], document)
             d.stop()
         finally:

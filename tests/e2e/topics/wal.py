@@ -227,7 +227,7 @@ def test_a_configured_verification_tells_of_gaps(t):
         need("lacks 2 segments" in run.said, run)
         [good, bad] = jobs.rows(t, ["verify"])
         need((good["outcome"], bad["outcome"], bad["error_class"], bad["damages"]) == ("succeeded", "failed", "verify", 0), bad)
-        agent.until("the gap is exported", lambda: d.metric(series("gaps")) == 1, seconds=25)
+        agent.until("the gap is exported", lambda: d.metric(series("gaps")) == 1, seconds=40)
         need(d.metric(series("segments_missing")) == 2 and d.metric(series("recoverable")) == 0 and d.metric(series("base_backups")) == 0, "its numbers")
         need(abs(d.metric(series("newest_segment_timestamp_seconds")) - time.time()) < 300, "the newest segment")
         need(d.metric(series("oldest_recovery_timestamp_seconds")) is None, "nothing can be recovered without a base backup")
@@ -236,7 +236,7 @@ def test_a_configured_verification_tells_of_gaps(t):
         for n in (5, 6):
             push(t, repo, put(t, n))
         d.kw("verify", "--repository", "disk")
-        agent.until("the gap is over", lambda: d.metric(series("gaps")) == 0, seconds=25)
+        agent.until("the gap is over", lambda: d.metric(series("gaps")) == 0, seconds=40)
         d.stop()
 
 

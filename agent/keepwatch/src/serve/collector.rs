@@ -28,6 +28,8 @@ use crate::{clock, told};
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(15);
+/// So long after the daemon's own writing, whose beat is the same: then the files' times have settled.
+const AFTER: Duration = Duration::from_secs(5);
 /// All facts are asked for at least this often.
 const WHOLE: Duration = Duration::from_secs(600);
 /// The longest that importing from the spool takes in one round.
@@ -65,9 +67,9 @@ struct Asked {
 
 /// Collects until it is told to stop.
 pub async fn run(parts: Parts, mut stop: Stop) {
-    let mut every = interval_at(parts.beat, EVERY);
+    let mut every = interval_at(parts.beat + AFTER, EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let (mut first, mut waits) = (true, false);
+    let mut first = true;
     let mut before: Option<Numbers> = None;
     let mut last: Option<Asked> = None;
     let mut was_away = false;
@@ -85,19 +87,13 @@ pub async fn run(parts: Parts, mut stop: Stop) {
         let begun = Instant::now();
         let stamp = facts::stamp(&parts.catalog, clock::now());
         let tells = stamp.is_some_and(|stamp| stamp.settled);
-        // Mostly it was this daemon that has just written; the next round tells whether somebody else did.
-        waits = !waits && !tells && stamp.is_some() && last.is_some();
-        let untouched = last
-            .as_ref()
-            .filter(|last| waits || (tells && last.stamp == stamp));
+        let untouched = last.as_ref().filter(|last| tells && last.stamp == stamp);
         let sign = match untouched {
             Some(last) => Some(last.sign),
             None => facts::sign(&parts.catalog).await.ok().flatten(),
         };
         let is_known = last.as_mut().is_some_and(|last| {
-            if !waits {
-                last.stamp = stamp;
-            }
+            last.stamp = stamp;
             Some(last.sign) == sign && Arc::ptr_eq(&last.scene, &scene) && last.at.elapsed() < WHOLE
         });
         let mut answers = true;
