@@ -6,6 +6,7 @@ use super::*;
 use crate::fault::Gathered;
 use crate::sections::probes::PROBE;
 use crate::shape::{Default, Key, One, Shape, Table};
+use crate::text::Text;
 
 /// A value of this shape, as TOML, with every optional key. `pick` chooses among choices and words.
 fn full(shape: &Shape, pick: &mut dyn FnMut(usize) -> usize) -> String {
@@ -382,4 +383,39 @@ fn samples_are_what_they_should_be() {
                 .unwrap_or_else(|e| panic!("{path}: {e}"));
         }
     });
+}
+
+/// What a run would refuse is refused here already: the rules are those of `keepwatch_s3::Place`.
+#[test]
+fn buckets_and_prefixes() {
+    let long = "b".repeat(64);
+    for (bucket, good) in [
+        ("backups", true),
+        ("abc", true),
+        ("Old_Style.bucket-1", true),
+        (&long[..63], true),
+        ("b", false),
+        ("ab", false),
+        (&long, false),
+        ("-abc", false),
+        ("a/b/c", false),
+        ("bücher", false),
+    ] {
+        assert_eq!(Text::Bucket.check(bucket).is_ok(), good, "{bucket}");
+    }
+    let deep = "x/".repeat(300);
+    for (prefix, good) in [
+        ("", true),
+        ("hosts/web1", true),
+        ("hosts/web1/", true),
+        ("a b", true),
+        ("/hosts", false),
+        ("hosts//web1", false),
+        ("hosts/../other", false),
+        ("./x", false),
+        ("a\nb", false),
+        (&deep, false),
+    ] {
+        assert_eq!(Text::Prefix.check(prefix).is_ok(), good, "{prefix}");
+    }
 }

@@ -17,6 +17,10 @@ pub const LONGEST: usize = 8192;
 const LINE: usize = 512;
 /// The longest name.
 const NAME: usize = 64;
+/// The longest name of a bucket, in bytes.
+const BUCKET: usize = 63;
+/// The longest prefix, in bytes.
+const PREFIX: usize = 512;
 
 /// A format of texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +67,10 @@ pub enum Text {
     Mail,
     /// A name of a label.
     Label,
+    /// A bucket of S3: AWS's rule, and what older and other servers allow beyond it.
+    Bucket,
+    /// What stands before the names of objects in a bucket.
+    Prefix,
     /// The name of an entry of this section of the file.
     Ref(&'static str),
 }
@@ -103,6 +111,8 @@ impl Text {
             Self::Recipient => "a public key: age1…, ssh-ed25519 … or ssh-rsa …".into(),
             Self::Mail => "an address for mail".into(),
             Self::Label => "a name of a label: lower-case letters, digits and '_'".into(),
+            Self::Bucket => "a name of a bucket: 3 to 63 letters, digits, '.', '_' and '-'".into(),
+            Self::Prefix => "a prefix such as hosts/web1: parts between single slashes, none of them '.' or '..'".into(),
             Self::Ref(section) => format!("a name from [{section}]"),
         }
     }
@@ -164,6 +174,8 @@ impl Text {
             Self::Recipient => recipient(text),
             Self::Mail => is(mail(text)),
             Self::Label => label(text),
+            Self::Bucket => is(text.len() <= BUCKET && text.len() >= 3 && name(text).is_ok()),
+            Self::Prefix => is(prefix(text)),
         }
     }
 
@@ -184,6 +196,8 @@ impl Text {
             Self::Recipient => "^\\s*(age1|ssh-)",
             Self::Mail => "@",
             Self::Label => "^[a-z][a-z0-9_]{0,63}$",
+            Self::Bucket => "^[A-Za-z0-9][A-Za-z0-9._-]{2,62}$",
+            Self::Prefix => "^([^/].*)?$",
             Self::Line => "\\S",
             Self::Any | Self::Note | Self::Calendar | Self::Zone | Self::Address | Self::Host => {
                 return None;
@@ -215,8 +229,16 @@ impl Text {
             Self::Recipient => "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
             Self::Mail => "ops@example.org",
             Self::Label => "team",
+            Self::Bucket => "backups",
+            Self::Prefix => "hosts/web1",
         }
     }
+}
+
+fn prefix(text: &str) -> bool {
+    let text = text.strip_suffix('/').unwrap_or(text);
+    let is_part = |part: &str| !matches!(part, "" | "." | "..");
+    text.len() <= PREFIX && (text.is_empty() || text.split('/').all(is_part))
 }
 
 /// A private key, or a URL with a password: what must not stand in the file wherever it stands.

@@ -116,7 +116,7 @@ in
     modules = keepwatch {
       repositories.far = {
         backend.s3 = {
-          bucket = "b";
+          bucket = "bkt";
           accessKeyIdFile = "/run/id";
         };
         inherit recipients;

@@ -453,7 +453,7 @@ in
           inherit disk;
           far = {
             backend.s3 = {
-              bucket = "b";
+              bucket = "bkt";
               credentialsFile = "/run/secrets/aws";
             };
             inherit recipients;
@@ -496,7 +496,7 @@ in
           };
           far = {
             backend.s3 = {
-              bucket = "b";
+              bucket = "bkt";
               credentialsFile = "/run/secrets/aws";
             };
             inherit recipients;
@@ -601,7 +601,7 @@ in
       (keepwatch {
         repositories."a-repository-with-a-name-that-is-quite-long-for-what-it-is-worth" = {
           backend.s3 = {
-            bucket = "b";
+            bucket = "bkt";
             accessKeyIdFile = "/run/secrets/id";
             secretAccessKeyFile = "/run/secrets/key";
           };
@@ -713,7 +713,7 @@ in
     modules = [
       (keepwatch {
         repositories.far = {
-          backend.s3.bucket = "b";
+          backend.s3.bucket = "bkt";
           inherit recipients;
         };
         checks.web = {

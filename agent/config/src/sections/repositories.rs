@@ -60,9 +60,9 @@ table! {
     /// In a bucket that speaks S3.
     pub struct S3: S3_KEYS {
         /// The bucket.
-        bucket: String = Shape::Text(Text::Name), Required;
+        bucket: String = Shape::Text(Text::Bucket), Required;
         /// What stands before the names of all objects.
-        prefix: String = Shape::Text(Text::Note), Value("\"\"");
+        prefix: String = Shape::Text(Text::Prefix), Value("\"\"");
         /// The server; AWS when it is left out.
         endpoint: Option<String> = Shape::Text(Text::Url), Absent;
         /// The region.
