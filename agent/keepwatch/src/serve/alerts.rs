@@ -286,6 +286,23 @@ mod tests {
     use keepwatch_watch::judge::{Incident, JudgeState};
     use keepwatch_watch::outcome::Failure;
 
+    fn known<'a>(
+        config: &'a Config,
+        overview: &'a Overview,
+        collected: &'a Collected,
+        now: facts::At,
+    ) -> Known<'a> {
+        Known {
+            host: "h",
+            config,
+            overview,
+            collected,
+            reload_ok: true,
+            reloaded: facts::At(0),
+            now,
+        }
+    }
+
     #[test]
     fn an_incident_fires_with_the_labels_of_its_check() {
         let text = "[checks.web]\ndescription = \"The shop answers\"\nlabels = { team = \"shop\" }\nprobe.tcp = { target = \"127.0.0.1:80\" }\n";
@@ -318,15 +335,7 @@ mod tests {
             ..Overview::default()
         };
         let collected = Collected::default();
-        let known = Known {
-            host: "h",
-            config: &loaded.config,
-            overview: &overview,
-            collected: &collected,
-            reload_ok: true,
-            reloaded: facts::At(0),
-            now: facts::At(9_000),
-        };
+        let known = known(&loaded.config, &overview, &collected, facts::At(9_000));
         let alerts = firing(&known);
         assert_eq!(alerts.len(), 1);
         let alert = &alerts[0];
@@ -357,15 +366,7 @@ mod tests {
                 }],
                 ..Collected::default()
             };
-            let known = Known {
-                host: "h",
-                config: &loaded.config,
-                overview: &overview,
-                collected: &collected,
-                reload_ok: true,
-                reloaded: facts::At(0),
-                now: facts::At(9_000),
-            };
+            let known = known(&loaded.config, &overview, &collected, facts::At(9_000));
             let fired = firing(&known);
             assert_eq!(fired.len(), usize::from(fires), "{recoverable} {gaps}");
             if let Some(a) = fired.first() {
@@ -397,15 +398,7 @@ mod tests {
                 }],
                 ..Collected::default()
             };
-            let known = Known {
-                host: "h",
-                config: &loaded.config,
-                overview: &overview,
-                collected: &collected,
-                reload_ok: true,
-                reloaded: facts::At(0),
-                now: days(now),
-            };
+            let known = known(&loaded.config, &overview, &collected, days(now));
             let fired = firing(&known);
             fired
                 .iter()
