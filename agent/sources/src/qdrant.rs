@@ -144,7 +144,10 @@ impl Asker {
         said["count"].as_u64().ok_or_else(|| {
             Fault::new(
                 Reason::Failed,
-                format!("{} does not count points as Qdrant does", self.client.place()),
+                format!(
+                    "{} does not count points as Qdrant does",
+                    self.client.place()
+                ),
             )
         })
     }

@@ -3,6 +3,8 @@
 //! A server of ours listens on a socket in a private directory only, runs in a process group of its own, and ends with the rehearsal. It is
 //! written down in the scratch directory: when the rehearsal is killed, whoever uses scratch space next ends the server and removes its data.
 
+pub mod cluster;
+
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -165,23 +167,7 @@ fn on_scratch(
         .map_err(|e| Fault::file("open", scratch.path(), &e))?;
     fs::set_permissions(&inner.scratch, fs::Permissions::from_mode(0o711))
         .map_err(|e| Fault::file("open", &inner.scratch, &e))?;
-    let ask_all = |asked: &Asked<'_>| -> Vec<Answer> {
-        questions
-            .iter()
-            .map(|question| {
-                let (of, sql) = match question.strip_prefix('@').and_then(|q| q.split_once(' ')) {
-                    Some((of, sql)) => (Some(of), sql),
-                    None => (None, question.as_str()),
-                };
-                let answer = asked(of, sql);
-                Answer {
-                    question: question.clone(),
-                    holds: matches!(answer, Ok(true)),
-                    why: answer.err().map(|e| e.text),
-                }
-            })
-            .collect()
-    };
+    let ask_all = |asked: &Asked<'_>| questions_of(questions, asked);
     let first = |of: Option<&str>| -> Result<String, Fault> {
         of.or_else(|| {
             about.all("database").find_map(|i| {
@@ -207,12 +193,7 @@ fn on_scratch(
             let asker = postgresql::Asker::new(&place, &inner)?;
             let answers = ask_all(&|of, sql| {
                 let out = asker.sql(&first(of)?, sql, &inner)?;
-                Ok(is_true(
-                    String::from_utf8_lossy(&out)
-                        .lines()
-                        .next()
-                        .unwrap_or_default(),
-                ))
+                Ok(is_true(&first_line(&out)))
             });
             server.end();
             (report, seconds, answers)
@@ -323,6 +304,29 @@ fn on_scratch(
     })
 }
 
+/// Asks all questions, each in the database that it names.
+fn questions_of(questions: &[String], asked: &Asked<'_>) -> Vec<Answer> {
+    let each = questions.iter().map(|question| {
+        let (of, sql) = match question.strip_prefix('@').and_then(|q| q.split_once(' ')) {
+            Some((of, sql)) => (Some(of), sql),
+            None => (None, question.as_str()),
+        };
+        let answer = asked(of, sql);
+        Answer {
+            question: question.clone(),
+            holds: matches!(answer, Ok(true)),
+            why: answer.err().map(|e| e.text),
+        }
+    });
+    each.collect()
+}
+
+/// The first line of what a client prints.
+fn first_line(out: &[u8]) -> String {
+    let out = String::from_utf8_lossy(out);
+    out.lines().next().unwrap_or_default().to_owned()
+}
+
 /// What a database calls true.
 fn is_true(text: &str) -> bool {
     let text = text.trim();
@@ -381,7 +385,10 @@ impl Server {
                 let why = said.or(why).map_or(String::new(), |why| format!(": {why}"));
                 return Err(Fault::new(
                     reason,
-                    format!("the private server '{}' of the rehearsal {how}{why}", self.name),
+                    format!(
+                        "the private server '{}' of the rehearsal {how}{why}",
+                        self.name
+                    ),
                 ));
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -389,7 +396,12 @@ impl Server {
     }
 
     /// In good order.
-    fn end(mut self) {
+    fn end(self) {
+        self.end_within(END);
+    }
+
+    /// In good order, which may last.
+    fn end_within(mut self, most: Duration) {
         let pid = i32::try_from(self.child.id())
             .ok()
             .and_then(rustix::process::Pid::from_raw);
@@ -398,7 +410,7 @@ impl Server {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
         }
         let began = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < END {
+        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < most {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -554,9 +566,7 @@ fn mysql_server(
         ..Default::default()
     };
     server.until(scratch, setting, START, |short| {
-        mysql::Asker::new(&place, short)?
-            .rows("SELECT 1")
-            .map(drop)
+        mysql::Asker::new(&place, short)?.rows("SELECT 1").map(drop)
     })?;
     Ok((server, place))
 }

@@ -72,9 +72,21 @@ fn a_server_that_never_answers_is_given_up_and_ended() {
     let about = About::new("qdrant");
     let none = || Memory(Default::default());
     for (script, reason, says) in [
-        ("sleep 1000", Reason::Stalled, "'qdrant' of the rehearsal does not answer after 2 s"),
-        ("echo the disk is upside down; exit 7", Reason::Failed, "ended at once (exit status: 7): the disk is upside down"),
-        ("kill -9 $$", Reason::Failed, "ended at once (signal: 9 (SIGKILL))"),
+        (
+            "sleep 1000",
+            Reason::Stalled,
+            "'qdrant' of the rehearsal does not answer after 2 s",
+        ),
+        (
+            "echo the disk is upside down; exit 7",
+            Reason::Failed,
+            "ended at once (exit status: 7): the disk is upside down",
+        ),
+        (
+            "kill -9 $$",
+            Reason::Failed,
+            "ended at once (signal: 9 (SIGKILL))",
+        ),
     ] {
         let package = dir.path().join(format!("{}", script.len()));
         program(&package.join("bin"), "qdrant", script);

@@ -1,9 +1,10 @@
 """Drills that start a server of their own on what was backed up: Qdrant (a stand-in, and the real one where it is named), and base backups of PostgreSQL."""
-import glob, http.client, json, os, shutil, signal, subprocess, time
+import glob, http.client, json, os, shutil, signal, socket, sqlite3
 
-from harness import Skip, free_port, need
-from topics.jobs import configure, rows, wait_for
+from harness import Skip, content_of, free_port, is_root, need, remove
+from topics.jobs import RECIPIENT, configure, rows, wait_for
 from topics.sources import Place, cmdline
+from topics.wal import postgresql_17, with_server
 
 KEY = b"qk-5f0c1d-secret"
 
@@ -195,3 +196,209 @@ def test_qdrant_the_real_one(t):
         drill("good")
         nothing_left(place)
         killed(t, place, drill, good, env)
+
+
+# Base backups of PostgreSQL.
+
+def make_hostile(pg, data, marker, port):
+    """Configuration, access rules and catalogs by which a server elsewhere would not start, would archive, listen, ask others, or refuse us. The one that runs has not read the files again."""
+    pg.sql("CREATE ROLE boss SUPERUSER LOGIN")
+    pg.sh("psql", "-X", "-q", "-U", "boss", "-c", "ALTER ROLE postgres RENAME TO chief")
+    pg.env["PGUSER"] = "chief"
+    pg.sql("CREATE SUBSCRIPTION away CONNECTION 'host=127.0.0.1 port=%d dbname=x user=x' PUBLICATION p WITH (connect = false, slot_name = 'away')" % port)
+    pg.sql("ALTER SUBSCRIPTION away ENABLE")
+    with open(data + "/postgresql.conf", "a") as f:
+        f.write("shared_preload_libraries='no_such_library'\nlisten_addresses='*'\nport=%d\nssl=on\nssl_cert_file='/nowhere/cert'\nhba_file='/nowhere/hba'\nident_file='/nowhere/ident'\ndata_directory='/nowhere'\n"
+                "unix_socket_directories='/nowhere'\nlogging_collector=on\nlog_directory='/nowhere'\narchive_mode=always\narchive_command='touch %s'\nlc_messages='xx_YY'\n" % (port, marker))
+    with open(data + "/postgresql.auto.conf", "a") as f:
+        f.write("archive_command = 'touch %s'\narchive_library = ''\nprimary_conninfo = 'host=127.0.0.1 port=%d'\nrecovery_target_time = '2000-01-01'\nrecovery_end_command = 'touch %s'\nsession_preload_libraries = 'no_such_library'\n"
+                % (marker, port, marker))
+    with open(data + "/pg_hba.conf", "w") as f:
+        f.write("local all all reject\n")
+
+
+QUESTIONS = ["SELECT count(*) = 3 FROM rows", "@postgres SELECT NOT pg_is_in_recovery()", "@app SELECT count(*) = 1 FROM pg_prepared_xacts",
+             "SELECT string_agg(name || setting, ',' ORDER BY name) = 'archive_modeoff,listen_addresses,shared_preload_libraries,ssloff' FROM pg_settings WHERE name IN ('listen_addresses', 'archive_mode', 'ssl', 'shared_preload_libraries')"]
+
+
+@with_server
+def test_a_base_backup_is_rehearsed(t, pg):
+    """A server of its own replays the log to its end, has nothing of the original's configuration, and leaves nothing; a lost segment and a wrong answer fail it."""
+    marker = pg.home + "/marker"
+    silent = socket.create_server(("127.0.0.1", 0))
+    silent.setblocking(False)
+    data = pg.create()
+    with open(data + "/postgresql.conf", "a") as f:
+        f.write("max_prepared_transactions=5\n")
+    pg.start(data)
+    pg.sql("CREATE DATABASE app")
+    app = lambda text: pg.sh("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", "app", "-c", text)
+    app("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
+    pg.sh("psql", "-X", "-q", "-d", "app", "-c", "BEGIN", "-c", "INSERT INTO rows VALUES (99)", "-c", "PREPARE TRANSACTION 'open'")
+    make_hostile(pg, data, marker, silent.getsockname()[1])
+    pg.js("wal", "backup", "--repo", pg.repo)
+    segments = []
+    for n in (2, 3):
+        app("INSERT INTO rows VALUES (%d)" % n)
+        segments.append(pg.archived())
+    app("ALTER DATABASE app SET session_preload_libraries = 'no_such_library'")
+    segments.append(pg.archived())
+    pg.stop(data)
+    need(asked(silent), "the original asks for what it subscribed to")
+    while asked(silent):
+        pass
+    before = content_of(pg.repo)
+    package, identity = os.path.dirname(pg.bin), pg.home + "/.config/keepwatch/identity.txt"
+    with Place() as place:
+        os.chmod(place.dir, 0o777)
+        config = t.write("homepg/config.toml", """
+host = "%s"
+state_directory = "%s/state"
+cache_directory = "%s/cache"
+[repositories.disk]
+backend.local = { path = "%s" }
+recipients = ["%s"]
+identity_file = "%s"
+[backups.postgresql-physical]
+repositories = ["disk"]
+source.postgresql_cluster = { host = "%s", port = 5999 }
+[drills.cluster]
+backup = "postgresql-physical"
+target.postgresql = { package = "%s" }
+expect = { sql = %s, min_files = 500, min_bytes = "5M", max_duration = "5m" }
+[drills.wrong]
+backup = "postgresql-physical"
+target.postgresql = { package = "%s" }
+expect.sql = ["SELECT count(*) = 4 FROM rows", "@none SELECT true"]
+[drills.other]
+backup = "postgresql-physical"
+target.postgresql = { package = "%s" }
+""" % (socket.gethostname(), pg.home, pg.home, pg.repo, RECIPIENT, identity, pg.home, package, json.dumps(QUESTIONS), package, older(place)), 0o644)
+        env = dict(pg.env, TMPDIR=place.dir)
+        drill = lambda name, rc=0: t.kw("drill", name, "--config", config, rc=rc, env=env, uid=pg.uid, cwd=pg.home)
+        t.kw("config", "check", "--config", config, env=env, uid=pg.uid, cwd=pg.home)
+        drill("cluster")
+        nothing_left(place)
+        said = drill("wrong", rc=1).said
+        need("count(*) = 4" in said and "holds no database 'none'" in said and "2 of 3" in said, said)
+        said = drill("other", rc=1).said
+        need("the base backup is of PostgreSQL %s, which alone can start it, and %s/older/bin/postgres is postgres (PostgreSQL) 9.6.1" % (os.path.basename(package), place.dir) in said, said)
+        nothing_left(place)
+        db = sqlite3.connect("file:%s/state/catalog.sqlite?mode=ro" % pg.home, uri=True)
+        runs = db.execute("SELECT job, outcome, error_text FROM runs WHERE kind = 'drill' ORDER BY started, id").fetchall()
+        need([r[:2] for r in runs] == [("cluster", "succeeded"), ("wrong", "failed"), ("other", "failed")] and "count(*) = 4" in runs[1][2], runs)
+        db.close()
+        # By root, as the user of the server.
+        argv = ["drill", "--repo", pg.repo, "--identity", identity, "--scratch", place.dir, "--target", "postgresql?package=" + package] + [w for q in QUESTIONS for w in ("--expect-sql", q)]
+        more = dict(env=pg.env, cwd=pg.home)
+        document = t.js(*argv, **more)
+        need(document["succeeded"] and document["expectations"][0]["question"] == "the log is replayed to its end, in segment " + segments[-1], document)
+        nothing_left(place)
+        seen_and_killed(t, place, argv, more)
+        said = t.kw(*argv[:-len(QUESTIONS) * 2 - 1], "postgresql?scratch-prefix=kwdrill", rc=2, **more).said
+        need("a whole cluster" in said, said)
+        # It was never in touch with anybody.
+        need(content_of(pg.repo) == before and not os.path.exists(marker), "it archived")
+        need(not asked(silent), "it asked another server")
+        # A server that ends, one that says nothing of its control file, a full disk, and a log with a hole.
+        said = t.kw(*argv[:-len(QUESTIONS) * 2 - 1], "postgresql?package=" + broken(place, pg.bin), rc=1, **more).said
+        need("PostgreSQL cannot be started on the restored base backup: the moon is in the way" in said, said)
+        nothing_left(place)
+        if is_root():
+            small = os.path.join(place.dir, "small")
+            os.mkdir(small)
+            t.sh("mount", "-t", "tmpfs", "-o", "size=8m", "none", small)
+            said = t.kw(*[small if w == place.dir else w for w in argv], rc=1, **more).said
+            need("not enough space in the scratch directory" in said, said)
+            need(os.listdir(small) == [], os.listdir(small))
+        for path in glob.glob(pg.repo + "/wal/**/*" + segments[1] + "*", recursive=True):
+            os.unlink(path)
+        said = drill("cluster", rc=1).said
+        need("cannot be brought to the end of its log: a segment is missing from %s to %s" % (segments[1], segments[1]) in said, said)
+        nothing_left(place)
+    silent.close()
+
+
+def asked(listener):
+    """Whether somebody has connected."""
+    try:
+        listener.accept()[0].close()
+        return True
+    except BlockingIOError:
+        return False
+
+
+def older(place):
+    bin = os.path.join(place.dir, "older", "bin")
+    os.makedirs(bin)
+    with open(bin + "/postgres", "w") as f:
+        f.write("#!/bin/sh\necho 'postgres (PostgreSQL) 9.6.1'\n")
+    os.chmod(bin + "/postgres", 0o755)
+    return os.path.dirname(bin)
+
+
+def broken(place, real):
+    bin = os.path.join(place.dir, "broken", "bin")
+    os.makedirs(bin)
+    os.symlink(real + "/pg_controldata", bin + "/pg_controldata")
+    with open(bin + "/postgres", "w") as f:
+        f.write("#!/bin/sh\n[ \"$1\" = --version ] && exec %s/postgres --version\necho 'LOG:  starting'\necho 'FATAL:  the moon is in the way'\nexit 1\n" % real)
+    os.chmod(bin + "/postgres", 0o755)
+    return os.path.dirname(bin)
+
+
+def seen_and_killed(t, place, argv, more):
+    """While it runs: the server knows nothing of the repository or the identity, and nobody else gets in. Killed, it is swept by the next."""
+    process = t.start(*argv, **more)
+    home = lambda: glob.glob(place.dir + "/kw-scratch-*/s")
+    wait_for("the private server", lambda: [p for p in of_scratch(place) if p != str(process.pid)] and glob.glob(place.dir + "/kw-scratch-*/s/data/postmaster.pid"), process)
+    process.send_signal(signal.SIGSTOP)
+    servers = [p for p in of_scratch(place) if p != str(process.pid)]
+    for pid in servers:
+        try:
+            with open("/proc/%s/environ" % pid, "rb") as f:
+                seen = f.read() + cmdline(pid)
+        except OSError:
+            continue
+        need(b"identity" not in seen and b"AGE-" not in seen and b"KEEPWATCH" not in seen and b"repo" not in seen, seen)
+    need([os.stat(h).st_mode & 0o777 for h in home()] == [0o700], "others can get at the socket")
+    for path in glob.glob(place.dir + "/kw-scratch-*/pg*") + glob.glob(place.dir + "/kw-scratch-*/*.conf"):
+        need(os.stat(path).st_mode & 0o077 == 0, path)
+    process.kill()
+    process.communicate()
+    document = t.js(*argv, **more)
+    need(document["succeeded"], document)
+    nothing_left(place)
+
+
+def test_a_chain_of_base_backups_is_rehearsed(t):
+    """PostgreSQL 17: the drill restores an incremental one with all that it is built on."""
+    with_server(chained, postgresql_17)(t)
+
+
+def chained(t, pg):
+    data = pg.create(segment=16)
+    with open(data + "/postgresql.conf", "a") as f:
+        f.write("summarize_wal=on\n")
+    pg.start(data)
+    pg.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
+    made = []
+    for n in (2, 3):
+        made.append(pg.js("wal", "backup", "--repo", pg.repo, "--incremental", "--pg-bin", pg.bin))
+        pg.sql("INSERT INTO rows VALUES (%d)" % n)
+    need(made[1]["incremental"], made[1])
+    pg.archived()
+    pg.stop(data)
+    remove(data)
+    identity = pg.home + "/.config/keepwatch/identity.txt"
+    with Place() as place:
+        os.chmod(place.dir, 0o777)
+        argv = ["drill", "--repo", pg.repo, "--identity", identity, "--scratch", place.dir, "--target", "postgresql?package=" + os.path.dirname(pg.bin)]
+        document = t.js(*argv, "--expect-sql", "SELECT count(*) = 3 FROM rows", env=pg.env, cwd=pg.home)
+        need(document["succeeded"] and document["snapshot"] == made[1]["snapshot"], document)
+        nothing_left(place)
+        for path in glob.glob(pg.repo + "/snapshots/**/*" + made[0]["snapshot"] + "*", recursive=True):
+            os.unlink(path)
+        said = t.kw(*argv, rc=1, env=pg.env, cwd=pg.home).said
+        need("one that it is built on is not in the repository" in said, said)
+        nothing_left(place)

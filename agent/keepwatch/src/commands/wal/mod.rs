@@ -4,6 +4,8 @@ mod base;
 mod bring;
 mod combine;
 mod incremental;
+mod place;
+pub mod rehearse;
 mod restore;
 pub mod status;
 mod transfer;
