@@ -114,7 +114,7 @@ def test_qdrant_is_rehearsed_in_a_server_of_its_own(t):
         need("private server 'qdrant' of the rehearsal ended at once (exit status: 1): Panic occurred in file src/main.rs: cannot map the storage" in run.said, run)
         run = drill("none", rc=1)
         need("there is no program qdrant in %s/nowhere" % place.dir in run.said, run)
-        if not shutil.which("qdrant"):
+        if not any(os.path.exists(d + "/qdrant") for d in env["PATH"].split(":") + ["/usr/local/bin", "/run/current-system/sw/bin"]):
             run = drill("path", rc=1)
             need("the program qdrant is not installed" in run.said, run)
         nothing_left(place)
