@@ -3,6 +3,7 @@
 mod base;
 mod bring;
 mod combine;
+mod dry;
 mod incremental;
 mod place;
 pub mod rehearse;

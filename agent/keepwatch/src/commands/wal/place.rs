@@ -1,14 +1,15 @@
 //! The directory into which a cluster is restored: empty before, and never taken for whole before it is.
 //!
-//! A restore that begins marks the directory by a file, which it holds locked, and takes the mark away before it writes `recovery.signal`. So what a killed restore left is known as such: the
-//! next one removes it, and no server is ever started on it, since its control file comes last.
+//! A restore that begins marks the directory by a file, which it holds locked, and which at last becomes `recovery.signal`. So a directory is either marked or whole: what a killed restore
+//! left is known as such, and the next one removes it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keepwatch_wal::extract::Owner;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::errors::{Exit, Failure};
@@ -115,16 +116,23 @@ impl Place {
         })
     }
 
-    /// Takes the mark away: everything is there but the order to recover.
+    /// Everything is there: the mark becomes the order to recover, in one step.
     ///
     /// # Errors
-    /// It cannot be removed.
-    pub fn whole(&self) -> Result<(), Failure> {
-        let path = self.directory.join(MARK);
+    /// It cannot be renamed.
+    pub fn whole(&self, owner: Option<Owner>) -> Result<(), Failure> {
+        let signal = self.directory.join("recovery.signal");
+        let give = || match owner {
+            Some(o) => fchown(&self.mark, Some(o.uid), Some(o.gid)),
+            None => Ok(()),
+        };
         self.mark
-            .sync_all()
-            .and_then(|()| fs::remove_file(&path))
-            .map_err(|e| Failure::file("remove", &path, &e))
+            .set_len(0)
+            .and_then(|()| give())
+            .and_then(|()| self.mark.sync_all())
+            .and_then(|()| fs::rename(self.directory.join(MARK), &signal))
+            .and_then(|()| File::open(&self.directory)?.sync_all())
+            .map_err(|e| Failure::file("write", &signal, &e))
     }
 
     /// Takes away what a failed restore wrote.
@@ -192,8 +200,9 @@ mod tests {
         let place = Place::take(&data).unwrap();
         assert_eq!(fs::read_dir(&data).unwrap().count(), 1);
         fs::write(data.join("PG_VERSION"), "15").unwrap();
-        place.whole().unwrap();
+        place.whole(None).unwrap();
         drop(place);
+        assert!(data.join("recovery.signal").exists() && !data.join(MARK).exists());
         // Whole: never touched again.
         let e = Place::take(&data).err().unwrap();
         assert!(e.message.contains("not empty"), "{e:?}");

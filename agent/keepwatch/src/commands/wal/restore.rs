@@ -1,7 +1,7 @@
 //! `wal restore`: a base backup into an empty data directory, with the settings by which the server then replays its log to where it should.
 //!
 //! Everything that can be known beforehand is looked at before the first file is written: that the directory is empty, that there is room, and that the log has no gap up to the target. What a
-//! failure leaves behind is removed, and what a killed one left by the next ([`super::place`]). `recovery.signal` is written last: without it, and without its log, the server does not start on a directory that is not whole.
+//! failure leaves behind is removed, and what a killed one left by the next ([`super::place`]). `recovery.signal` comes last: without it, and without its log, the server does not start on a directory that is not whole.
 
 use std::fs;
 use std::io::{self, Write};
@@ -609,14 +609,8 @@ fn settle(
         }
         _ => {}
     }
-    let signal = directory.join("recovery.signal");
-    put(&conf, text.as_bytes(), owner)
-        .map_err(|e| Failure::file("write", &conf, &e))
-        .and_then(|()| place.whole())
-        .and_then(|()| put(&signal, b"", owner).map_err(|e| Failure::file("write", &signal, &e)))?;
-    fs::File::open(directory)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| Failure::file("write", directory, &e))
+    put(&conf, text.as_bytes(), owner).map_err(|e| Failure::file("write", &conf, &e))?;
+    place.whole(owner)
 }
 
 fn put(path: &Path, bytes: &[u8], owner: Option<Owner>) -> io::Result<()> {
