@@ -1,5 +1,5 @@
 """Drills that start a server of their own on what was backed up: Qdrant (a stand-in, and the real one where it is named), and base backups of PostgreSQL."""
-import glob, http.client, json, os, shutil, signal, socket, sqlite3
+import glob, http.client, json, os, shutil, signal, socket, sqlite3, time
 
 from harness import Skip, content_of, free_port, is_root, need, remove
 from topics.jobs import RECIPIENT, configure, rows, wait_for
@@ -387,9 +387,15 @@ def chained(t, pg):
         made.append(pg.js("wal", "backup", "--repo", pg.repo, "--incremental", "--pg-bin", pg.bin))
         pg.sql("INSERT INTO rows VALUES (%d)" % n)
     need(made[1]["incremental"], made[1])
+    before = content_of(pg.repo)
+    plan = pg.js("wal", "backup", "--repo", pg.repo, "--incremental", "--pg-bin", pg.bin, "--dry-run")
+    need(plan["incremental"] and plan["built_on"] == made[1]["snapshot"] and plan["server_version"].startswith("17") and plan["database_bytes"] > 1 << 20, plan)
+    need("built on " + made[1]["snapshot"][:8] in pg.kw("wal", "backup", "--repo", pg.repo, "--incremental", "--pg-bin", pg.bin, "-n").text, "in words")
+    need(content_of(pg.repo) == before, "a dry run stored something")
     pg.archived()
     pg.stop(data)
     remove(data)
+    killed_while_combined(t, pg)
     identity = pg.home + "/.config/keepwatch/identity.txt"
     with Place() as place:
         os.chmod(place.dir, 0o777)
@@ -402,3 +408,57 @@ def chained(t, pg):
         said = t.kw(*argv, rc=1, env=pg.env, cwd=pg.home).said
         need("one that it is built on is not in the repository" in said, said)
         nothing_left(place)
+
+
+def killed_while_combined(t, pg):
+    """Killed before, while and after its base backups are made one: what is left is no cluster, is known as ours, and the second try works."""
+    back, tools = pg.home + "/back", t.path("tools")
+    os.mkdir(tools)
+    os.chmod(tools, 0o755)
+
+    def combine(before, after):
+        with open(tools + "/pg_combinebackup", "w") as f:
+            f.write("#!/bin/sh\n%s\n%s/pg_combinebackup \"$@\" || exit\n%s\n" % (before, pg.bin, after))
+        os.chmod(tools + "/pg_combinebackup", 0o755)
+
+    argv = ["wal", "restore", "--repo", pg.repo, "--target", back, "--no-archive", "--pg-bin", tools]
+    whole = "/.keepwatch-parts-*/whole"
+    moments = [
+        ("true", "true", lambda: glob.glob(back + "/.keepwatch-parts-*/1")),
+        ("touch %s/begun; sleep 2" % pg.home, "true", lambda: os.path.exists(pg.home + "/begun")),
+        ("true", "sleep 2", lambda: os.path.exists(glob.glob(back + whole)[0] + "/backup_manifest") if glob.glob(back + whole) else False),
+        ("true", "true", lambda: glob.glob(back + "/[a-z]*")),
+    ]
+    for n, (before, after, moment) in enumerate(moments):
+        combine(before, after)
+        process = t.start(*argv, env=pg.env, uid=pg.uid, cwd=pg.home)
+        end = time.monotonic() + 60
+        while not moment() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.0005)
+        process.kill()
+        process.communicate()
+        marked, ordered = os.path.exists(back + "/.keepwatch-restore"), os.path.exists(back + "/recovery.signal")
+        need(marked != ordered, "either marked or whole: %s" % sorted(os.listdir(back)))
+        if ordered:
+            # It was quicker than we.
+            need(n == 3, "moment %d" % n)
+            remove(back)
+            continue
+        need(not glob.glob(back + "/global/pg_control") or n == 3, "a server could start on it")
+        # While another is at work nothing is removed.
+        if n == 1:
+            combine("sleep 1", "true")
+            busy = t.start(*argv, env=pg.env, uid=pg.uid, cwd=pg.home)
+            wait_for("the second", lambda: len(glob.glob(back + "/.keepwatch-parts-*")) == 1 and glob.glob(back + "/.keepwatch-parts-*/1"), busy)
+            need("another restore" in pg.kw(*argv, rc=5).said, "two at once")
+            t.finish(busy)
+            run = None
+        else:
+            combine("true", "true")
+            run = pg.kw(*argv)
+            need("that was killed left in" in run.said, run)
+        pg.open(back)
+        need(pg.sql("SELECT count(*) FROM rows") == "3", "moment %d" % n)
+        pg.stop(back)
+        need("not empty" in pg.kw(*argv, rc=5).said, "what was whole is never removed")
+        remove(back)
