@@ -412,6 +412,13 @@ def test_point_in_time(t, pg):
     remove(data)
     need(pg.restored() == "1,2,3,40", "latest follows the new timeline")
     need(pg.restored("--timeline", "1") == "1,2,3,4,5", "the old one is there as well")
+    # Drills: of one that leads to the new timeline, and of one that was made after that had been left.
+    from topics.sources import Place
+    with Place() as place:
+        os.chmod(place.dir, 0o777)
+        for of, rows in ((base, "1,2,3,40"), (second, "1,2,3,4,5")):
+            pg.kw("drill", "--repo", pg.repo, "--snapshot", of["snapshot"], "--scratch", place.dir, "--target", "postgresql?package=" + os.path.dirname(pg.bin),
+                  "--expect-sql", "SELECT string_agg(n::text, ',' ORDER BY n) = '%s' FROM rows" % rows)
     found = pg.js("wal", "verify", "--repo", pg.repo)
     need(found["sound"] and len(found["clusters"][0]["timelines"]) == 2, found)
     need(pg.js("verify", "--repo", pg.repo, "--read-data")["sound"], "sound")

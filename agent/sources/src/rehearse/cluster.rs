@@ -18,7 +18,7 @@ use super::{Answer, START, Server, first_line, home, is_true, questions_of, tail
 use crate::child::{Program, find};
 use crate::fault::{Fault, Reason};
 use crate::postgresql::{self, Asker};
-use crate::scratch::{Owner, Scratch, create, give};
+use crate::scratch::{Owner, Scratch, create, give, note_server};
 use crate::setting::Setting;
 use crate::text::hex;
 
@@ -113,6 +113,13 @@ impl Cluster {
     /// Of whom the files must be, when we are root.
     pub fn owner(&self) -> Option<Owner> {
         self.owner
+    }
+
+    /// Writes down a program that works in the scratch space, the leader of its process group: whoever sweeps ends it.
+    pub fn note(&self, pid: u32) {
+        if let Err(e) = note_server(self.scratch.path(), "program", pid) {
+            tracing::warn!("{e}");
+        }
     }
 
     /// Starts the server, which replays its log along these timelines to the end, and stops it when it has opened.

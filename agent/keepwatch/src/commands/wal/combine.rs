@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::lchown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -78,6 +79,8 @@ pub struct Bringer<'a> {
     pub pg_bin: Option<&'a Path>,
     /// Of whom the files become.
     pub owner: Option<Owner>,
+    /// Writes down a program that was started, so that it ends when we are killed and somebody sweeps.
+    pub note: Option<&'a dyn Fn(u32)>,
 }
 
 impl Bringer<'_> {
@@ -162,6 +165,7 @@ impl Bringer<'_> {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .map_err(|e| {
                 Failure::failed(format!(
@@ -173,6 +177,9 @@ impl Bringer<'_> {
                     "install PostgreSQL {version}, or say with --pg-bin where it is"
                 ))
             })?;
+        if let Some(note) = self.note {
+            note(child.id());
+        }
         let child_id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         self.context.child.set(child_id);
         if self.context.cancel.is_cancelled() {

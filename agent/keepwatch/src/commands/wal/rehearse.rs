@@ -87,6 +87,7 @@ impl Base<'_> {
             lookup: self.lookup,
             pg_bin: Some(cluster.bin()),
             owner,
+            note: Some(&|pid| cluster.note(pid)),
         };
         let there = Log {
             base,

@@ -152,6 +152,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
             lookup: &lookup,
             pg_bin: args.pg_bin.as_deref(),
             owner,
+            note: None,
         };
         let written = bringer.bring(&chain, &directory)?;
         if args.with_log {
