@@ -231,6 +231,7 @@ def test_a_base_backup_is_rehearsed(t, pg):
     with open(data + "/postgresql.conf", "a") as f:
         f.write("max_prepared_transactions=5\n")
     pg.start(data)
+    version = pg.sql("SHOW server_version").split()[0].split(".")[0]
     pg.sql("CREATE DATABASE app")
     app = lambda text: pg.sh("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", "app", "-c", text)
     app("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
@@ -285,7 +286,7 @@ target.postgresql = { package = "%s" }
         said = drill("wrong", rc=1).said
         need("count(*) = 4" in said and "holds no database 'none'" in said and "2 of 3" in said, said)
         said = drill("other", rc=1).said
-        need("the base backup is of PostgreSQL %s, which alone can start it, and %s/older/bin/postgres is postgres (PostgreSQL) 9.6.1" % (os.path.basename(package), place.dir) in said, said)
+        need("the base backup is of PostgreSQL %s, which alone can start it, and %s/older/bin/postgres is postgres (PostgreSQL) 9.6.1" % (version, place.dir) in said, said)
         nothing_left(place)
         db = sqlite3.connect("file:%s/state/catalog.sqlite?mode=ro" % pg.home, uri=True)
         runs = db.execute("SELECT job, outcome, error_text FROM runs WHERE kind = 'drill' ORDER BY started, id").fetchall()
@@ -322,6 +323,10 @@ target.postgresql = { package = "%s" }
         said = drill("cluster", rc=1).said
         need("cannot be brought to the end of its log: a segment is missing from %s to %s" % (segments[1], segments[1]) in said, said)
         nothing_left(place)
+        db = sqlite3.connect("file:%s/state/catalog.sqlite?mode=ro" % pg.home, uri=True)
+        last = db.execute("SELECT outcome, error_class FROM runs WHERE kind = 'drill' ORDER BY started DESC, id DESC LIMIT 1").fetchone()
+        need(last == ("failed", "verify"), last)
+        db.close()
     silent.close()
 
 

@@ -710,7 +710,7 @@ source.postgresql_cluster = { host = "%s", port = 5999, incremental = true, pack
         job("backup", "--job", "cluster")
     before = content_of(pg.repo)
     said = job("backup", "--job", "cluster", "--dry-run").text
-    version = re.findall(r"\d+", pg.bin)[-1]
+    version = pg.sql("SHOW server_version").split()[0]
     need("PostgreSQL %s" % version in said and "its databases have" in said and "it would be a full base backup: " in said and "dry run: nothing was stored" in said, said)
     need(content_of(pg.repo) == before, "it stored something")
     job("verify", "--repository", "disk")
