@@ -8,6 +8,7 @@
   btrfs-progs,
   cargo,
   clippy,
+  crun,
   debootstrap,
   e2fsprogs,
   gcc,
@@ -21,6 +22,7 @@
   nixfmt,
   openssh,
   openssl,
+  podman,
   postgresql,
   prometheus,
   prometheus-alertmanager,
@@ -72,7 +74,9 @@ mkShell {
     zfs
     zstd
     # Servers.
+    crun
     mariadb
+    podman
     postgresql
     prometheus
     prometheus.cli

@@ -1067,6 +1067,22 @@ fn table() -> Vec<Row<'static>> {
         ),
         (
             REPO,
+            "identity_file = '/i'\n[backups.b]\nsource.postgresql_cluster = {}\n[drills.d]\nbackup = 'b'\ntarget.postgresql.private = false",
+            6,
+            "drills.d.target.postgresql.private",
+            "only a server of its own",
+            None,
+        ),
+        (
+            REPO,
+            "identity_file = '/i'\n[backups.b]\nsource.postgresql_cluster = {}\n[drills.d]\nbackup = 'b'\ntarget.redis = {}",
+            6,
+            "drills.d.target",
+            "of postgresql_cluster, which cannot be restored to redis",
+            None,
+        ),
+        (
+            REPO,
             "identity_file = '/i'\n[backups.b]\nsource.postgresql = {}\n[drills.d]\nbackup = 'b'\ntarget.postgresql = {}\nexpect.command = ['/bin/true']",
             7,
             "drills.d.expect.command",

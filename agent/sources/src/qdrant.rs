@@ -137,6 +137,30 @@ impl Asker {
         Err(Fault::new(reason, format!("{what} ({})", answer.said())))
     }
 
+    /// How many points a collection has.
+    fn count(&self, collection: &str, of: &str) -> Result<u64, Fault> {
+        let path = format!("/collections/{}/points/count", encoded(collection));
+        let said = self.result(Method::POST, &path, Some(&json!({"exact": true})), of)?;
+        said["count"].as_u64().ok_or_else(|| {
+            Fault::new(
+                Reason::Failed,
+                format!(
+                    "{} does not count points as Qdrant does",
+                    self.client.place()
+                ),
+            )
+        })
+    }
+
+    /// The names of all collections.
+    fn collections(&self) -> Result<Vec<String>, Fault> {
+        let said = self.result(Method::GET, "/collections", None, "list of collections")?;
+        let list = said["collections"].as_array().into_iter().flatten();
+        Ok(list
+            .filter_map(|c| c["name"].as_str().map(str::to_owned))
+            .collect())
+    }
+
     fn note_path(&self, path: &str) -> PathBuf {
         self.notes
             .join(component(&format!("{} {path}", self.client.place())))
@@ -191,13 +215,7 @@ impl Asker {
 pub fn dump(source: &Qdrant, setting: &Setting) -> Result<Box<dyn Parts>, Fault> {
     let asker = Asker::new(&source.server, setting)?;
     let root = asker.result(Method::GET, "/", None, "version")?;
-    let collections = asker.result(Method::GET, "/collections", None, "list of collections")?;
-    let mut there: Vec<String> = collections["collections"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|c| c["name"].as_str().map(str::to_owned))
-        .collect();
+    let mut there = asker.collections()?;
     there.sort();
     if let Some(missing) = source.collections.iter().find(|c| !there.contains(c)) {
         return Err(Fault::new(
@@ -269,15 +287,11 @@ impl Parts for Dump {
             None => "whole storage".to_owned(),
         };
         let base = base(collection.as_deref());
-        let points = match &collection {
-            Some(name) => {
-                let path = format!("/collections/{}/points/count", encoded(name));
-                self.asker
-                    .result(Method::POST, &path, Some(&json!({"exact": true})), &what)?["count"]
-                    .clone()
-            }
-            None => Value::Null,
+        let points = || match &collection {
+            Some(name) => self.asker.count(name, &what).map(Value::from),
+            None => Ok(Value::Null),
         };
+        let before = points()?;
         let made = self
             .asker
             .result(Method::POST, &format!("{base}?wait=true"), None, &what)?;
@@ -294,6 +308,8 @@ impl Parts for Dump {
             path: path.clone(),
             is_there: true,
         };
+        // Points come and go meanwhile: what is in the snapshot lies between the two.
+        let after = points()?;
         let (length, sum) = (
             made["size"].as_u64(),
             made["checksum"].as_str().map(str::to_owned),
@@ -320,7 +336,7 @@ impl Parts for Dump {
                 "storage"
             },
             of: collection,
-            details: json!({"sha256": sum, "points": points}),
+            details: json!({"sha256": sum, "points": before, "points_after": after}),
             body: Checked::over(
                 body,
                 Sum::new(length, sum),
@@ -406,32 +422,18 @@ pub fn restore(
         ));
     }
     let chosen = about.chosen("collection", &options.collections)?;
-    let there = asker.result(Method::GET, "/collections", None, "list of collections")?;
-    let exists = |name: &str| {
-        there["collections"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|c| c["name"] == json!(name))
-    };
+    let there = asker.collections()?;
+    let exists = |name: &str| there.iter().any(|c| c == name);
     for (item, name) in &chosen {
         stored.there(item)?;
-        if exists(name) && !options.replace {
-            let count = asker.result(
-                Method::POST,
-                &format!("/collections/{}/points/count", encoded(name)),
-                Some(&json!({"exact": true})),
-                "count of points",
-            )?;
-            if count["count"] != json!(0) {
-                return Err(Fault::new(
-                    Reason::InTheWay,
-                    format!(
-                        "the collection '{name}' exists and is not empty; restore under another name with --database {}=NAME, or replace it with --replace; nothing was touched",
-                        own(item)
-                    ),
-                ));
-            }
+        if exists(name) && !options.replace && asker.count(name, "count of points")? != 0 {
+            return Err(Fault::new(
+                Reason::InTheWay,
+                format!(
+                    "the collection '{name}' exists and is not empty; restore under another name with --database {}=NAME, or replace it with --replace; nothing was touched",
+                    own(item)
+                ),
+            ));
         }
     }
     let mut report = Report::default();
@@ -505,41 +507,86 @@ pub fn leftovers(scratch: &Path) -> usize {
     fs::read_dir(scratch.join("keepwatch-qdrant-snapshots")).map_or(0, |d| d.flatten().count())
 }
 
-/// The version of a server.
+/// The names of the collections of a server.
 ///
 /// # Errors
-/// It cannot be reached.
-pub fn version(server: &Server, setting: &Setting) -> Result<String, Fault> {
-    let root = Asker::new(server, setting)?.result(Method::GET, "/", None, "version")?;
-    Ok(root["version"].as_str().unwrap_or_default().to_owned())
+/// It cannot be reached, or refuses the key.
+pub fn collections(server: &Server, setting: &Setting) -> Result<Vec<String>, Fault> {
+    Asker::new(server, setting)?.collections()
+}
+
+/// How many points a collection of a dump has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// The collection.
+    pub collection: String,
+    /// Counted when it was dumped: before and after. Dumps of earlier versions have the first only.
+    pub had: (u64, Option<u64>),
+    /// There now.
+    pub has: u64,
+}
+
+impl Count {
+    /// What the dump lets expect, in words, and whether it is so.
+    pub fn judged(&self) -> (String, bool) {
+        let (first, last) = self.had;
+        match last {
+            Some(last) if last == first => (first.to_string(), self.has == first),
+            Some(last) => (
+                format!("{first} to {last}"),
+                (first.min(last)..=first.max(last)).contains(&self.has),
+            ),
+            None => (first.to_string(), first == 0 || self.has > 0),
+        }
+    }
 }
 
 /// Collections of a dump, how many points were counted when it was made, and how many are there.
 ///
 /// # Errors
 /// The server cannot be asked, or lacks one.
-pub fn counts(
-    server: &Server,
-    about: &About,
-    setting: &Setting,
-) -> Result<Vec<(String, u64, u64)>, Fault> {
+pub fn counts(server: &Server, about: &About, setting: &Setting) -> Result<Vec<Count>, Fault> {
     let asker = Asker::new(server, setting)?;
     about
         .all("collection")
         .map(|item| {
-            let name = item.of.clone().unwrap_or_default();
-            let path = format!("/collections/{}/points/count", encoded(&name));
-            let has = asker.result(
-                Method::POST,
-                &path,
-                Some(&json!({"exact": true})),
-                "count of points",
-            )?;
-            Ok((
-                name,
-                item.details["points"].as_u64().unwrap_or(0),
-                has["count"].as_u64().unwrap_or(0),
-            ))
+            let collection = item.of.clone().unwrap_or_default();
+            Ok(Count {
+                had: (
+                    item.details["points"].as_u64().unwrap_or(0),
+                    item.details["points_after"].as_u64(),
+                ),
+                has: asker.count(&collection, "count of points")?,
+                collection,
+            })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_compared_with_what_was_counted() {
+        for (had, has, holds) in [
+            ((5, Some(5)), 5, true),
+            ((5, Some(5)), 4, false),
+            ((5, Some(5)), 6, false),
+            ((0, Some(0)), 0, true),
+            ((5, Some(8)), 6, true),
+            ((8, Some(5)), 5, true),
+            ((5, Some(8)), 4, false),
+            ((5, Some(8)), 9, false),
+            ((5, None), 6, true),
+            ((5, None), 0, false),
+        ] {
+            let count = Count {
+                collection: "c".into(),
+                had,
+                has,
+            };
+            assert_eq!(count.judged().1, holds, "{count:?}");
+        }
+    }
 }

@@ -3,9 +3,11 @@
 //! A server of ours listens on a socket in a private directory only, runs in a process group of its own, and ends with the rehearsal. It is
 //! written down in the scratch directory: when the rehearsal is killed, whoever uses scratch space next ends the server and removes its data.
 
+pub mod cluster;
+
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -16,11 +18,14 @@ use crate::child::{Program, find};
 use crate::fault::{Fault, Reason};
 use crate::restore::{Report, Stored};
 use crate::scratch::{Owner, Scratch, give, note_server};
+use crate::secret::SecretFile;
 use crate::setting::Setting;
 use crate::{mysql, postgresql, qdrant, redis, sqlite};
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(60);
+/// How long one question may take while it starts.
+const ASK: Duration = Duration::from_secs(10);
 /// How long it may take to end before it is killed.
 const END: Duration = Duration::from_secs(10);
 
@@ -90,6 +95,12 @@ pub fn rehearse(
     questions: &[String],
     setting: &Setting,
 ) -> Result<Rehearsal, Fault> {
+    if matches!(stage, Stage::Qdrant(_)) && !questions.is_empty() {
+        return Err(Fault::new(
+            Reason::Parameter,
+            "Qdrant answers no questions in SQL; its drill compares the number of points of each collection",
+        ));
+    }
     let scratch = Scratch::new(&setting.scratch)?;
     on_scratch(&scratch, stage, stored, about, questions, setting)
         .map_err(|fault| without_room(fault, &setting.scratch, &scratch))
@@ -156,23 +167,7 @@ fn on_scratch(
         .map_err(|e| Fault::file("open", scratch.path(), &e))?;
     fs::set_permissions(&inner.scratch, fs::Permissions::from_mode(0o711))
         .map_err(|e| Fault::file("open", &inner.scratch, &e))?;
-    let ask_all = |asked: &Asked<'_>| -> Vec<Answer> {
-        questions
-            .iter()
-            .map(|question| {
-                let (of, sql) = match question.strip_prefix('@').and_then(|q| q.split_once(' ')) {
-                    Some((of, sql)) => (Some(of), sql),
-                    None => (None, question.as_str()),
-                };
-                let answer = asked(of, sql);
-                Answer {
-                    question: question.clone(),
-                    holds: matches!(answer, Ok(true)),
-                    why: answer.err().map(|e| e.text),
-                }
-            })
-            .collect()
-    };
+    let ask_all = |asked: &Asked<'_>| questions_of(questions, asked);
     let first = |of: Option<&str>| -> Result<String, Fault> {
         of.or_else(|| {
             about.all("database").find_map(|i| {
@@ -198,12 +193,7 @@ fn on_scratch(
             let asker = postgresql::Asker::new(&place, &inner)?;
             let answers = ask_all(&|of, sql| {
                 let out = asker.sql(&first(of)?, sql, &inner)?;
-                Ok(is_true(
-                    String::from_utf8_lossy(&out)
-                        .lines()
-                        .next()
-                        .unwrap_or_default(),
-                ))
+                Ok(is_true(&first_line(&out)))
             });
             server.end();
             (report, seconds, answers)
@@ -291,10 +281,16 @@ fn on_scratch(
             let seconds = began.elapsed();
             let answers = qdrant::counts(&place, about, &inner)?
                 .into_iter()
-                .map(|(name, had, has)| Answer {
-                    question: format!("the collection '{name}' holds points: {had} were counted when it was dumped, {has} are there"),
-                    holds: had == 0 || has > 0,
-                    why: None,
+                .map(|count| {
+                    let (had, holds) = count.judged();
+                    Answer {
+                        question: format!(
+                            "the collection '{}' holds its points: {had} were counted when it was dumped, {} are there",
+                            count.collection, count.has
+                        ),
+                        holds,
+                        why: None,
+                    }
                 })
                 .collect();
             server.end();
@@ -306,6 +302,29 @@ fn on_scratch(
         restore_seconds: seconds.as_secs_f64(),
         answers,
     })
+}
+
+/// Asks all questions, each in the database that it names.
+fn questions_of(questions: &[String], asked: &Asked<'_>) -> Vec<Answer> {
+    let each = questions.iter().map(|question| {
+        let (of, sql) = match question.strip_prefix('@').and_then(|q| q.split_once(' ')) {
+            Some((of, sql)) => (Some(of), sql),
+            None => (None, question.as_str()),
+        };
+        let answer = asked(of, sql);
+        Answer {
+            question: question.clone(),
+            holds: matches!(answer, Ok(true)),
+            why: answer.err().map(|e| e.text),
+        }
+    });
+    each.collect()
+}
+
+/// The first line of what a client prints.
+fn first_line(out: &[u8]) -> String {
+    let out = String::from_utf8_lossy(out);
+    out.lines().next().unwrap_or_default().to_owned()
 }
 
 /// What a database calls true.
@@ -329,35 +348,46 @@ impl Server {
         Ok(server)
     }
 
-    /// Waits until it answers.
+    /// Waits until it answers, `most` at longest.
     fn until(
         &mut self,
         scratch: &Scratch,
         setting: &Setting,
-        mut answers: impl FnMut() -> Result<(), Fault>,
+        most: Duration,
+        mut answers: impl FnMut(&Setting) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let began = Instant::now();
+        let most = most.min(setting.stall);
+        let mut short = setting.clone();
+        short.stall = most.min(ASK);
         loop {
             setting.stop.check()?;
-            let why = match answers() {
-                Ok(()) => return Ok(()),
-                Err(why) => why,
+            // One that has ended is not asked: somebody else may have taken its port.
+            let ended = self.child.try_wait().ok().flatten();
+            let why = match ended {
+                Some(_) => None,
+                None => match answers(&short) {
+                    Ok(()) => return Ok(()),
+                    Err(why) => Some(why.text),
+                },
             };
-            let gone = self.child.try_wait().is_ok_and(|s| s.is_some());
-            if gone || began.elapsed() >= START {
-                let log =
-                    fs::read(scratch.path().join(format!("{}.log", self.name))).unwrap_or_default();
-                let said = crate::text::said(&log, &[]);
-                let how = if gone {
-                    "ended at once"
-                } else {
-                    "does not answer"
+            if ended.is_some() || began.elapsed() >= most {
+                let log = tail(&scratch.path().join(format!("{}.log", self.name)));
+                let said = crate::text::said(log.unwrap_or_default().as_bytes(), &[]);
+                let said = Some(said).filter(|s| !s.is_empty());
+                let (how, reason) = match ended {
+                    Some(status) => (format!("ended at once ({status})"), Reason::Failed),
+                    None => (
+                        format!("does not answer after {} s", most.as_secs()),
+                        Reason::Stalled,
+                    ),
                 };
+                let why = said.or(why).map_or(String::new(), |why| format!(": {why}"));
                 return Err(Fault::new(
-                    Reason::Failed,
+                    reason,
                     format!(
-                        "the private server of the rehearsal {how}: {}",
-                        if said.is_empty() { why.text } else { said }
+                        "the private server '{}' of the rehearsal {how}{why}",
+                        self.name
                     ),
                 ));
             }
@@ -366,7 +396,12 @@ impl Server {
     }
 
     /// In good order.
-    fn end(mut self) {
+    fn end(self) {
+        self.end_within(END);
+    }
+
+    /// In good order, which may last.
+    fn end_within(mut self, most: Duration) {
         let pid = i32::try_from(self.child.id())
             .ok()
             .and_then(rustix::process::Pid::from_raw);
@@ -375,7 +410,7 @@ impl Server {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
         }
         let began = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < END {
+        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < most {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -409,7 +444,11 @@ fn home(scratch: &Scratch, names: &[&str]) -> Result<(PathBuf, Option<Owner>), F
         ),
     };
     let path = scratch.path().join("s");
-    fs::create_dir(&path).map_err(|e| Fault::file("make", &path, &e))?;
+    // Nobody else of this host reaches the socket, behind which no password is asked for.
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&path)
+        .map_err(|e| Fault::file("make", &path, &e))?;
     give(&path, owner)?;
     // The path of a socket has 107 bytes at most.
     if path.as_os_str().len() > 85 {
@@ -475,8 +514,8 @@ fn postgresql_server(
             .map(Path::to_owned),
         ..Default::default()
     };
-    server.until(scratch, setting, || {
-        postgresql::Asker::new(&place, setting)?
+    server.until(scratch, setting, START, |short| {
+        postgresql::Asker::new(&place, short)?
             .json::<bool>("postgres", "SELECT 'true'::json")
             .map(drop)
     })?;
@@ -526,10 +565,8 @@ fn mysql_server(
         package: package.map(Path::to_owned),
         ..Default::default()
     };
-    server.until(scratch, setting, || {
-        mysql::Asker::new(&place, setting)?
-            .rows("SELECT 1")
-            .map(drop)
+    server.until(scratch, setting, START, |short| {
+        mysql::Asker::new(&place, short)?.rows("SELECT 1").map(drop)
     })?;
     Ok((server, place))
 }
@@ -555,8 +592,8 @@ fn redis_server(
         socket: Some(socket),
         ..Default::default()
     };
-    server.until(scratch, setting, || {
-        let info = redis::Connection::open(&place, setting)?.ask(&["INFO", "persistence"])?;
+    server.until(scratch, setting, START, |short| {
+        let info = redis::Connection::open(&place, short)?.ask(&["INFO", "persistence"])?;
         match info.contains("loading:0") {
             true => Ok(()),
             false => Err(Fault::new(Reason::NoConnection, "it is still loading")),
@@ -576,11 +613,24 @@ fn qdrant_server(
         .and_then(|l| l.local_addr())
         .map_err(|e| Fault::new(Reason::Failed, format!("no free port: {e}")))?
         .port();
-    let text = format!(
-        "service: {{host: 127.0.0.1, http_port: {port}, grpc_port: null}}\nstorage: {{storage_path: {0}/storage, snapshots_path: {0}/snapshots}}\ntelemetry_disabled: true\n",
-        home.display()
-    );
+    // Its port is open to everybody on this host, and what lies behind it to none of them: whoever asks needs a key that only we have.
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|e| {
+        Fault::new(
+            Reason::Failed,
+            format!("the system gives no random bytes: {e}"),
+        )
+    })?;
+    let key = zeroize::Zeroizing::new(crate::text::hex(&random));
+    let path = |name: &str| serde_json::Value::from(home.join(name).display().to_string());
+    let text = zeroize::Zeroizing::new(format!(
+        "service:\n  host: 127.0.0.1\n  http_port: {port}\n  grpc_port: null\n  api_key: \"{}\"\nstorage:\n  storage_path: {}\n  snapshots_path: {}\ntelemetry_disabled: true\n",
+        *key,
+        path("storage"),
+        path("snapshots"),
+    ));
     let config = scratch.file("qdrant.yaml", text.as_bytes(), owner)?;
+    let key = scratch.file("qdrant.key", key.as_bytes(), None)?;
     let program = Program::new(&program)
         .arg("--config-path")
         .arg(config)
@@ -589,10 +639,11 @@ fn qdrant_server(
     let mut server = Server::start(program, scratch, "qdrant")?;
     let place = qdrant::Server {
         url: format!("http://127.0.0.1:{port}"),
-        key: None,
+        key: Some(SecretFile(key)),
     };
-    server.until(scratch, setting, || {
-        qdrant::version(&place, setting).map(drop)
+    // Its version it tells everybody; the list of collections only whom it knows.
+    server.until(scratch, setting, START, |short| {
+        qdrant::collections(&place, short).map(drop)
     })?;
     Ok((server, place))
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::*;
+use keepwatch_sources::about::About;
 use keepwatch_sources::fault::Reason;
+use keepwatch_sources::rehearse::cluster::Cluster;
 use keepwatch_sources::rehearse::{Stage, rehearse};
 
 /// Processes whose command line or directory speaks of a place.
@@ -59,6 +61,105 @@ fn sqlite_answers_and_a_wrong_answer_is_told() {
     );
     assert!(r.answers[2].why.as_deref().unwrap().contains("nothing"));
     assert!(r.report.bytes > 0);
+    nothing_left(&s);
+}
+
+/// A stand-in answers in the end-to-end tests; here are servers that never do.
+#[test]
+fn a_server_that_never_answers_is_given_up_and_ended() {
+    let dir = short();
+    let mut s = setting(dir.path());
+    s.stall = std::time::Duration::from_secs(2);
+    let about = About::new("qdrant");
+    let none = || Memory(Default::default());
+    for (script, reason, says) in [
+        (
+            "sleep 1000",
+            Reason::Stalled,
+            "'qdrant' of the rehearsal does not answer after 2 s",
+        ),
+        (
+            "echo the disk is upside down; exit 7",
+            Reason::Failed,
+            "ended at once (exit status: 7): the disk is upside down",
+        ),
+        (
+            "kill -9 $$",
+            Reason::Failed,
+            "ended at once (signal: 9 (SIGKILL))",
+        ),
+    ] {
+        let package = dir.path().join(format!("{}", script.len()));
+        program(&package.join("bin"), "qdrant", script);
+        let e = rehearse(&Stage::Qdrant(Some(package)), &none(), &about, &[], &s).unwrap_err();
+        assert_eq!(e.reason, reason, "{e}");
+        assert!(e.text.contains(says), "{e}");
+        nothing_left(&s);
+        assert_eq!(living(&s.scratch), Vec::<String>::new());
+    }
+    let stage = Stage::Qdrant(Some(dir.path().join("nowhere")));
+    let e = rehearse(&stage, &none(), &about, &[], &s).unwrap_err();
+    assert_eq!(e.reason, Reason::NoProgram, "{e}");
+    let e = rehearse(&stage, &none(), &about, &["SELECT 1".into()], &s).unwrap_err();
+    assert_eq!(e.reason, Reason::Parameter, "{e}");
+    nothing_left(&s);
+}
+
+/// The real one is in the end-to-end tests; here are programs that stall, end, or say nothing of use.
+#[test]
+fn a_recovery_that_does_not_move_is_given_up() {
+    let dir = short();
+    let mut s = setting(dir.path());
+    s.stall = std::time::Duration::from_secs(2);
+    let version = "[ \"$1\" = --version ] && { echo 'postgres (PostgreSQL) 15.1'; exit; }";
+    let control = "echo 'max_prepared_xacts setting:           3'";
+    for (n, (script, control, reason, says)) in [
+        (
+            "sleep 1000",
+            control,
+            Reason::Stalled,
+            "has not moved for 2 s",
+        ),
+        (
+            "exit 3",
+            control,
+            Reason::Failed,
+            "cannot be started on the restored base backup: exit status: 3",
+        ),
+        (
+            "echo 'FATAL:  no'; exit 1",
+            control,
+            Reason::Failed,
+            "base backup: no",
+        ),
+        (
+            "sleep 1000",
+            "echo it is broken >&2; exit 1",
+            Reason::Failed,
+            "it is broken",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let package = dir.path().join(n.to_string());
+        let bin = package.join("bin");
+        program(&bin, "postgres", &format!("{version}\n{script}"));
+        program(&bin, "pg_controldata", control);
+        let cluster = Cluster::new(Some(&package), "15", &s).unwrap();
+        let e = cluster.recover(1, &s).unwrap_err();
+        assert_eq!(e.reason, reason, "{e}");
+        assert!(e.text.contains(says), "{e}");
+        drop(cluster);
+        nothing_left(&s);
+        assert_eq!(living(&s.scratch), Vec::<String>::new());
+        let e = Cluster::new(Some(&package), "16", &s).err().unwrap();
+        assert_eq!(e.reason, Reason::Version, "{e}");
+    }
+    let e = Cluster::new(Some(Path::new("/nonexistent")), "15", &s)
+        .err()
+        .unwrap();
+    assert_eq!(e.reason, Reason::NoProgram, "{e}");
     nothing_left(&s);
 }
 

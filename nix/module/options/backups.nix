@@ -184,7 +184,10 @@ in
                         type = types.nullOr types.package;
                         default = null;
                         example = lib.literalExpression "pkgs.postgresql_17";
-                        description = "The installation whose `bin` holds `initdb`, `postgres` and `pg_restore`; that of `services.postgresql`, or `pkgs.postgresql`, when it is null.";
+                        description = ''
+                          The installation whose `bin` holds `initdb`, `postgres` and `pg_restore`; that of `services.postgresql`, or `pkgs.postgresql`, when
+                          it is null. A base backup is started by the major version that was backed up and by no other.
+                        '';
                       };
                       scratchPrefix = opt types.str "keepwatch_drill_" ''
                         What the names of scratch databases begin with. Only databases with such a name are ever dropped.
@@ -194,7 +197,7 @@ in
                       user = user "The role; it must be allowed to create databases. For a server of this host the module sees to that.";
                       passwordFile = k.file "The password.";
                     }
-                    "PostgreSQL: a private server on scratch data, or a scratch database of a server that runs; removed afterwards.";
+                    "PostgreSQL: a private server on scratch data, or a scratch database of a server that runs; removed afterwards. Of a `postgresqlCluster` a private server that replays its log.";
                 mysql = server (
                   if config.services.mysql.enable or false then config.services.mysql.package else pkgs.mariadb
                 ) "pkgs.mariadb" "A private server of MariaDB or MySQL on scratch data.";

@@ -1,5 +1,5 @@
 """Databases and services as sources, with the real servers: dumps that come back, dumps that break off, drills that prove a restore."""
-import glob, json, os, pwd, shutil, signal, socket, sqlite3, subprocess, tempfile, time
+import glob, json, os, pwd, shutil, signal, socket, sqlite3, subprocess, tempfile, time, urllib.parse
 
 from harness import Skip, is_root, need, need_root, need_tools
 from topics.jobs import RECIPIENT, configure, rows, wait_for
@@ -256,6 +256,33 @@ def test_several_sources_make_one_snapshot_or_none(t):
     run = t.kw("backup", "--repo", repo, *both, "--database", one, rc=2)
     run = t.kw("backup", "--repo", repo, both[0], both[1], both[0], both[1], rc=2)
     need("label 'first'" in run.said, run)
+
+
+def test_a_command_stands_beside_a_database(t):
+    """What a command prints and a database are one snapshot; the one that fails takes the other with it, in either order."""
+    repo = t.repository()
+    with Place() as place:
+        pg = Pg(place)
+        pg.make("app", 2000)
+        before = pg.print("app")
+        base = "postgresql?socket=%s&package=%s&database=app" % (pg.home, os.path.dirname(pg.bin))
+        command = lambda script, more="": "command?argv=/bin/sh&argv=-c&argv=%s%s" % (urllib.parse.quote(script), more)
+        backup = lambda *specs, rc=0: t.kw("backup", "--repo", repo, *[w for s in specs for w in ("--source", s)], rc=rc)
+        backup(base, command("printf 'a & b = c%%\\n'", "&name=out"), command("echo second", "&name=out&label=other"))
+        names = t.kw("ls", "--repo", repo, "latest").text
+        need(all(n in names for n in ("postgresql/app.dump", "command/out", "other/out", "command/keepwatch-source.json")), names)
+        need(t.kw("dump", "--repo", repo, "latest", "/command/out").out == b"a & b = c%\n", "what the command printed")
+        need(t.kw("dump", "--repo", repo, "latest", "/other/out").out == b"second\n", "what the other one printed")
+        t.kw("restore", "--repo", repo, *pg.args(), "--database", "app=copy")
+        need(pg.print("copy") == before, "another database")
+        fails = command("echo half; echo why not >&2; exit 3", "&name=out")
+        for specs in ((base, fails), (fails, base), (command("true", "&name=out"), base), (base, command("echo x", "&name=out"), base + "&database=none&label=gone")):
+            run = backup(*specs, rc=1)
+            need("no snapshot was made" in run.said, run)
+        need("why not" in backup(base, fails, rc=1).said, "what it said is told")
+        backup(base, command("echo x", "&name=out"), command("echo y", "&name=out"), rc=2)
+        [snapshot] = t.js("snapshots", "--repo", repo)["snapshots"]
+        need(snapshot["paths"] == ["postgresql", "command", "other"] or sorted(snapshot["paths"]) == ["command", "other", "postgresql"], snapshot)
 
 
 def test_jobs_and_drills_of_the_configuration(t):

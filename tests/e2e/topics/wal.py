@@ -1,7 +1,7 @@
 """PostgreSQL with point-in-time recovery: base backups, the log, restores to a moment, and what happens when something is missing. With a real server where there is one."""
 import glob, json, os, re, shutil, signal, socket, sqlite3, struct, subprocess, time
 
-from harness import NOBODY, Skip, content_of, is_root, need, need_tools, objects, remove
+from harness import NOBODY, Skip, content_of, free_port, is_root, need, need_tools, objects, remove
 
 MIB = 1 << 20
 SYSTEM = 7312345678901234567
@@ -412,6 +412,13 @@ def test_point_in_time(t, pg):
     remove(data)
     need(pg.restored() == "1,2,3,40", "latest follows the new timeline")
     need(pg.restored("--timeline", "1") == "1,2,3,4,5", "the old one is there as well")
+    # Drills: of one that leads to the new timeline, and of one that was made after that had been left.
+    from topics.sources import Place
+    with Place() as place:
+        os.chmod(place.dir, 0o777)
+        for of, rows in ((base, "1,2,3,40"), (second, "1,2,3,4,5")):
+            pg.kw("drill", "--repo", pg.repo, "--snapshot", of["snapshot"], "--scratch", place.dir, "--target", "postgresql?package=" + os.path.dirname(pg.bin),
+                  "--expect-sql", "SELECT string_agg(n::text, ',' ORDER BY n) = '%s' FROM rows" % rows)
     found = pg.js("wal", "verify", "--repo", pg.repo)
     need(found["sound"] and len(found["clusters"][0]["timelines"]) == 2, found)
     need(pg.js("verify", "--repo", pg.repo, "--read-data")["sound"], "sound")
@@ -695,11 +702,17 @@ source.postgresql_cluster = { host = "%s", port = 5999, incremental = true, pack
 """ % (pg.home, pg.home, pg.repo, jobs.RECIPIENT, pg.home, os.path.dirname(pg.bin)), 0o644)
     job = lambda *args, rc=0: pg.kw(*args, "--config", config, rc=rc)
     job("backup", "--job", "cluster", rc=1)
+    said = job("backup", "--job", "cluster", "--dry-run", rc=1).said
+    need("cannot be reached" in said and "nothing was stored" in said, said)
     pg.start(data)
     pg.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
     for _ in range(3):
         job("backup", "--job", "cluster")
-    need("cannot be rehearsed" in job("backup", "--job", "cluster", "--dry-run", rc=2).said, "no rehearsal")
+    before = content_of(pg.repo)
+    said = job("backup", "--job", "cluster", "--dry-run").text
+    version = pg.sql("SHOW server_version").split()[0]
+    need("PostgreSQL %s" % version in said and "its databases have" in said and "it would be a full base backup: " in said and "dry run: nothing was stored" in said, said)
+    need(content_of(pg.repo) == before, "it stored something")
     job("verify", "--repository", "disk")
     db = sqlite3.connect("file:%s/state/catalog.sqlite?mode=ro" % pg.home, uri=True)
     runs = db.execute("SELECT kind, outcome, error_class, source_bytes > 1000000 AND length(snapshot) = 64 FROM runs WHERE kind <> 'forget' ORDER BY started, id").fetchall()
@@ -713,3 +726,67 @@ source.postgresql_cluster = { host = "%s", port = 5999, incremental = true, pack
     pg.stop(data)
     remove(data)
     need(pg.restored(rows="SELECT n FROM rows") == "1", "it restores")
+
+
+@with_server
+def test_a_base_backup_by_password(t, pg):
+    """A role that may replicate and no more, over TCP, by the password in a file; a wrong one, one that everybody may read, and none."""
+    from topics import jobs
+    port, secret = free_port(), b"pw:with\\odd 'signs\""
+    t.secrets.append(secret)
+    data = pg.create()
+    with open(data + "/postgresql.conf", "a") as f:
+        f.write("listen_addresses='127.0.0.1'\nport=%d\n" % port)
+    with open(data + "/pg_hba.conf", "w") as f:
+        f.write("local all all trust\nhost replication keeper 127.0.0.1/32 scram-sha-256\n")
+    pg.env["PGPORT"] = str(port)
+    pg.start(data)
+    pg.sql("CREATE ROLE keeper REPLICATION LOGIN PASSWORD '%s'" % secret.decode().replace("'", "''"))
+    pg.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
+    files = {"good": secret + b"\n", "wrong": b"hunter2-wrong\n"}
+    t.secrets.append(b"hunter2-wrong")
+    text = """
+host = "db1"
+state_directory = "%s/state"
+cache_directory = "%s/cache"
+[repositories.disk]
+backend.local = { path = "%s" }
+recipients = ["%s"]
+""" % (pg.home, pg.home, pg.repo, jobs.RECIPIENT)
+    for name in ("good", "wrong", "open", "none"):
+        password = "" if name == "none" else ', password_file = "%s/%s"' % (pg.home, name)
+        if name != "none":
+            path = t.write("homepg/" + name, files.get(name, secret), 0o644 if name == "open" else 0o600)
+            if pg.uid is not None:
+                os.chown(path, pg.uid, pg.uid)
+        text += '[backups.%s]\nrepositories = ["disk"]\nretry = { attempts = 0 }\nsource.postgresql_cluster = { host = "127.0.0.1", port = %d, user = "keeper", package = "%s"%s }\n' % (name, port, os.path.dirname(pg.bin), password)
+    config = t.write("homepg/config.toml", text, 0o644)
+    env = dict(pg.env, PGPASSFILE="/nonexistent", TMPDIR=pg.home)
+    job = lambda name, *more, rc=0: t.kw("backup", "--job", name, "--config", config, *more, rc=rc, env=env, uid=pg.uid, cwd=pg.home)
+    said = job("good", "--dry-run").text
+    need("dry run: nothing was stored" in said and "is not known" in said and "refuses the user keeper" in said, said)
+    job("good")
+    for name, why in (("wrong", "password authentication failed"), ("open", "everybody on the host may open it"), ("none", "no password supplied")):
+        for more in ((), ("--dry-run",)):
+            said = job(name, *more, rc=(1, 2)).said
+            need(why in said, said)
+    snapshots = pg.js("snapshots", "--repo", pg.repo)["snapshots"]
+    need([s["job"] for s in snapshots] == ["good"], snapshots)
+    # While it runs, nobody sees the password; and the file that was made for the client goes with the run.
+    slow = t.write("slow/bin/pg_basebackup", "#!/bin/sh\ntouch %s/begun\nsleep 1\nexec %s/pg_basebackup \"$@\"\n" % (pg.home, pg.bin), 0o755)
+    argv = ["wal", "backup", "--repo", pg.repo, "--pg-host", "127.0.0.1", "--pg-port", str(port), "--pg-user", "keeper", "--pg-password-file", pg.home + "/good", "--pg-bin", os.path.dirname(slow)]
+    process = t.start(*argv, env=env, uid=pg.uid, cwd=pg.home)
+    while not os.path.exists(pg.home + "/begun") and process.poll() is None:
+        time.sleep(0.02)
+    for pid in [p for p in os.listdir("/proc") if p.isdigit()]:
+        try:
+            for name in ("cmdline", "environ"):
+                with open("/proc/%s/%s" % (pid, name), "rb") as f:
+                    need(secret not in f.read(), "%s of %s has it" % (name, pid))
+        except OSError:
+            continue
+    t.finish(process)
+    need(not glob.glob(pg.home + "/kw-scratch*"), "the password file is left")
+    pg.stop(data)
+    remove(data)
+    pg.env["PGPORT"] = "5999"

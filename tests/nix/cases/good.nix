@@ -323,6 +323,31 @@ in
     ];
   };
 
+  "a drill of a whole cluster, by a server of its own" = {
+    modules = [
+      (keepwatch {
+        repositories.disk = disk // {
+          identityFile = "/run/secrets/identity";
+        };
+        backups.cluster.source.postgresqlCluster = { };
+        drills.cluster = {
+          backup = "cluster";
+          target.postgresql = { };
+          expect.sql = [ "select count(*) > 0 from orders" ];
+        };
+      })
+      { services.postgresql.enable = true; }
+    ];
+    # It speaks with its own server by a socket, and with nobody else.
+    has."keepwatch-drill-cluster.service" = [
+      "PrivateNetwork=true"
+      "LoadCredential=repository-disk-identity:/run/secrets/identity"
+    ];
+    has.toml = [
+      "[drills.cluster.target.postgresql]"
+    ];
+  };
+
   "a drill with a server of its own" = {
     modules = [
       (keepwatch {

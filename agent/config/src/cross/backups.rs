@@ -358,7 +358,10 @@ fn drills(root: &Node, found: &mut Found<'_, '_>) {
                     .get(&["backups", backup])
                     .map(|b| sources::parts(b, "").iter().map(|p| p.kind).collect())
                     .unwrap_or_default();
+                let whole = kinds.contains(&"postgresql_cluster");
                 let fit = match target {
+                    // A base backup is started by a server of its own.
+                    "postgresql" if whole => true,
                     "postgresql" | "mysql" | "sqlite" | "redis" | "qdrant" => {
                         kinds.contains(&target)
                     }
@@ -370,6 +373,17 @@ fn drills(root: &Node, found: &mut Found<'_, '_>) {
                         one => one.to_owned(),
                     };
                     found.fault(drill, &path, "target", format!("the backup {backup} is of {source}, which cannot be restored to {target}"));
+                }
+                let private = drill
+                    .get(&["target", "postgresql", "private"])
+                    .and_then(Node::bool);
+                if whole && private == Some(false) {
+                    found.fault(
+                        drill,
+                        &path,
+                        "target.postgresql.private",
+                        format!("the backup {backup} is of a whole cluster, which only a server of its own can start"),
+                    );
                 }
                 if target != "directory" && drill.get(&["expect", "command"]).is_some() {
                     found.fault(

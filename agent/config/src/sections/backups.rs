@@ -420,7 +420,7 @@ one! {
     pub enum DrillTarget: DRILL_TARGET {
         /// A directory.
         Directory(DirectoryTarget) = "directory", Shape::Table(&DIRECTORY_TARGET), also ["path"];
-        /// PostgreSQL: a private server on scratch data, or a scratch database of a server that runs.
+        /// PostgreSQL: a private server on scratch data, or a scratch database of a server that runs. Of a `postgresql_cluster` a private server that replays its log.
         Postgresql(PostgresqlTarget) = "postgresql", Shape::Table(&POSTGRESQL_TARGET), also ["postgres"];
         /// A scratch file of SQLite.
         Sqlite(SqliteTarget) = "sqlite", Shape::Table(&SQLITE_TARGET);
@@ -447,11 +447,11 @@ table! {
 
 table! {
     /// PostgreSQL: a private server on scratch data, stopped and removed afterwards; or a scratch database of a server that runs, dropped
-    /// afterwards.
+    /// afterwards. A base backup (`postgresql_cluster`) is started by a private server of its own version, with nothing of its configuration, and its log is replayed to the end.
     pub struct PostgresqlTarget: POSTGRESQL_TARGET {
         /// Start a server of its own. Nothing of what follows counts then, but `package`.
         private: bool = Shape::Bool, Value("true");
-        /// The installation whose `bin` holds `initdb`, `postgres` and `pg_restore`.
+        /// The installation whose `bin` holds `initdb`, `postgres` and `pg_restore`; for a base backup of the major version that was backed up.
         package: Option<PathBuf> = Shape::Text(Text::Path), Absent;
         /// What the names of scratch databases begin with. Only databases with such a name are ever dropped.
         scratch_prefix: String = Shape::Text(Text::Name), Value("\"keepwatch_drill_\"");

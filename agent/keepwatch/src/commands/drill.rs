@@ -9,7 +9,7 @@ use keepwatch_engine::dump;
 use keepwatch_engine::lookup::Lookup;
 use keepwatch_engine::repository::Repository;
 use keepwatch_engine::restore::{self, Options, Overwrite};
-use keepwatch_engine::snapshots::SnapshotRecord;
+use keepwatch_engine::snapshots::{SnapshotRecord, SnapshotSet};
 use keepwatch_model::duration::{human_duration, parse_duration};
 use keepwatch_model::size::{human_bytes, parse_size};
 use keepwatch_sources::child::Program;
@@ -22,6 +22,7 @@ use serde_json::json;
 
 use super::source_args::failure;
 use super::source_restore::{InSnapshot, labels};
+use super::wal::rehearse::Base;
 use crate::clock;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome};
@@ -32,7 +33,7 @@ use crate::select::{FilterArgs, pick};
 /// Rehearse a restore, and prove it
 #[derive(Args)]
 #[command(
-    long_about = "Rehearse a restore, and prove it. Needs an identity.\n\nThe newest snapshot, or the one that is named, is restored into scratch space: files into a directory, databases into a private server that is started for it. Then it must answer what was asked, within the time that was promised. Everything is removed again.",
+    long_about = "Rehearse a restore, and prove it. Needs an identity.\n\nThe newest snapshot, or the one that is named, is restored into scratch space: files into a directory, databases into a private server that is started for it, base backups of PostgreSQL with their log into one that replays it. Then it must answer what was asked, within the time that was promised. Everything is removed again.",
     after_help = "Examples:
   keepwatch drill app                                   what the configuration says of the drill 'app'
   keepwatch drill --repo R --identity F --target directory --expect-min-files 1000
@@ -172,6 +173,7 @@ pub fn run(context: &Context, args: &DrillArgs) -> Outcome {
         args,
         repository: &repository,
         lookup: &lookup,
+        set: &set,
         snapshot,
         setting: &setting,
         began,
@@ -279,6 +281,7 @@ struct Drill<'a> {
     args: &'a DrillArgs,
     repository: &'a Repository,
     lookup: &'a Lookup,
+    set: &'a SnapshotSet,
     snapshot: &'a SnapshotRecord,
     setting: &'a Setting,
     began: Instant,
@@ -411,11 +414,34 @@ impl Drill<'_> {
     }
 
     fn stage(&self, stage: &Stage) -> Result<Came, Failure> {
+        if let (Stage::Postgresql(package), Some(_)) = (stage, &self.snapshot.body.base) {
+            return self.base(package.as_deref());
+        }
         let (stored, about) = self.stored(stage.kind())?;
         let done = rehearse(stage, &stored, &about, &self.args.expect_sql, self.setting)
             .map_err(failure)?;
         Ok(Came {
             files: about.streams.len() as u64,
+            bytes: done.report.bytes,
+            answers: done.answers,
+            notes: done.report.notes,
+            restored: Duration::from_secs_f64(done.restore_seconds.max(0.0)),
+        })
+    }
+
+    /// A base backup with its log: a whole cluster, started on its own files.
+    fn base(&self, package: Option<&Path>) -> Result<Came, Failure> {
+        let base = Base {
+            context: self.context,
+            repository: self.repository,
+            lookup: self.lookup,
+            set: self.set,
+            snapshot: self.snapshot,
+        };
+        let (done, files) =
+            base.rehearse(package, &self.args.expect_sql, self.setting, self.began)?;
+        Ok(Came {
+            files,
             bytes: done.report.bytes,
             answers: done.answers,
             notes: done.report.notes,
@@ -438,6 +464,12 @@ impl Drill<'_> {
             return Err(Failure::usage(
                 "the prefix of scratch databases needs at least four of a-z, 0-9 and _",
             ));
+        }
+        if self.snapshot.body.base.is_some() {
+            return Err(Failure::usage(format!(
+                "snapshot {} is a base backup, a whole cluster: its drill starts a server of its own; leave out scratch-prefix",
+                self.snapshot.id.short()
+            )));
         }
         let (stored, about) = self.stored(postgresql::KIND)?;
         let asker = Asker::new(&server, self.setting).map_err(failure)?;

@@ -261,6 +261,7 @@ const WORDS: &[(&str, ErrorClass)] = &[
     ("cannot back up /", ErrorClass::Source),
     ("none of the sources", ErrorClass::Source),
     ("could not be read back", ErrorClass::Verify),
+    ("to the end of its log", ErrorClass::Verify),
     ("mistake in keepwatch", ErrorClass::Internal),
     ("out of memory", ErrorClass::Internal),
 ];

@@ -82,14 +82,6 @@ impl Worker<'_> {
         argv: &[OsString],
         is_rehearsal: bool,
     ) -> Result<(Ending, Vec<u8>), Ending> {
-        if is_rehearsal && argv.first().is_some_and(|verb| verb == "wal") {
-            return Err(Ending::Before {
-                class: ErrorClass::Internal,
-                text: "a base backup of PostgreSQL cannot be rehearsed; nothing was done"
-                    .to_owned(),
-                exit: Exit::WrongUse,
-            });
-        }
         let terms = Terms {
             deadline: task.timeout,
             term_wait: TERM_WAIT,
@@ -116,7 +108,13 @@ impl Worker<'_> {
         // This very program, also when another version was installed meanwhile.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("keepwatch");
-        let (verb, rest) = argv.split_at(argv.len().min(1));
+        // `wal backup` are two words.
+        let words = if argv.first().is_some_and(|verb| verb == "wal") {
+            2
+        } else {
+            1
+        };
+        let (verb, rest) = argv.split_at(argv.len().min(words));
         command.args(verb);
         match is_rehearsal {
             true => command.arg("--dry-run"),

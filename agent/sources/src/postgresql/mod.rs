@@ -81,6 +81,8 @@ pub struct Asker {
     user: Option<Owner>,
     password: Option<Arc<Secret>>,
     file: Option<PathBuf>,
+    /// Settings of each connection.
+    options: Option<String>,
     /// Holds the password file.
     scratch: Option<Scratch>,
 }
@@ -101,6 +103,7 @@ impl Asker {
             user,
             password: None,
             file: None,
+            options: None,
             scratch: None,
         };
         if let Some(file) = &server.password {
@@ -114,6 +117,13 @@ impl Asker {
             asker.scratch = Some(scratch);
         }
         Ok(asker)
+    }
+
+    /// With settings for each of its connections: `-c NAME=VALUE …`.
+    #[must_use]
+    pub fn with_options(mut self, options: &str) -> Self {
+        self.options = Some(options.to_owned());
+        self
     }
 
     /// The file with the password as PostgreSQL's clients want it, as long as this lives.
@@ -151,6 +161,9 @@ impl Asker {
         // A file that nobody has, so that no other one is used.
         let none = PathBuf::from("/nonexistent/pgpass");
         program = program.env("PGPASSFILE", self.file.clone().unwrap_or(none));
+        if let Some(options) = &self.options {
+            program = program.env("PGOPTIONS", options.clone());
+        }
         Ok(program)
     }
 

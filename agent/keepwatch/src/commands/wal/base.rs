@@ -27,6 +27,7 @@ use keepwatch_wal::stream;
 use rustix::process::Pid;
 use serde_json::json;
 
+use super::dry::{self, Plan};
 use super::find_program;
 use super::incremental::{Before, Manifest};
 use crate::clock;
@@ -86,6 +87,9 @@ pub struct BaseArgs {
     /// Wait until the server has archived the log that it needs for at most
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
     pub wait_wal: Duration,
+    /// Ask the server, say what would be done, and store nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
     /// Labels, separated by commas (repeatable)
     #[arg(long = "tag", value_name = "TAG[,TAG]")]
     pub tags: Vec<String>,
@@ -131,16 +135,29 @@ pub fn run(context: &Context, args: &BaseArgs) -> Outcome {
         true => Manifest::of(context.places.manifests(repository.id()), &args.job),
         false => None,
     };
-    let before = manifest.as_ref().map(|m| {
-        let set = context.snapshots(&repository)?;
-        Ok::<_, Failure>(m.before(&repository, &set.live, &args.job, args.full_every))
-    });
-    let (before, mut full_because) = match before.transpose()? {
+    let set = manifest.as_ref().map(|_| context.snapshots(&repository));
+    let set = set.transpose()?;
+    let before = match (&manifest, &set) {
+        (Some(m), Some(set)) => Some(m.before(&repository, &set.live, &args.job, args.full_every)),
+        _ => None,
+    };
+    let (before, mut full_because) = match before {
         Some(Ok(before)) => (Some(before), None),
         Some(Err(why)) => (None, Some(why)),
         None => (None, None),
     };
     let asker = asker(context, args)?;
+    if args.dry_run {
+        let of = |b| set.as_ref().and_then(|set| dry::snapshot_of(b, &set.live));
+        return Plan {
+            context,
+            args,
+            asker: asker.as_ref(),
+            before: before.as_ref().map(|b| (b, of(b))),
+            full_because,
+        }
+        .tell();
+    }
     let run = |before: Option<&Before>| {
         let what = What {
             program: &program,

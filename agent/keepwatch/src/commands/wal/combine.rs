@@ -3,9 +3,11 @@
 //! A full one is written where it belongs. Of an incremental one (PostgreSQL 17) every base backup of its chain is brought into a directory of its own within the target, and the server's
 //! own `pg_combinebackup` makes one of them. All of it lies on the disk of the target, which must have room for the chain and for the whole.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::lchown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -25,8 +27,10 @@ use crate::context::Context;
 use crate::errors::{Exit, Failure, plain_io};
 use crate::output::{count, escape};
 
-/// The directory within the target; removed at the end.
-const PARTS: &str = ".keepwatch-parts";
+/// What the directory within the target begins with; removed at the end. No two are the same: a program that a killed restore started may still be at work in its own.
+const PARTS: &str = ".keepwatch-parts-";
+/// Holds the control file, without which no server starts: moved last.
+const CONTROL: &str = "global";
 
 /// The base backups that are needed to restore one: the full one first, itself last.
 ///
@@ -75,6 +79,8 @@ pub struct Bringer<'a> {
     pub pg_bin: Option<&'a Path>,
     /// Of whom the files become.
     pub owner: Option<Owner>,
+    /// Writes down a program that was started, so that it ends when we are killed and somebody sweeps.
+    pub note: Option<&'a dyn Fn(u32)>,
 }
 
 impl Bringer<'_> {
@@ -89,7 +95,7 @@ impl Bringer<'_> {
             return finished.map_err(|e| Failure::file("restore to", directory, &e));
         }
         let failed = |e: io::Error| Failure::file("restore to", directory, &e);
-        let parts = directory.join(PARTS);
+        let parts = directory.join(format!("{PARTS}{}", std::process::id()));
         let whole = parts.join("whole");
         fs::create_dir(&parts).map_err(failed)?;
         let mut inputs = Vec::new();
@@ -105,9 +111,12 @@ impl Bringer<'_> {
             .and_then(|s| s.body.base.as_ref())
             .map_or("", |b| &b.version);
         self.combine(&inputs, &whole, version)?;
-        for entry in fs::read_dir(&whole).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            fs::rename(entry.path(), directory.join(entry.file_name())).map_err(failed)?;
+        let names: io::Result<Vec<OsString>> = fs::read_dir(&whole)
+            .and_then(|entries| entries.map(|e| e.map(|e| e.file_name())).collect());
+        let mut names = names.map_err(failed)?;
+        names.sort_by_key(|n| n == CONTROL);
+        for name in names {
+            fs::rename(whole.join(&name), directory.join(&name)).map_err(failed)?;
         }
         fs::remove_dir_all(&parts).map_err(failed)?;
         let mut written = Written::default();
@@ -156,6 +165,7 @@ impl Bringer<'_> {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .map_err(|e| {
                 Failure::failed(format!(
@@ -167,6 +177,9 @@ impl Bringer<'_> {
                     "install PostgreSQL {version}, or say with --pg-bin where it is"
                 ))
             })?;
+        if let Some(note) = self.note {
+            note(child.id());
+        }
         let child_id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         self.context.child.set(child_id);
         if self.context.cancel.is_cancelled() {

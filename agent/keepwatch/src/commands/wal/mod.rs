@@ -3,7 +3,10 @@
 mod base;
 mod bring;
 mod combine;
+mod dry;
 mod incremental;
+mod place;
+pub mod rehearse;
 mod restore;
 pub mod status;
 mod transfer;

@@ -1,11 +1,11 @@
 //! `wal restore`: a base backup into an empty data directory, with the settings by which the server then replays its log to where it should.
 //!
 //! Everything that can be known beforehand is looked at before the first file is written: that the directory is empty, that there is room, and that the log has no gap up to the target. What a
-//! failure leaves behind is removed. `recovery.signal` is written last: without it, and without its log, the server does not start on a directory that is not whole.
+//! failure leaves behind is removed, and what a killed one left by the next ([`super::place`]). `recovery.signal` comes last: without it, and without its log, the server does not start on a directory that is not whole.
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -23,6 +23,7 @@ use serde_json::json;
 
 use super::bring::Log;
 use super::combine::{self, Bringer};
+use super::place::{self, Place};
 use super::status;
 use crate::clock;
 use crate::context::Context;
@@ -123,7 +124,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
     let now = clock::now();
     let directory = std::path::absolute(&args.target)
         .map_err(|e| Failure::file("restore to", &args.target, &e))?;
-    must_be_empty(&directory)?;
+    place::must_be_free(&directory)?;
     let owner = owner(args.owner.as_deref())?;
     let moment = args
         .to_time
@@ -143,37 +144,33 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Outcome {
     let recovery = recovery(context, args, &repository, &start, moment)?;
     let lookup = context.lookup(&repository)?;
 
-    let made = !directory.exists();
-    let written = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&directory)
-        .map_err(|e| Failure::file("make", &directory, &e))
-        .and_then(|()| {
-            let bringer = Bringer {
-                context,
-                repository: &repository,
-                lookup: &lookup,
-                pg_bin: args.pg_bin.as_deref(),
-                owner,
+    let place = Place::take(&directory)?;
+    let bring = || -> Result<Written, Failure> {
+        let bringer = Bringer {
+            context,
+            repository: &repository,
+            lookup: &lookup,
+            pg_bin: args.pg_bin.as_deref(),
+            owner,
+            note: None,
+        };
+        let written = bringer.bring(&chain, &directory)?;
+        if args.with_log {
+            let there = Log {
+                base: &start.base,
+                path: &start.path,
+                log: &start.log,
+                to: args.to_lsn,
             };
-            let written = bringer.bring(&chain, &directory)?;
-            if args.with_log {
-                let there = Log {
-                    base: &start.base,
-                    path: &start.path,
-                    log: &start.log,
-                    to: args.to_lsn,
-                };
-                there.bring(context, &repository, &directory, owner)?;
-            }
-            settle(&directory, &recovery, owner)?;
-            Ok(written)
-        });
-    let written = match written {
+            there.bring(context, &repository, &directory, owner)?;
+        }
+        settle(&directory, &place, &recovery, owner)?;
+        Ok(written)
+    };
+    let written = match bring() {
         Ok(w) => w,
         Err(f) => {
-            let left = empty(&directory, made);
+            let left = place.clear();
             return Err(match left {
                 Ok(()) => f.safe("what was written was removed"),
                 Err(e) => f.safe(&format!(
@@ -251,25 +248,7 @@ impl Write for Stoppable<'_> {
     }
 }
 
-fn must_be_empty(directory: &Path) -> Result<(), Failure> {
-    match fs::read_dir(directory) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(()),
-            Some(_) => Err(Failure::new(
-                Exit::Refused,
-                format!(
-                    "{} is not empty; a cluster is only restored into an empty directory, and nothing was written",
-                    directory.display()
-                ),
-            )
-            .advice("move the old data directory away, and keep it until the restored one is right")),
-        },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(Failure::file("restore to", directory, &e)),
-    }
-}
-
-fn must_have_room(directory: &Path, bytes: u64) -> Result<(), Failure> {
+pub(super) fn must_have_room(directory: &Path, bytes: u64) -> Result<(), Failure> {
     let place = directory.ancestors().find(|d| d.exists());
     let Some(Ok(room)) = place.map(rustix::fs::statvfs) else {
         return Ok(());
@@ -287,11 +266,78 @@ fn must_have_room(directory: &Path, bytes: u64) -> Result<(), Failure> {
 }
 
 /// Where the replay begins and along which timelines it goes.
-struct Start<'a> {
-    snapshot: &'a SnapshotRecord,
-    base: BaseBackup,
-    path: Vec<u32>,
-    log: ClusterLog,
+pub(super) struct Start<'a> {
+    pub(super) snapshot: &'a SnapshotRecord,
+    pub(super) base: BaseBackup,
+    pub(super) path: Vec<u32>,
+    pub(super) log: ClusterLog,
+}
+
+fn log_of(repository: &Repository, system: u64) -> Result<ClusterLog, Failure> {
+    let cluster = repository.hash().cluster(system);
+    let mut logs = log::load(repository, Some(cluster))?;
+    Ok(logs.remove(&cluster).unwrap_or_default())
+}
+
+impl<'a> Start<'a> {
+    /// With this base backup: to a timeline, else to the newest that it leads to, or to none but its own.
+    ///
+    /// # Errors
+    /// It does not lead there.
+    pub(super) fn of(
+        repository: &Repository,
+        snapshot: &'a SnapshotRecord,
+        base: &BaseBackup,
+        number: Option<u32>,
+        current: bool,
+    ) -> Result<Self, Failure> {
+        let log = log_of(repository, base.system)?;
+        let path = match number {
+            Some(n) => gaps::path(&log, base, n).ok_or_else(|| {
+                Failure::usage(format!(
+                    "base backup {} does not lead to timeline {n}: it was made on timeline {}, after that had been left, or the history is missing",
+                    snapshot.id.short(),
+                    base.timeline
+                ))
+            })?,
+            // The newest that it leads to.
+            None => log
+                .histories
+                .keys()
+                .rev()
+                .filter(|_| !current)
+                .find_map(|t| gaps::path(&log, base, *t))
+                .unwrap_or_else(|| vec![base.timeline]),
+        };
+        Ok(Start {
+            snapshot,
+            base: base.clone(),
+            path,
+            log,
+        })
+    }
+
+    /// What stands against a replay to a position or to the end, and whether the base backup by itself can be restored.
+    pub(super) fn obstacle(
+        &self,
+        repository: &Repository,
+        set: &SnapshotSet,
+        to: Option<Lsn>,
+    ) -> Option<(String, bool)> {
+        let (snapshot, base) = (self.snapshot, &self.base);
+        // A forgotten base backup can be restored by its id until it is pruned, with those that it is built on.
+        let is_live = set.live.iter().any(|s| s.id == snapshot.id);
+        let forgotten = set.forgotten.iter().filter(|_| !is_live);
+        let cluster = repository.hash().cluster(base.system);
+        let bases = status::bases(repository, set.live.iter().chain(forgotten), cluster);
+        let report = gaps::judge(cluster, &self.log, &bases);
+        let why = gaps::obstacle(&report, &self.log, snapshot.id, &self.path, to)?;
+        let restorable = report
+            .bases
+            .iter()
+            .any(|b| b.snapshot == snapshot.id && b.restorable);
+        Some((why, restorable))
+    }
 }
 
 /// The base backup to begin with: the newest before the target that leads to the wanted timeline. Without a word about timelines that is the newest one, as with PostgreSQL: a cluster that was
@@ -306,11 +352,6 @@ fn choose<'a>(
     let none = |what: String| {
         Failure::new(Exit::NothingFound, what)
             .advice("'keepwatch wal verify' lists the base backups that there are")
-    };
-    let log_of = |system: u64| -> Result<ClusterLog, Failure> {
-        let cluster = repository.hash().cluster(system);
-        let mut logs = log::load(repository, Some(cluster))?;
-        Ok(logs.remove(&cluster).unwrap_or_default())
     };
     let before = |s: &SnapshotRecord, b: &BaseBackup| {
         moment.is_none_or(|m| s.end <= m) && args.to_lsn.is_none_or(|l| b.end <= l.0)
@@ -332,30 +373,7 @@ fn choose<'a>(
                 snapshot.id.short()
             )));
         }
-        let log = log_of(base.system)?;
-        let path = match number {
-            Some(n) => gaps::path(&log, &base, n).ok_or_else(|| {
-                Failure::usage(format!(
-                    "base backup {} does not lead to timeline {n}: it was made on timeline {}, after that had been left, or the history is missing",
-                    snapshot.id.short(),
-                    base.timeline
-                ))
-            })?,
-            // The newest that it leads to.
-            None => log
-                .histories
-                .keys()
-                .rev()
-                .filter(|_| !current)
-                .find_map(|t| gaps::path(&log, &base, *t))
-                .unwrap_or_else(|| vec![base.timeline]),
-        };
-        return Ok(Start {
-            snapshot,
-            base,
-            path,
-            log,
-        });
+        return Start::of(repository, snapshot, &base, number, current);
     }
     let fits: Vec<(&SnapshotRecord, &BaseBackup)> = set
         .live
@@ -373,7 +391,7 @@ fn choose<'a>(
         return Err(Failure::usage("there are base backups of several clusters")
             .advice("choose with --cluster, --host or --job; 'keepwatch wal verify' shows them"));
     }
-    let log = log_of(first.system)?;
+    let log = log_of(repository, first.system)?;
     let wanted = match current {
         true => None,
         false => number.or_else(|| gaps::newest_timeline(&log)),
@@ -412,27 +430,16 @@ fn look_ahead(
     args: &RestoreArgs,
     start: &Start<'_>,
 ) -> Result<(), Failure> {
-    let (snapshot, base) = (start.snapshot, &start.base);
-    // A forgotten base backup can be restored by its id until it is pruned, with those that it is built on.
-    let is_live = set.live.iter().any(|s| s.id == snapshot.id);
-    let forgotten = set.forgotten.iter().filter(|_| !is_live);
-    let cluster = repository.hash().cluster(base.system);
-    let bases = status::bases(repository, set.live.iter().chain(forgotten), cluster);
-    let report = gaps::judge(cluster, &start.log, &bases);
     let to = match (args.to_lsn, args.to_consistent) {
         (Some(l), _) => Some(l),
-        (None, true) => Some(Lsn(base.end)),
+        (None, true) => Some(Lsn(start.base.end)),
         (None, false) => None,
     };
-    let Some(why) = gaps::obstacle(&report, &start.log, snapshot.id, &start.path, to) else {
+    let Some((why, restorable)) = start.obstacle(repository, set, to) else {
         return Ok(());
     };
     // Where in the log a time or a name lies is found out by the server, which stops at the gap.
     let unknown = args.to_time.is_some() || args.to_name.is_some();
-    let restorable = report
-        .bases
-        .iter()
-        .any(|b| b.snapshot == snapshot.id && b.restorable);
     if restorable && (unknown || args.up_to_gap) {
         tell(&format!("keepwatch: warning: {why}"));
         return Ok(());
@@ -441,7 +448,7 @@ fn look_ahead(
         Exit::Refused,
         format!(
             "base backup {} cannot be brought to the target: {why}; nothing was written",
-            snapshot.id.short()
+            start.snapshot.id.short()
         ),
     )
     .advice(match restorable {
@@ -582,7 +589,12 @@ fn s3_of(words: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 /// Writes the settings, and at last the file that makes the server recover.
-fn settle(directory: &Path, recovery: &Recovery, owner: Option<Owner>) -> Result<(), Failure> {
+fn settle(
+    directory: &Path,
+    place: &Place,
+    recovery: &Recovery,
+    owner: Option<Owner>,
+) -> Result<(), Failure> {
     let conf = directory.join("postgresql.auto.conf");
     let before = match fs::read_to_string(&conf) {
         Ok(t) => t,
@@ -598,13 +610,8 @@ fn settle(directory: &Path, recovery: &Recovery, owner: Option<Owner>) -> Result
         }
         _ => {}
     }
-    let signal = directory.join("recovery.signal");
-    put(&conf, text.as_bytes(), owner)
-        .map_err(|e| Failure::file("write", &conf, &e))
-        .and_then(|()| put(&signal, b"", owner).map_err(|e| Failure::file("write", &signal, &e)))?;
-    fs::File::open(directory)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| Failure::file("write", directory, &e))
+    put(&conf, text.as_bytes(), owner).map_err(|e| Failure::file("write", &conf, &e))?;
+    place.whole(owner)
 }
 
 fn put(path: &Path, bytes: &[u8], owner: Option<Owner>) -> io::Result<()> {
@@ -619,24 +626,6 @@ fn put(path: &Path, bytes: &[u8], owner: Option<Owner>) -> io::Result<()> {
         std::os::unix::fs::fchown(&file, Some(o.uid), Some(o.gid))?;
     }
     file.sync_all()
-}
-
-/// Takes away what a failed restore wrote; the directory was empty, or not there.
-fn empty(directory: &Path, made: bool) -> io::Result<()> {
-    if made {
-        return match fs::remove_dir_all(directory) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        };
-    }
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false => fs::remove_file(entry.path())?,
-        }
-    }
-    Ok(())
 }
 
 /// The server refuses to run as root, and to start on files that are not its user's.
