@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use keepwatch_sources::child::find;
+use keepwatch_sources::fault::Reason;
 use keepwatch_sources::setting::{Setting, Stop};
 use keepwatch_sources::view::View;
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, mount_bind, move_mount, open_tree};
 use rustix::process::Pid;
 
 use super::source_args::failure;
@@ -38,14 +41,18 @@ pub fn run(context: &Context, text: &str, scratch: Option<&Path>) -> Outcome {
         .take(&setting)
         .map_err(|e| failure(e).safe("no snapshot was made"))?;
     // Its parent is this process, whoever supervises us.
-    let mut options = [
-        OsString::from("--supervised-by="),
-        "--view-root=".into(),
-        "--view-origin=".into(),
+    let option = |name: &str, value: &Path| {
+        let mut word = OsString::from(name);
+        word.push(value);
+        word
+    };
+    let parent = OsString::from(format!("--supervised-by={}", std::process::id()));
+    let mut options = vec![
+        parent,
+        option("--view-root=", held.root()),
+        option("--view-origin=", held.origin()),
     ];
-    options[0].push(std::process::id().to_string());
-    options[1].push(held.root());
-    options[2].push(view.origin());
+    options.extend(held.below().iter().map(|d| option("--view-below=", d)));
     let mut command = Command::new(unshare);
     command
         .args(["--mount", "--propagation", "private", "--"])
@@ -65,6 +72,7 @@ pub fn run(context: &Context, text: &str, scratch: Option<&Path>) -> Outcome {
     }
     let waited = child.wait();
     context.child.set(None);
+    let held_on = held.check();
     if let Err(e) = held.release() {
         tell(&format!("keepwatch: warning: {}", escape(&plain(&e.text))));
     }
@@ -75,7 +83,15 @@ pub fn run(context: &Context, text: &str, scratch: Option<&Path>) -> Outcome {
         ))
     })?;
     match (status.code(), status.signal()) {
+        // All of it had been read by then.
         (Some(0), _) => Ok(Exit::Done),
+        // Whatever else it has said: this is why.
+        (Some(1 | 3), _) if matches!(&held_on, Err(e) if e.reason == Reason::NoSpace) => {
+            let text = held_on.err().map(|e| e.text).unwrap_or_default();
+            Err(Failure::failed(text)
+                .safe("the snapshot is not whole, if one was made")
+                .advice("give the view more room: lvm:GROUP/VOLUME:DIR:SIZE"))
+        }
         (Some(3), _) => Ok(Exit::Partial),
         // It has said why.
         (Some(code), _) => Err(Failure {
@@ -122,21 +138,52 @@ fn without(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
 }
 
 /// Adds options where they are still taken for options.
-fn with(mut words: Vec<OsString>, options: [OsString; 3]) -> Vec<OsString> {
+fn with(mut words: Vec<OsString>, options: Vec<OsString>) -> Vec<OsString> {
     let at = words.iter().position(|w| w == "--").unwrap_or(words.len());
     words.splice(at..at, options);
     words
 }
 
-/// In the process that reads: mounts the view over the files.
-pub fn enter(root: &Path, origin: &Path) -> Result<(), Failure> {
-    rustix::mount::mount_bind(root, origin).map_err(|e| {
+/// In the process that reads: mounts the view over the files, and over it, as they are, file systems that begin below and the places to which
+/// this process writes.
+pub fn enter(args: &ViewArgs, written: &[PathBuf], one_file_system: bool) -> Result<(), Failure> {
+    let (Some(root), Some(origin)) = (&args.view_root, &args.view_origin) else {
+        return Ok(());
+    };
+    let cannot = |what: &Path, e: rustix::io::Errno| {
         Failure::failed(format!(
-            "cannot mount the view {} over {}: {e}; no snapshot was made",
+            "cannot mount {} over {}: {}; no snapshot was made",
             root.display(),
-            origin.display()
+            what.display(),
+            plain_io(&e.into())
         ))
-    })
+    };
+    let mut again: Vec<&PathBuf> = written.iter().filter(|p| p.starts_with(origin)).collect();
+    for below in &args.view_below {
+        if !one_file_system {
+            tell(&format!(
+                "keepwatch: note: {} is another file system: it is not part of the view, and is read as it is",
+                escape(&below.display().to_string())
+            ));
+        }
+        again.push(below);
+    }
+    // The place of one may lie in another.
+    again.sort();
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let mut trees = Vec::new();
+    for place in again {
+        let tree = open_tree(CWD, place, flags).map_err(|e| cannot(place, e))?;
+        trees.push((tree, place));
+    }
+    mount_bind(root, origin).map_err(|e| cannot(origin, e))?;
+    for (tree, place) in trees {
+        let from = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&tree, "", CWD, place, from).map_err(|e| cannot(place, e))?;
+    }
+    Ok(())
 }
 
 /// Options of the process that reads.
@@ -151,6 +198,9 @@ pub struct ViewArgs {
     /// Over what it is mounted
     #[arg(long, hide = true, requires = "view_root", value_name = "DIR")]
     pub view_origin: Option<PathBuf>,
+    /// What it lacks
+    #[arg(long, hide = true, requires = "view_root", value_name = "DIR")]
+    pub view_below: Vec<PathBuf>,
 }
 
 #[cfg(test)]
@@ -172,7 +222,7 @@ mod tests {
         ];
         let out = without(words.iter().map(OsString::from));
         assert_eq!(out, ["backup", "--repo", "/r", "--", "/srv", "--view"]);
-        let got = with(out, ["a".into(), "b".into(), "c".into()]);
+        let got = with(out, vec!["a".into(), "b".into(), "c".into()]);
         assert_eq!(
             got,
             [
