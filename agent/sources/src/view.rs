@@ -15,6 +15,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::{FdFlags, fcntl_setfd};
 use sha2::{Digest as _, Sha256};
 
 use crate::child::{Program, find};
@@ -169,7 +170,7 @@ impl View {
             below: Vec::new(),
             setting: setting.clone(),
             is_there: false,
-            _lock: lock,
+            lock,
         };
         held.look().map_err(during)?;
         // What is not there cannot be removed: that it says so is no fault.
@@ -194,7 +195,7 @@ pub struct Held {
     below: Vec<PathBuf>,
     setting: Setting,
     is_there: bool,
-    _lock: File,
+    lock: File,
 }
 
 impl Held {
@@ -211,6 +212,18 @@ impl Held {
     /// Directories below the files in which other file systems begin. The view lacks these.
     pub fn below(&self) -> &[PathBuf] {
         &self.below
+    }
+
+    /// Whether programs that are started from now on share the lock, which then holds until they have ended, too.
+    ///
+    /// # Errors
+    /// That cannot be said.
+    pub fn lend(&self, is_shared: bool) -> Result<(), Fault> {
+        let flags = match is_shared {
+            true => FdFlags::empty(),
+            false => FdFlags::CLOEXEC,
+        };
+        fcntl_setfd(&self.lock, flags).map_err(|e| Fault::file("lock", self.origin(), &e.into()))
     }
 
     /// Whether it has held to the end. An LVM snapshot whose room is full is gone, and nothing of it can be read any more.

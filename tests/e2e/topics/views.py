@@ -25,7 +25,7 @@ grep -q " AT/scratch/${last#*/} " /proc/self/mounts && { echo "  Logical volume 
 rm -r "AT/dev/$last"
 """,
     "lvs": """
-case $* in *lv_attr*) echo "  sri-aos---";; *) [ -e "AT/dev/${5:-x}" ] || { echo "  Failed to find logical volume" >&2; exit 5; }; stat -c "  %Hd:%Ld" AT/data;; esac
+case $* in *lv_attr*) echo "  sri-aos---";; *) [ -e "AT/dev/$6" ] || { echo "  Failed to find logical volume" >&2; exit 5; }; stat -c "  %Hd:%Ld" AT/data;; esac
 """,
     # As XFS does, it knows one of the sets of options; a read-only bind mount stands for that of the volume.
     "mount": """

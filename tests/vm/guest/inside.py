@@ -15,7 +15,7 @@ def main():
     if hasattr(module, "main"):
         module.main(rest)
         return
-    chosen = [n for n in vars(module) if n.startswith("test_") and (not rest or rest in n)]
+    chosen = [n for n in vars(module) if n.startswith("test_") and (not rest or any(part in n for part in rest.split("+")))]
     options = types.SimpleNamespace(long=False, binary="/bin/keepwatch", seed=1, keep=False, killat="/nonexistent")
     for name in chosen:
         began = time.monotonic()

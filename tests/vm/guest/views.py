@@ -17,7 +17,7 @@ while True:
 PADDING = 8
 
 
-def tool(*argv, rc=0):
+def must(*argv, rc=0):
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     need(rc is None or done.returncode == rc, "%s\n%s%s" % (" ".join(argv), done.stdout, done.stderr))
     return done.stdout
@@ -63,10 +63,10 @@ class Origin:
 
 
 def group():
-    if GROUP not in tool("lvs", "--noheadings", "-o", "vg_name", rc=None):
+    if GROUP not in must("lvs", "--noheadings", "-o", "vg_name", rc=None):
         if not os.path.exists("/run/group"):
-            tool("pvcreate", "-q", "/dev/vda")
-            tool("vgcreate", "-q", "-s", "1M", GROUP, "/dev/vda")
+            must("pvcreate", "-q", "/dev/vda")
+            must("vgcreate", "-q", "-s", "1M", GROUP, "/dev/vda")
             open("/run/group", "w").close()
 
 
@@ -75,27 +75,27 @@ def lvm(t, name="da-ta", at="/mnt/data", kind="ext4", size="120M", room=":64M", 
     t.scratch = t.path("scratch")
     os.makedirs(t.scratch, exist_ok=True)
     if thin:
-        tool("lvcreate", "-q", "-q", "--yes", "--size", "200M", "--thinpool", "pool", GROUP)
-        tool("lvcreate", "-q", "-q", "--yes", "--virtualsize", size, "--thin", "--name", name, GROUP + "/pool")
+        must("lvcreate", "-q", "-q", "--yes", "--size", "200M", "--thinpool", "pool", GROUP)
+        must("lvcreate", "-q", "-q", "--yes", "--virtualsize", size, "--thin", "--name", name, GROUP + "/pool")
     else:
-        tool("lvcreate", "-q", "--yes", "--wipesignatures", "n", "--size", size, "--name", name, GROUP)
+        must("lvcreate", "-q", "--yes", "--wipesignatures", "n", "--size", size, "--name", name, GROUP)
     device = "/dev/%s/%s" % (GROUP, name)
-    tool(*{"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"], "btrfs": ["mkfs.btrfs", "-q", "-f"]}[kind], device)
+    must(*{"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"], "btrfs": ["mkfs.btrfs", "-q", "-f"]}[kind], device)
     os.makedirs(at, exist_ok=True)
-    tool("mount", device, at)
-    views = lambda: [v for v in tool("lvs", "--noheadings", "-o", "lv_name", GROUP).split() if v.startswith("keepwatch-")]
+    must("mount", device, at)
+    views = lambda: [v for v in must("lvs", "--noheadings", "-o", "lv_name", GROUP).split() if v.startswith("keepwatch-")]
     return Origin(t, at, "lvm:%s/%s:%s%s" % (GROUP, name, at, "" if thin else room), views)
 
 
 def btrfs(t, at="/mnt/btrfs"):
     t.scratch = t.path("scratch")
     os.makedirs(t.scratch, exist_ok=True)
-    tool("mkfs.btrfs", "-q", "-f", "/dev/vdb")
+    must("mkfs.btrfs", "-q", "-f", "/dev/vdb")
     os.makedirs(at, exist_ok=True)
-    tool("mount", "/dev/vdb", at)
+    must("mount", "/dev/vdb", at)
     data = at + "/data"
-    tool("btrfs", "-q", "subvolume", "create", data)
-    views = lambda: [line.split()[-1] for line in tool("btrfs", "subvolume", "list", at).splitlines() if "keepwatch-view" in line]
+    must("btrfs", "-q", "subvolume", "create", data)
+    views = lambda: [line.split()[-1] for line in must("btrfs", "subvolume", "list", at).splitlines() if "keepwatch-view" in line]
     return Origin(t, data, "btrfs:" + data, views)
 
 
@@ -208,6 +208,7 @@ def ends(origin):
         need("another run has taken a view" in second.said, second)
         need(origin.views() and child(), "the second run has taken away what the first one reads")
         process.kill()
+        # Standard input stays open: the reader need not wait for it.
         process.wait()
         end = time.monotonic() + 10
         while child() and time.monotonic() < end:
@@ -304,7 +305,7 @@ def test_lvm_overflows(t):
 def test_lvm_without_room(t):
     origin = lvm(t)
     # LVM makes less of more than could ever be needed.
-    tool("lvcreate", "-q", "--yes", "--wipesignatures", "n", "--extents", "95%FREE", "--name", "other", GROUP)
+    must("lvcreate", "-q", "--yes", "--wipesignatures", "n", "--extents", "95%FREE", "--name", "other", GROUP)
     run = origin.backup(view="lvm:%s/da-ta:%s:100M" % (GROUP, origin.at), rc=1)
     need("insufficient free space" in run.said and "no snapshot was made" in run.said and len(run.said.splitlines()) <= 3, run)
     origin.gone("a refusal")
@@ -321,7 +322,7 @@ def test_lvm_of_another_volume(t):
     other = lvm(t, name="other", at="/mnt/other", size="16M")
     os.makedirs(origin.at + "/sub")
     os.makedirs("/mnt/part", exist_ok=True)
-    tool("mount", "--bind", origin.at + "/sub", "/mnt/part")
+    must("mount", "--bind", origin.at + "/sub", "/mnt/part")
     for at, volume, why in (
         (origin.at, "other", "is not the volume"), (origin.at + "/sub", "da-ta", "nothing is mounted at"), ("/mnt", "da-ta", "nothing is mounted at"),
         ("/mnt/part", "da-ta", "only /sub of"), ("/", "da-ta", "a view of / cannot"), ("/nonexistent", "da-ta", "No such file"), (origin.at, "none", "none"),
@@ -399,12 +400,12 @@ def test_btrfs_job(t):
 
 def test_btrfs_subvolumes_below(t):
     origin = btrfs(t)
-    tool("btrfs", "-q", "subvolume", "create", origin.at + "/below")
+    must("btrfs", "-q", "subvolume", "create", origin.at + "/below")
     with open(origin.at + "/below/file", "w") as f:
         f.write("content")
     os.sync()
     os.makedirs(origin.at + "/dir")
-    tool("btrfs", "-q", "subvolume", "create", origin.at + "/dir/a path b")
+    must("btrfs", "-q", "subvolume", "create", origin.at + "/dir/a path b")
     with open(origin.at + "/dir/a path b/file", "w") as f:
         f.write("content")
     os.sync()

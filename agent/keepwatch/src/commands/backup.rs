@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use super::init::{self, InitArgs};
 use super::source_args::SourceArgs;
 use super::source_backup;
+use super::stdin::Stdin;
 use super::view::{self, ViewArgs};
 use crate::clock;
 use crate::context::{Context, host_name, user_name};
@@ -118,7 +119,7 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
     if let Some(view) = &args.view.view {
         return view::run(context, view, args.source.scratch.as_deref());
     }
-    view::enter(&args.view, &places(context), args.one_file_system)?;
+    view::enter(context, &args.view, &places(context), args.one_file_system)?;
     let source = Source::new(&mut args)?;
     let mut excludes = args.excludes.clone();
     for file in &args.exclude_files {
@@ -432,7 +433,7 @@ impl Source {
                 }
                 Ok(backup(Input::Stream {
                     name: name.clone(),
-                    reader: Box::new(std::io::stdin()),
+                    reader: Box::new(Stdin::new(context.cancel.clone())),
                     finish: Box::new(|| Ok(())),
                 })?)
             }

@@ -20,6 +20,7 @@ use super::source_args::failure;
 use crate::context::Context;
 use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::output::{escape, plain, tell};
+use crate::places::make_private_dir;
 
 /// Options that are not for the process that reads.
 const OWN: &[&str] = &["--view", "--scratch", "--supervised-by"];
@@ -37,6 +38,12 @@ pub fn run(context: &Context, text: &str, scratch: Option<&Path>) -> Outcome {
     let cancel = context.cancel.clone();
     let mut setting = Setting::new(scratch.map_or_else(std::env::temp_dir, Path::to_owned));
     setting.stop = Stop::when(move || cancel.is_cancelled());
+    // What lies in the view must be there before it is taken, to be mounted over it.
+    for place in written(context) {
+        if place.starts_with(view.origin()) {
+            make_private_dir(&place)?;
+        }
+    }
     let held = view
         .take(&setting)
         .map_err(|e| failure(e).safe("no snapshot was made"))?;
@@ -58,7 +65,11 @@ pub fn run(context: &Context, text: &str, scratch: Option<&Path>) -> Outcome {
         .args(["--mount", "--propagation", "private", "--"])
         .arg(program)
         .args(with(without(std::env::args_os().skip(1)), options));
-    let mut child = command.spawn().map_err(|e| {
+    // A reader that outlives us keeps the next run from taking the view away.
+    held.lend(true).map_err(failure)?;
+    let spawned = command.spawn();
+    held.lend(false).map_err(failure)?;
+    let mut child = spawned.map_err(|e| {
         Failure::failed(format!(
             "cannot start the process that reads the view: {}; no snapshot was made",
             plain_io(&e)
@@ -114,6 +125,18 @@ fn exit(code: i32) -> Exit {
     }
 }
 
+/// Where a run writes besides the repository.
+pub fn written(context: &Context) -> Vec<PathBuf> {
+    let places = &context.places;
+    let mut all: Vec<PathBuf> = Vec::new();
+    all.extend(places.remembered().map(Path::to_owned));
+    match &context.globals.cache_dir {
+        Some(cache) => all.push(cache.clone()),
+        None => all.extend(places.caches().map(Path::to_owned)),
+    }
+    all
+}
+
 /// The arguments without those that are for this process only.
 fn without(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut out = Vec::new();
@@ -146,7 +169,12 @@ fn with(mut words: Vec<OsString>, options: Vec<OsString>) -> Vec<OsString> {
 
 /// In the process that reads: mounts the view over the files, and over it, as they are, file systems that begin below and the places to which
 /// this process writes.
-pub fn enter(args: &ViewArgs, written: &[PathBuf], one_file_system: bool) -> Result<(), Failure> {
+pub fn enter(
+    context: &Context,
+    args: &ViewArgs,
+    repository: &[PathBuf],
+    one_file_system: bool,
+) -> Result<(), Failure> {
     let (Some(root), Some(origin)) = (&args.view_root, &args.view_origin) else {
         return Ok(());
     };
@@ -158,7 +186,11 @@ pub fn enter(args: &ViewArgs, written: &[PathBuf], one_file_system: bool) -> Res
             plain_io(&e.into())
         ))
     };
-    let mut again: Vec<&PathBuf> = written.iter().filter(|p| p.starts_with(origin)).collect();
+    let own = written(context)
+        .into_iter()
+        .filter_map(|p| std::fs::canonicalize(p).ok());
+    let own: Vec<PathBuf> = own.chain(repository.iter().cloned()).collect();
+    let mut again: Vec<&PathBuf> = own.iter().filter(|p| p.starts_with(origin)).collect();
     for below in &args.view_below {
         if !one_file_system {
             tell(&format!(
@@ -170,6 +202,7 @@ pub fn enter(args: &ViewArgs, written: &[PathBuf], one_file_system: bool) -> Res
     }
     // The place of one may lie in another.
     again.sort();
+    again.dedup();
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
