@@ -226,21 +226,26 @@ def ends(origin):
     origin.gone("a run with another scratch directory")
 
 
+def configured(origin):
+    """A configuration with a job."""
+    t = origin.t
+    text = 'host = "vm"\nstate_directory = "%s"\ncache_directory = "%s"\n[repositories.disk]\nbackend.local = { path = "%s" }\nrecipients = ["%s"]\ninitialize = true\n' % (
+        t.path("state"), t.path("cache"), t.path("disk"), "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p")
+    text += "[backups.data]\nrepositories = [\"disk\"]\nretry = { attempts = 0 }\nretention = { last = 9 }\n"
+    return t.write("config.toml", text + "source.paths = { include = [%s], view = %s }\n" % (json.dumps(origin.at), json.dumps(origin.view)))
+
+
 def job(origin):
     """As a job of the configuration."""
     t = origin.t
     with open(origin.at + "/file", "w") as f:
         f.write("of the job")
     os.sync()
-    text = 'host = "vm"\nstate_directory = "%s"\ncache_directory = "%s"\n[repositories.disk]\nbackend.local = { path = "%s" }\nrecipients = ["%s"]\ninitialize = true\n' % (
-        t.path("state"), t.path("cache"), t.path("disk"), "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p")
-    text += "[backups.data]\nrepositories = [\"disk\"]\nretention = { last = 9 }\nsource.paths = { include = [%s], view = %s }\n" % (json.dumps(origin.at), json.dumps(origin.view))
-    config = t.write("config.toml", text)
+    config = configured(origin)
     t.kw("backup", "--config", config, "--job", "data")
     origin.gone("a job")
-    runs = t.js("history", "--config", config)
-    print(json.dumps(runs)[:1000], file=sys.stderr)
-    return config
+    [entry] = [e for e in t.js("history", "--config", config)["entries"] if e["kind"] == "backup"]
+    need(entry["outcome"] == "succeeded" and entry["totals"]["files"] == 1, entry)
 
 
 # ---- LVM ----------------------------------------------------------------------------------------------------------------------------------
@@ -279,27 +284,37 @@ def test_lvm_names(t):
     origin.gone("a backup")
 
 
-def test_lvm_overflows(t):
-    """A view that has no room for what changes is an error, and is told."""
-    origin = lvm(t, room=":4M")
-    pad(origin, 40)
-    process = t.start(*origin.args(origin.at))
+def overflow(origin, *argv):
+    """A run during which more changes than its view has room for."""
+    t = origin.t
+    pad(origin, 16)
+    process = t.start(*argv)
     while not child():
         need(process.poll() is None, "it has ended")
         time.sleep(0.002)
     reader = child()
     os.kill(reader, signal.SIGSTOP)
-    for n in range(20):
-        with open(os.path.join(origin.at, "new-%d" % n), "wb") as f:
-            f.write(os.urandom(1 << 20))
-    for n in range(0, 40, 4):
+    for n in range(16):
         with open(os.path.join(origin.at, "pad-%03d" % n), "r+b") as f:
             f.write(os.urandom(1 << 20))
     os.sync()
     os.kill(reader, signal.SIGCONT)
     run = t.finish(process, rc=None)
-    need(run.code == 1 and "ran full" in run.said, run)
     origin.gone("an overflow: %s" % run)
+    return run
+
+
+def test_lvm_overflows(t):
+    """A view that has no room for what changes is an error, and is told."""
+    origin = lvm(t, room=":4M")
+    run = overflow(origin, *origin.args(origin.at))
+    need(run.code == 1 and "ran full" in run.said, run)
+    run = overflow(origin, *origin.args(origin.at), "--json")
+    need(run.code == 1 and "ran full" in run.json["error"], run)
+    config = configured(origin)
+    overflow(origin, "backup", "--config", config, "--job", "data")
+    [entry] = [e for e in t.js("history", "--config", config)["entries"] if e["kind"] == "backup"]
+    need(entry["outcome"] == "failed" and "ran full" in json.dumps(entry), entry)
 
 
 def test_lvm_without_room(t):

@@ -4,9 +4,10 @@
 //! paths in the snapshot are theirs, and nobody else sees the mount. When that process is gone, however it ended, the view is removed.
 
 use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use keepwatch_sources::child::find;
 use keepwatch_sources::fault::Reason;
@@ -22,6 +23,8 @@ use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::output::{escape, plain, tell};
 use crate::places::make_private_dir;
 
+/// Bytes of the reader's document that are kept in memory.
+const DOCUMENT_MOST: u64 = 64 << 20;
 /// Options that are not for the process that reads.
 const OWN: &[&str] = &["--view", "--scratch", "--supervised-by"];
 
@@ -65,6 +68,10 @@ pub fn run(context: &Context, text: &str, scratch: Option<&Path>) -> Outcome {
         .args(["--mount", "--propagation", "private", "--"])
         .arg(program)
         .args(with(without(std::env::args_os().skip(1)), options));
+    // There is one document: that of the reader, unless more is known here of how it ended.
+    if context.globals.json {
+        command.stdout(Stdio::piped());
+    }
     // A reader that outlives us keeps the next run from taking the view away.
     held.lend(true).map_err(failure)?;
     let spawned = command.spawn();
@@ -81,6 +88,11 @@ pub fn run(context: &Context, text: &str, scratch: Option<&Path>) -> Outcome {
     if context.cancel.is_cancelled() {
         context.child.terminate();
     }
+    let mut document = Vec::new();
+    if let Some(out) = child.stdout.take() {
+        // Half of one is as good as none, and is seen to be half.
+        let _ = out.take(DOCUMENT_MOST).read_to_end(&mut document);
+    }
     let waited = child.wait();
     context.child.set(None);
     let held_on = held.check();
@@ -93,16 +105,20 @@ pub fn run(context: &Context, text: &str, scratch: Option<&Path>) -> Outcome {
             plain_io(&e)
         ))
     })?;
+    let ran_full = match (status.code(), held_on) {
+        (Some(1 | 3), Err(e)) if e.reason == Reason::NoSpace => Some(e.text),
+        // With 0 all of it had been read by then.
+        _ => None,
+    };
+    if let Some(text) = ran_full {
+        // Whatever the reader has said: this is why.
+        return Err(Failure::failed(text)
+            .safe("the snapshot is not whole, if one was made")
+            .advice("give the view more room: lvm:GROUP/VOLUME:DIR:SIZE"));
+    }
+    let _ = std::io::stdout().write_all(&document);
     match (status.code(), status.signal()) {
-        // All of it had been read by then.
         (Some(0), _) => Ok(Exit::Done),
-        // Whatever else it has said: this is why.
-        (Some(1 | 3), _) if matches!(&held_on, Err(e) if e.reason == Reason::NoSpace) => {
-            let text = held_on.err().map(|e| e.text).unwrap_or_default();
-            Err(Failure::failed(text)
-                .safe("the snapshot is not whole, if one was made")
-                .advice("give the view more room: lvm:GROUP/VOLUME:DIR:SIZE"))
-        }
         (Some(3), _) => Ok(Exit::Partial),
         // It has said why.
         (Some(code), _) => Err(Failure {
