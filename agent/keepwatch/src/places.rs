@@ -89,6 +89,10 @@ impl Places {
     pub fn cache(&self, id: RepositoryId) -> Option<PathBuf> {
         self.cache.as_ref().map(|c| c.join(id.to_string()))
     }
+    /// What this program remembers of repositories.
+    pub fn remembered(&self) -> Option<&Path> {
+        self.state.as_deref()
+    }
     /// All caches of this user.
     pub fn caches(&self) -> Option<&Path> {
         self.cache.as_deref()

@@ -11,7 +11,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | words | `fault`, `text`, `secret`, `about` |
+//! | words | `fault`, `text`, `secret`, `about`, `mounts` |
 //! | means | `setting`, `scratch`, `child`, `check`, `dump`, `http`, `spec` |
 //! | kinds | `postgresql`, `mysql`, `sqlite`, `redis`, `qdrant`, `command`, `container` |
 //! | beneath files | `view` |
@@ -26,6 +26,7 @@ pub mod container;
 pub mod dump;
 pub mod fault;
 mod http;
+mod mounts;
 pub mod mysql;
 pub mod postgresql;
 pub mod qdrant;

@@ -304,3 +304,20 @@ def test_signals(t):
         need("keepwatch: " in run.said, run)
     t.kw("backup", "--repo", repo, src)
     need(t.js("verify", "--repo", repo, "--read-data")["sound"], "sound")
+
+
+def test_a_silent_input_holds_up_no_stop(t):
+    repo = t.repository()
+    here, there = os.pipe()
+    process = t.start("backup", "--repo", repo, "--stdin-name", "x", stdin=here)
+    try:
+        os.write(there, b"some")
+        time.sleep(0.5)
+        process.terminate()
+        # The pipe stays open.
+        run = t.finish(process, rc=1, timeout=15)
+        need("stopped on request" in run.said, run)
+    finally:
+        os.close(here)
+        os.close(there)
+    need(t.ids(repo) == [], "a snapshot of half a stream was made")

@@ -1,4 +1,5 @@
-"""Files read from a snapshot of their file system: LVM and ZFS by stand-ins that keep volumes as directories, and the real ones where this kernel has them."""
+"""Files read from a snapshot of their file system: LVM and ZFS by stand-ins that keep volumes as directories, and the real ones where this kernel has them.
+`tests/vm` has the real LVM and btrfs in a machine of its own, and asks more of them."""
 import os, sqlite3, subprocess, time
 
 from harness import Skip, need, need_root, need_tools
@@ -22,6 +23,9 @@ for a; do last=$a; done
 [ -e "AT/dev/$last" ] || { echo "  Failed to find logical volume" >&2; exit 5; }
 grep -q " AT/scratch/${last#*/} " /proc/self/mounts && { echo "  Logical volume is used by another device" >&2; exit 5; }
 rm -r "AT/dev/$last"
+""",
+    "lvs": """
+case $* in *lv_attr*) echo "  sri-aos---";; *) [ -e "AT/dev/$6" ] || { echo "  Failed to find logical volume" >&2; exit 5; }; stat -c "  %Hd:%Ld" AT/data;; esac
 """,
     # As XFS does, it knows one of the sets of options; a read-only bind mount stands for that of the volume.
     "mount": """
@@ -54,6 +58,9 @@ def stand_ins(t):
     for name, script in TOOLS.items():
         t.write("bin/" + name, (HEAD + script).replace("AT", t.dir), 0o755)
     os.makedirs(t.path("scratch"))
+    # A file system of its own, as that of a volume is.
+    os.makedirs(t.path("data"))
+    t.sh("mount", "-t", "tmpfs", "none", t.path("data"))
     return dict(t.env, PATH=t.path("bin") + ":" + t.env["PATH"], TMPDIR=t.path("scratch"))
 
 

@@ -314,7 +314,7 @@ pub const NOTIFY_LAYERS: &[&[&str]] = &[
 
 /// Layers of the sources from the ground up.
 pub const SOURCES_LAYERS: &[&[&str]] = &[
-    &["fault", "secret", "text", "about"],
+    &["fault", "secret", "text", "about", "mounts"],
     &[
         "account", "setting", "scratch", "child", "check", "dump", "http", "spec", "restore",
     ],

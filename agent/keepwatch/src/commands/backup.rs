@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use super::init::{self, InitArgs};
 use super::source_args::SourceArgs;
 use super::source_backup;
+use super::stdin::Stdin;
 use super::view::{self, ViewArgs};
 use crate::clock;
 use crate::context::{Context, host_name, user_name};
@@ -118,9 +119,7 @@ pub fn run(context: &Context, mut args: BackupArgs) -> Outcome {
     if let Some(view) = &args.view.view {
         return view::run(context, view, args.source.scratch.as_deref());
     }
-    if let (Some(root), Some(origin)) = (&args.view.view_root, &args.view.view_origin) {
-        view::enter(root, origin)?;
-    }
+    view::enter(context, &args.view, &places(context), args.one_file_system)?;
     let source = Source::new(&mut args)?;
     let mut excludes = args.excludes.clone();
     for file in &args.exclude_files {
@@ -260,8 +259,8 @@ fn open_or_make(
     Ok((context.open_writer()?, None))
 }
 
-/// Patterns for the repository itself and our caches, so that a backup of a home directory does not feed on itself.
-fn own_places(context: &Context) -> Vec<String> {
+/// The repository itself and our caches: where this process writes.
+fn places(context: &Context) -> Vec<PathBuf> {
     let mut places = Vec::new();
     places.extend(
         context
@@ -274,6 +273,13 @@ fn own_places(context: &Context) -> Vec<String> {
     places
         .iter()
         .filter_map(|p| std::fs::canonicalize(p).ok())
+        .collect()
+}
+
+/// Patterns for these, so that a backup of a home directory does not feed on itself.
+fn own_places(context: &Context) -> Vec<String> {
+    let places = places(context).into_iter();
+    places
         .filter_map(|p| p.to_str().map(literal_pattern))
         .collect()
 }
@@ -427,7 +433,7 @@ impl Source {
                 }
                 Ok(backup(Input::Stream {
                     name: name.clone(),
-                    reader: Box::new(std::io::stdin()),
+                    reader: Box::new(Stdin::new(context.cancel.clone())),
                     finish: Box::new(|| Ok(())),
                 })?)
             }

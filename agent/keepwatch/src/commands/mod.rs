@@ -29,6 +29,7 @@ pub mod source_backup;
 pub mod source_restore;
 pub mod stats;
 pub mod status;
+mod stdin;
 pub mod verify;
 pub mod view;
 pub mod wal;
