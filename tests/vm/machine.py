@@ -27,11 +27,28 @@ def program(name):
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin")
 
 
-def is_fast():
-    """Whether the processor's own support can be used. A device without the processor's flag belongs to a hypervisor of another kind, on which
-    Debian's kernel does not come up. Without it, all is ten times slower."""
+def accelerator(fast):
+    # An older processor is the faster one where it is played by a program.
+    return ("-accel", "kvm", "-cpu", "max") if fast else ("-accel", "tcg", "-cpu", "Westmere-v1")
+
+
+def is_fast(place):
+    """Whether the processor's own support works: the kernel must say something under it. A device without the processor's flag belongs to a
+    hypervisor of another kind, on which Debian's kernel does not come up. Without it, all is ten times slower."""
     with open("/proc/cpuinfo") as f:
-        return re.search(r"^flags\s*:.*\b(vmx|svm)\b", f.read(), re.M) is not None and os.access("/dev/kvm", os.R_OK | os.W_OK)
+        if not re.search(r"^flags\s*:.*\b(vmx|svm)\b", f.read(), re.M) or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            return False
+    return comes_up(place, True, 10)
+
+
+def comes_up(place, fast, seconds):
+    """Whether the kernel comes as far as to miss its root."""
+    argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *accelerator(fast), "-m", "256", "-kernel", str(place / "vmlinuz"),
+            "-append", "console=ttyS0 panic=-1 no_timer_check", "-serial", "stdio"]
+    try:
+        return b"Kernel panic" in subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds).stdout
+    except subprocess.TimeoutExpired:
+        return False
 
 
 # ---- the kernel ---------------------------------------------------------------------------------------------------------------------------
@@ -195,10 +212,10 @@ class Machine:
     """A machine at work. `lines` is what it has reported."""
 
     # no_timer_check: without KVM the timer can be too late for the check of it, when the machine outside is busy.
-    def __init__(self, place, memory_disk, story, disks, scratch, megabytes=768):
+    def __init__(self, place, memory_disk, story, disks, scratch, fast, megabytes=768):
         self.console = os.path.join(scratch, "console")
         self.lines, self.ended = [], None
-        argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *(("-accel", "kvm", "-cpu", "max") if is_fast() else ("-accel", "tcg", "-cpu", "Westmere-v1")), "-smp", "2", "-m", str(megabytes),
+        argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *accelerator(fast), "-smp", "2", "-m", str(megabytes),
                 "-kernel", str(place / "vmlinuz"), "-initrd", memory_disk, "-append", "console=ttyS0 panic=-1 loglevel=4 no_timer_check mitigations=off random.trust_cpu=on story=%s" % story,
                 "-chardev", "file,id=console,path=" + self.console, "-serial", "chardev:console", "-chardev", "stdio,id=report,signal=off", "-serial", "chardev:report",
                 "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]
