@@ -133,7 +133,7 @@ fn an_empty_file_is_good() {
 fn what_is_shown_reads_as_the_same() {
     for text in [
         "[metrics]\nunix_socket = '/s'\n",
-        "[repositories.s]\nrecipients = ['age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p']\nbackend.s3.bucket = 'b'\n",
+        "[repositories.s]\nrecipients = ['age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p']\nbackend.s3.bucket = 'bkt'\n",
         EXAMPLE,
         "",
         "[checks.'a.b']\nprobe.http = { url = 'http://h/', body = \"a\\nb\\u0007\\\"\\\\\", json = [{ pointer = '/x', equals = 1.0 }] }\n",

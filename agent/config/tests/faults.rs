@@ -11,7 +11,7 @@ fn faults(text: &str) -> Faults {
 }
 
 const REPO: &str = "[repositories.r]\nbackend.local.path = '/r'\nrecipients = ['age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p']\n";
-const BUCKET: &str = "[repositories.s]\nrecipients = ['age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p']\n[repositories.s.backend.s3]\nbucket = 'b'\n";
+const BUCKET: &str = "[repositories.s]\nrecipients = ['age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p']\n[repositories.s.backend.s3]\nbucket = 'bkt'\n";
 const BACKUP: &str = "[backups.b]\nsource.paths.include = ['/etc']\n";
 const CHECK: &str = "[checks.c]\nprobe.memory = {}\n";
 
@@ -1461,7 +1461,7 @@ fn secrets_in_the_file_are_refused_and_not_repeated() {
             Some("identity_file"),
         ),
         (
-            "[repositories.r.backend.s3]\nbucket = 'b'\nsecret_access_key = 'hunter2canary'",
+            "[repositories.r.backend.s3]\nbucket = 'bkt'\nsecret_access_key = 'hunter2canary'",
             "repositories.r.backend.s3.secret_access_key",
             Some("secret_access_key_file"),
         ),
