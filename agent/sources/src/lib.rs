@@ -12,13 +12,14 @@
 //! | layer | modules |
 //! |---|---|
 //! | words | `fault`, `text`, `secret`, `about`, `mounts` |
-//! | means | `setting`, `scratch`, `child`, `check`, `dump`, `http`, `spec` |
+//! | means | `setting`, `chance`, `scratch`, `child`, `check`, `dump`, `http`, `spec` |
 //! | kinds | `postgresql`, `mysql`, `sqlite`, `redis`, `qdrant`, `command`, `container` |
 //! | beneath files | `view` |
 //! | roof | `source`, `restore`, `rehearse` |
 
 pub mod about;
 mod account;
+mod chance;
 pub mod check;
 pub mod child;
 pub mod command;

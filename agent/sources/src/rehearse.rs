@@ -614,14 +614,7 @@ fn qdrant_server(
         .map_err(|e| Fault::new(Reason::Failed, format!("no free port: {e}")))?
         .port();
     // Its port is open to everybody on this host, and what lies behind it to none of them: whoever asks needs a key that only we have.
-    let mut random = [0; 32];
-    getrandom::fill(&mut random).map_err(|e| {
-        Fault::new(
-            Reason::Failed,
-            format!("the system gives no random bytes: {e}"),
-        )
-    })?;
-    let key = zeroize::Zeroizing::new(crate::text::hex(&random));
+    let key = crate::chance::digits::<32>()?;
     let path = |name: &str| serde_json::Value::from(home.join(name).display().to_string());
     let text = zeroize::Zeroizing::new(format!(
         "service:\n  host: 127.0.0.1\n  http_port: {port}\n  grpc_port: null\n  api_key: \"{}\"\nstorage:\n  storage_path: {}\n  snapshots_path: {}\ntelemetry_disabled: true\n",

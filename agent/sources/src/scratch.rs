@@ -8,8 +8,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::fault::{Fault, Reason};
-use crate::text::hex;
+use crate::fault::Fault;
 
 /// What the names begin with.
 const PREFIX: &str = "kw-scratch-";
@@ -26,18 +25,12 @@ impl Scratch {
     /// It cannot be made.
     pub fn new(parent: &Path) -> Result<Self, Fault> {
         sweep(parent);
-        let mut random = [0; 4];
-        getrandom::fill(&mut random).map_err(|e| {
-            Fault::new(
-                Reason::Failed,
-                format!("the system gives no random bytes: {e}"),
-            )
-        })?;
+        let random = crate::chance::digits::<4>()?;
         let pid = std::process::id();
         let path = parent.join(format!(
             "{PREFIX}{pid}-{}-{}",
             started(pid).unwrap_or_default(),
-            hex(&random)
+            *random
         ));
         DirBuilder::new()
             .mode(0o700)

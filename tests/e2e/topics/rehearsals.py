@@ -2,7 +2,7 @@
 import glob, http.client, json, os, shutil, signal, socket, sqlite3, time
 
 from harness import Skip, content_of, free_port, is_root, need, remove
-from topics.jobs import RECIPIENT, configure, rows, wait_for
+from topics.jobs import configure, rows, wait_for
 from topics.sources import Place, cmdline
 from topics.wal import postgresql_17, with_server
 
@@ -255,14 +255,7 @@ def test_a_base_backup_is_rehearsed(t, pg):
     package, identity = os.path.dirname(pg.bin), pg.home + "/.config/keepwatch/identity.txt"
     with Place() as place:
         os.chmod(place.dir, 0o777)
-        config = t.write("homepg/config.toml", """
-host = "%s"
-state_directory = "%s/state"
-cache_directory = "%s/cache"
-[repositories.disk]
-backend.local = { path = "%s" }
-recipients = ["%s"]
-identity_file = "%s"
+        config = t.write("homepg/config.toml", pg.configuration(socket.gethostname(), 'identity_file = "%s"' % identity) + """
 [backups.postgresql-physical]
 repositories = ["disk"]
 source.postgresql_cluster = { host = "%s", port = 5999 }
@@ -277,7 +270,7 @@ expect.sql = ["SELECT count(*) = 4 FROM rows", "@none SELECT true"]
 [drills.other]
 backup = "postgresql-physical"
 target.postgresql = { package = "%s" }
-""" % (socket.gethostname(), pg.home, pg.home, pg.repo, RECIPIENT, identity, pg.home, package, json.dumps(QUESTIONS), package, older(place)), 0o644)
+""" % (pg.home, package, json.dumps(QUESTIONS), package, older(place)), 0o644)
         env = dict(pg.env, TMPDIR=place.dir)
         drill = lambda name, rc=0: t.kw("drill", name, "--config", config, rc=rc, env=env, uid=pg.uid, cwd=pg.home)
         t.kw("config", "check", "--config", config, env=env, uid=pg.uid, cwd=pg.home)

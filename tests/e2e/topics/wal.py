@@ -257,6 +257,12 @@ class Postgres:
         self.repo = self.home + "/repo"
         self.kw("init", "--repo", self.repo)
 
+    def configuration(self, host="db1", of_repository=""):
+        """The part of a configuration that all jobs of this server share."""
+        from topics.jobs import RECIPIENT
+        own = 'host = "%s"\nstate_directory = "%s/state"\ncache_directory = "%s/cache"\n' % (host, self.home, self.home)
+        return own + '[repositories.disk]\nbackend.local = { path = "%s" }\nrecipients = ["%s"]\n%s\n' % (self.repo, RECIPIENT, of_repository)
+
     def sh(self, program, *args, rc=0, **more):
         if self.uid is not None:
             more.update(user=self.uid, group=self.uid, extra_groups=[])
@@ -685,21 +691,14 @@ def test_incremental_where_the_server_cannot(t, pg):
 @with_server
 def test_a_configured_base_backup(t, pg):
     """As a job: recorded, retained by its policy, verified with its log by the repository's own job; a server that is away is a failed run of class source."""
-    from topics import jobs
     data = pg.create()
-    config = t.write("homepg/config.toml", """
-host = "db1"
-state_directory = "%s/state"
-cache_directory = "%s/cache"
-[repositories.disk]
-backend.local = { path = "%s" }
-recipients = ["%s"]
+    config = t.write("homepg/config.toml", pg.configuration() + """
 [backups.cluster]
 repositories = ["disk"]
 retry = { attempts = 0 }
 retention = { last = 2 }
 source.postgresql_cluster = { host = "%s", port = 5999, incremental = true, package = "%s" }
-""" % (pg.home, pg.home, pg.repo, jobs.RECIPIENT, pg.home, os.path.dirname(pg.bin)), 0o644)
+""" % (pg.home, os.path.dirname(pg.bin)), 0o644)
     job = lambda *args, rc=0: pg.kw(*args, "--config", config, rc=rc)
     job("backup", "--job", "cluster", rc=1)
     said = job("backup", "--job", "cluster", "--dry-run", rc=1).said
@@ -731,7 +730,6 @@ source.postgresql_cluster = { host = "%s", port = 5999, incremental = true, pack
 @with_server
 def test_a_base_backup_by_password(t, pg):
     """A role that may replicate and no more, over TCP, by the password in a file; a wrong one, one that everybody may read, and none."""
-    from topics import jobs
     port, secret = free_port(), b"pw:with\\odd 'signs\""
     t.secrets.append(secret)
     data = pg.create()
@@ -745,14 +743,7 @@ def test_a_base_backup_by_password(t, pg):
     pg.sql("CREATE TABLE rows (n int); INSERT INTO rows VALUES (1)")
     files = {"good": secret + b"\n", "wrong": b"hunter2-wrong\n"}
     t.secrets.append(b"hunter2-wrong")
-    text = """
-host = "db1"
-state_directory = "%s/state"
-cache_directory = "%s/cache"
-[repositories.disk]
-backend.local = { path = "%s" }
-recipients = ["%s"]
-""" % (pg.home, pg.home, pg.repo, jobs.RECIPIENT)
+    text = pg.configuration()
     for name in ("good", "wrong", "open", "none"):
         password = "" if name == "none" else ', password_file = "%s/%s"' % (pg.home, name)
         if name != "none":

@@ -316,7 +316,8 @@ pub const NOTIFY_LAYERS: &[&[&str]] = &[
 pub const SOURCES_LAYERS: &[&[&str]] = &[
     &["fault", "secret", "text", "about", "mounts"],
     &[
-        "account", "setting", "scratch", "child", "check", "dump", "http", "spec", "restore",
+        "account", "chance", "setting", "scratch", "child", "check", "dump", "http", "spec",
+        "restore",
     ],
     &[
         "postgresql",

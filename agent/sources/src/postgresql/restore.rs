@@ -16,7 +16,7 @@ use crate::fault::{Fault, Reason};
 use crate::restore::{Report, Stored};
 use crate::scratch::{Scratch, create, give};
 use crate::setting::Setting;
-use crate::text::{hex, identifier, literal};
+use crate::text::{identifier, literal};
 
 /// The longest script of roles and table spaces, in bytes; it is held in memory.
 const GLOBALS: u64 = 64 << 20;
@@ -215,14 +215,8 @@ fn database(
     found: &Found,
     report: &mut Report,
 ) -> Result<(), Fault> {
-    let mut random = [0; 6];
-    getrandom::fill(&mut random).map_err(|e| {
-        Fault::new(
-            Reason::Failed,
-            format!("the system gives no random bytes: {e}"),
-        )
-    })?;
-    let scratch = format!("keepwatch_restore_{}", hex(&random));
+    let random = crate::chance::digits::<6>()?;
+    let scratch = format!("keepwatch_restore_{}", *random);
     let text = |key: &str| item.details.get(key).and_then(Value::as_str);
     let mut make = format!(
         "CREATE DATABASE {} TEMPLATE template0",

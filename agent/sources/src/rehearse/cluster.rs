@@ -20,7 +20,6 @@ use crate::fault::{Fault, Reason};
 use crate::postgresql::{self, Asker};
 use crate::scratch::{Owner, Scratch, create, give, note_server};
 use crate::setting::Setting;
-use crate::text::hex;
 
 /// How long it may take to end in good order after a recovery: it writes out what it holds in memory.
 const CLOSE: Duration = Duration::from_secs(600);
@@ -360,14 +359,8 @@ impl Cluster {
 
     /// Makes a superuser whose name nobody has, and returns it.
     fn superuser(&self, setting: &Setting) -> Result<String, Fault> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|e| {
-            Fault::new(
-                Reason::Failed,
-                format!("the system gives no random bytes: {e}"),
-            )
-        })?;
-        let role = format!("keepwatch_drill_{}", hex(&random));
+        let random = crate::chance::digits::<8>()?;
+        let role = format!("keepwatch_drill_{}", *random);
         let mut running = Program::new(&self.bin.join("postgres"))
             .arg("--single")
             .arg("-D")
