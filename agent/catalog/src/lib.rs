@@ -42,6 +42,7 @@ mod place;
 pub mod process;
 pub mod rebuild;
 pub mod recorder;
+mod rolling;
 pub mod rollups;
 pub mod runs;
 mod schema;

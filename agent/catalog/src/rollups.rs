@@ -1,20 +1,16 @@
-//! Roll-ups: what an hour or a day of a check's results comes to. Arithmetic first, then the table.
+//! Roll-ups: what an hour or a day of a check's results comes to, and the table of it.
 //!
-//! An hour is computed from the raw results and the changes of state that fall into it, always whole, so that computing it
-//! again changes nothing. A day is the sum of its hours. A record that arrives after its hour was rolled up marks the hour
-//! as stale, and it is rolled up once more. Hours and days are of UTC. An hour without a result and without a change has no
-//! row: nobody watched.
+//! Hours and days are of UTC. An hour without a result and without a change has no row: nobody watched. How they are made is told
+//! in `rolling`.
 
-use std::time::Duration;
-
-use keepwatch_model::checks::{CheckOutcome, CheckState, FailureReason, Overlay};
+use keepwatch_model::checks::{CheckState, FailureReason};
 use keepwatch_model::time::Moment;
 
 use crate::catalog::Catalog;
 use crate::fault::CatalogError;
 use crate::meter::Operation;
 use crate::runs::{limit, range};
-use crate::sql::{self, Row, Sql, Tx, Value, values};
+use crate::sql::{self, Row, Sql, values};
 
 /// Upper bounds of the buckets of latencies, in microseconds: those of the metric. One more bucket takes the rest.
 pub const LATENCY_BOUNDS: [u64; 11] = [
@@ -30,62 +26,23 @@ pub const REASONS: usize = FailureReason::ALL.len();
 pub(crate) const HOUR: i64 = 3_600_000_000;
 /// A day, in microseconds.
 pub(crate) const DAY: i64 = 24 * HOUR;
-/// How long after its end an hour is left open for what is still on its way.
-const GRACE: i64 = 5 * 60 * 1_000_000;
-/// Raw results that one hour of one check can have and that are read at once: one in 100 ms. About 100 bytes each.
-const RESULTS_MAX: i64 = 36_000;
 
-const ROLLED: Sql = Sql::split(
-    "SELECT rolled_to FROM checks WHERE id = $1",
-    "SELECT rolled_to FROM checks WHERE id = $1 FOR UPDATE",
-);
-const NEXT: Sql = Sql::both(
-    "SELECT MIN(first) FROM (
-       SELECT MIN(at) AS first FROM results WHERE check_id = $1 AND at >= $2
-       UNION ALL SELECT MIN(at) AS first FROM transitions WHERE check_id = $1 AND at >= $2) AS firsts",
-);
-const STALE: Sql =
-    Sql::both("SELECT MIN(start) FROM stale_hours WHERE check_id = $1 AND start < $2");
-const FRESH: Sql = Sql::both("DELETE FROM stale_hours WHERE check_id = $1 AND start = $2");
-const RESULTS: Sql = Sql::both(
-    "SELECT outcome, latency FROM results WHERE check_id = $1 AND at >= $2 AND at < $3 LIMIT $4",
-);
-const CHANGES: Sql = Sql::both(
-    "SELECT at, to_state, overlay FROM transitions WHERE check_id = $1 AND at >= $2 AND at < $3 ORDER BY at, id",
-);
-const BEFORE: Sql = Sql::both(
-    "SELECT to_state, overlay FROM transitions WHERE check_id = $1 AND at < $2 ORDER BY at DESC, id DESC LIMIT 1",
-);
-const SET_ROLLED: Sql = Sql::both("UPDATE checks SET rolled_to = $2 WHERE id = $1");
-const SAVE: Sql = Sql::both(
-    "INSERT INTO rollups (check_id, span, start, runs, failures, degraded, latency_sum, latency_max, buckets, reasons,
-       unknown_us, healthy_us, degraded_us, unhealthy_us, hidden_us)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-     ON CONFLICT (check_id, span, start) DO UPDATE SET
-       runs = excluded.runs, failures = excluded.failures, degraded = excluded.degraded,
-       latency_sum = excluded.latency_sum, latency_max = excluded.latency_max, buckets = excluded.buckets,
-       reasons = excluded.reasons, unknown_us = excluded.unknown_us, healthy_us = excluded.healthy_us,
-       degraded_us = excluded.degraded_us, unhealthy_us = excluded.unhealthy_us, hidden_us = excluded.hidden_us",
-);
-
-macro_rules! select_rollups {
-    ($rest:literal) => {
-        Sql::both(concat!(
-            "SELECT rollups.start, runs, failures, degraded, latency_sum, latency_max, buckets, reasons, unknown_us,
-             healthy_us, degraded_us, unhealthy_us, hidden_us FROM rollups ",
-            $rest
-        ))
+/// The columns that [`of_row`] reads, in its order.
+macro_rules! rollup_columns {
+    () => {
+        "rollups.start, runs, failures, degraded, latency_sum, latency_max, buckets, reasons, unknown_us,
+         healthy_us, degraded_us, unhealthy_us, hidden_us"
     };
 }
+pub(crate) use rollup_columns;
 
-const OF_DAY: Sql = select_rollups!(
-    "WHERE check_id = $1 AND span = 'hour' AND rollups.start >= $2 AND rollups.start < $3"
-);
-const LIST: Sql = select_rollups!(
-    "JOIN checks ON checks.id = rollups.check_id
+const LIST: Sql = Sql::both(concat!(
+    "SELECT ",
+    rollup_columns!(),
+    " FROM rollups JOIN checks ON checks.id = rollups.check_id
      WHERE host = $1 AND name = $2 AND span = $3 AND rollups.start >= $4 AND rollups.start < $5
      ORDER BY rollups.start DESC LIMIT $6"
-);
+));
 
 /// What a span of time of one check comes to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -126,7 +83,7 @@ pub enum Span {
 }
 
 impl Span {
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Hour => "hour",
             Self::Day => "day",
@@ -141,26 +98,6 @@ pub(crate) fn floor(at: i64, unit: i64) -> i64 {
 }
 
 impl Rollup {
-    /// Adds a result.
-    pub fn add_result(&mut self, outcome: CheckOutcome, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.runs += 1;
-        self.latency_sum = self.latency_sum.saturating_add(micros);
-        self.latency_max = self.latency_max.max(micros);
-        let bucket = LATENCY_BOUNDS.iter().position(|bound| micros <= *bound);
-        self.buckets[bucket.unwrap_or(BUCKETS - 1)] += 1;
-        match outcome {
-            CheckOutcome::Success => {}
-            CheckOutcome::Degraded => self.degraded += 1,
-            CheckOutcome::Failure(reason) => {
-                self.failures += 1;
-                if let Some(at) = FailureReason::ALL.iter().position(|r| *r == reason) {
-                    self.reasons[at] += 1;
-                }
-            }
-        }
-    }
-
     /// Adds time in a state.
     pub fn add_time(&mut self, state: CheckState, hidden: bool, micros: u64) {
         let place = match state {
@@ -250,7 +187,7 @@ pub fn add_states(
     rollup.add_time(state, hidden, end.max(from).abs_diff(from));
 }
 
-fn joined(numbers: &[u64]) -> String {
+pub(crate) fn joined(numbers: &[u64]) -> String {
     let mut out = String::new();
     for (n, number) in numbers.iter().enumerate() {
         if n > 0 {
@@ -270,7 +207,8 @@ fn split<const N: usize>(text: &str) -> [u64; N] {
     out
 }
 
-fn of_row(row: &mut Row) -> Result<(i64, Rollup), sqlx::Error> {
+/// Reads the columns of [`rollup_columns`]: the start and the rest.
+pub(crate) fn of_row(row: &mut Row) -> Result<(i64, Rollup), sqlx::Error> {
     Ok((
         row.int()?,
         Rollup {
@@ -288,105 +226,6 @@ fn of_row(row: &mut Row) -> Result<(i64, Rollup), sqlx::Error> {
             hidden_us: row.count()?,
         },
     ))
-}
-
-async fn save(
-    tx: &mut Tx,
-    check: i64,
-    span: Span,
-    start: i64,
-    rollup: &Rollup,
-) -> Result<(), sqlx::Error> {
-    let row: [Value; 15] = values![
-        check,
-        span.as_str(),
-        start,
-        rollup.runs,
-        rollup.failures,
-        rollup.degraded,
-        rollup.latency_sum,
-        rollup.latency_max,
-        joined(&rollup.buckets),
-        joined(&rollup.reasons),
-        rollup.unknown_us,
-        rollup.healthy_us,
-        rollup.degraded_us,
-        rollup.unhealthy_us,
-        rollup.hidden_us,
-    ];
-    tx.execute(SAVE, &row).await.map(drop)
-}
-
-/// Rolls up the next hour of a check that is over, or a stale one; returns whether there was one. `now`: microseconds.
-pub(crate) async fn roll_next(tx: &mut Tx, check: i64, now: i64) -> Result<bool, sqlx::Error> {
-    let Some(mut row) = tx.row(ROLLED, &values![check]).await? else {
-        return Ok(false);
-    };
-    let rolled = row.int()?;
-    if let Some(start) = number(tx, STALE, &values![check, rolled]).await? {
-        roll(tx, check, start).await?;
-        tx.execute(FRESH, &values![check, start]).await?;
-        return Ok(true);
-    }
-    let Some(next) = number(tx, NEXT, &values![check, rolled]).await? else {
-        return Ok(false);
-    };
-    let start = floor(next, HOUR);
-    if start.saturating_add(HOUR + GRACE) > now {
-        return Ok(false);
-    }
-    roll(tx, check, start).await?;
-    tx.execute(SET_ROLLED, &values![check, start + HOUR])
-        .await?;
-    Ok(true)
-}
-
-async fn number(tx: &mut Tx, sql: Sql, with: &[Value]) -> Result<Option<i64>, sqlx::Error> {
-    tx.row(sql, with)
-        .await?
-        .map_or(Ok(None), |mut row| row.int_opt())
-}
-
-/// Computes an hour anew, and the day that it belongs to.
-async fn roll(tx: &mut Tx, check: i64, start: i64) -> Result<(), sqlx::Error> {
-    let end = start + HOUR;
-    let mut hour = Rollup::default();
-    for mut row in tx
-        .rows(RESULTS, &values![check, start, end, RESULTS_MAX])
-        .await?
-    {
-        hour.add_result(row.word()?, row.span()?);
-    }
-    let mut changes = Vec::new();
-    for mut row in tx.rows(CHANGES, &values![check, start, end]).await? {
-        changes.push((
-            row.int()?,
-            row.word::<CheckState>()?,
-            row.word_opt::<Overlay>()?.is_some(),
-        ));
-    }
-    if hour.runs > 0 || !changes.is_empty() {
-        let first = state_at(tx, check, start).await?;
-        add_states(&mut hour, (start, end), first, changes);
-        save(tx, check, Span::Hour, start, &hour).await?;
-    }
-    let day = floor(start, DAY);
-    let mut sum = Rollup::default();
-    for mut row in tx.rows(OF_DAY, &values![check, day, day + DAY]).await? {
-        sum.merge(&of_row(&mut row)?.1);
-    }
-    if sum != Rollup::default() {
-        save(tx, check, Span::Day, day, &sum).await?;
-    }
-    Ok(())
-}
-
-/// The state of a check just before a time, and whether it was hidden; before its first change it is unknown.
-async fn state_at(tx: &mut Tx, check: i64, at: i64) -> Result<(CheckState, bool), sqlx::Error> {
-    match tx.row(BEFORE, &values![check, at]).await? {
-        Some(mut row) => Ok((row.word()?, row.word_opt::<Overlay>()?.is_some())),
-        None => Ok((CheckState::Unknown, false)),
-    }
 }
 
 /// Roll-ups of one check, the newest first, with the start of each.
@@ -420,7 +259,31 @@ pub async fn list(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keepwatch_model::checks::CheckOutcome;
     use proptest::prelude::*;
+    use std::time::Duration;
+
+    impl Rollup {
+        /// Adds a result, as the database adds them up.
+        fn add_result(&mut self, outcome: CheckOutcome, latency: Duration) {
+            let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+            self.runs += 1;
+            self.latency_sum = self.latency_sum.saturating_add(micros);
+            self.latency_max = self.latency_max.max(micros);
+            let bucket = LATENCY_BOUNDS.iter().position(|bound| micros <= *bound);
+            self.buckets[bucket.unwrap_or(BUCKETS - 1)] += 1;
+            match outcome {
+                CheckOutcome::Success => {}
+                CheckOutcome::Degraded => self.degraded += 1,
+                CheckOutcome::Failure(reason) => {
+                    self.failures += 1;
+                    if let Some(at) = FailureReason::ALL.iter().position(|r| *r == reason) {
+                        self.reasons[at] += 1;
+                    }
+                }
+            }
+        }
+    }
 
     fn outcomes() -> impl Strategy<Value = CheckOutcome> {
         prop_oneof![

@@ -320,6 +320,18 @@ impl Tx {
         Ok(self.rows(sql, values).await?.into_iter().next())
     }
 
+    /// Runs a statement that SQLite needs not: a lock, a setting.
+    pub(crate) async fn only_postgres(
+        &mut self,
+        sql: &'static str,
+        values: &[Value],
+    ) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(tx) => (&mut **tx).execute(bound!(sql, values)).await.map(drop),
+        }
+    }
+
     /// Runs statements without parameters, one after another: a step of a migration.
     pub(crate) async fn script(&mut self, sql: Sql) -> Result<(), sqlx::Error> {
         match self {

@@ -16,13 +16,14 @@ use crate::database::Pool;
 use crate::fault::{CatalogError, Trouble, reason};
 use crate::meter::Operation;
 use crate::place::Place;
-use crate::rollups::{DAY, HOUR, floor, roll_next};
-use crate::sql::{Sql, Tx, Value, instant, values};
+use crate::rolling;
+use crate::rollups::{DAY, HOUR, floor};
+use crate::sql::{Sql, Tx, instant, values};
 
 /// Rows that one statement deletes; a transaction that has deleted so many ends.
 const ROWS: i64 = 1000;
-/// Hours that one transaction rolls up.
-const HOURS: usize = 24;
+/// A transaction that has rolled up so many hours of checks ends.
+const HOURS: u64 = 300;
 /// The longest that one transaction may take before it is given up.
 const STEP_WAIT: Duration = Duration::from_secs(10);
 /// Pages that are given back at once.
@@ -30,29 +31,33 @@ const VACUUM: &str = "PRAGMA incremental_vacuum(256)";
 /// A jump of the clock that is not believed at once.
 const JUMP: i64 = 7 * DAY;
 
-const CHECKS: Sql = Sql::both("SELECT id FROM checks WHERE host = $1 ORDER BY id LIMIT 100000");
-const META: Sql = Sql::both("SELECT value FROM meta WHERE name = $1");
+/// When the last pass was.
+const UPKEEP_AT: &str = "upkeep_at";
+/// Before when nothing is deleted.
+const NOT_BEFORE: &str = "delete_not_before";
+const META: Sql = Sql::both("SELECT name, value FROM meta WHERE name IN ($1, $2)");
 const SET_META: Sql = Sql::both(
     "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
 );
 const OLD_RESULTS: Sql = Sql::both(
-    "DELETE FROM results WHERE check_id = $1 AND at IN (
-       SELECT at FROM results WHERE check_id = $1 AND at < $2
-         AND at < (SELECT rolled_to FROM checks WHERE id = $1)
-         AND NOT EXISTS (SELECT 1 FROM stale_hours WHERE check_id = $1 AND start < $2)
-       ORDER BY at LIMIT $3)",
+    "DELETE FROM results WHERE (check_id, at) IN (
+       SELECT results.check_id, results.at FROM checks JOIN results ON results.check_id = checks.id
+       WHERE checks.host = $1 AND results.at < $2 AND results.at < checks.rolled_to
+         AND NOT EXISTS (SELECT 1 FROM stale_hours WHERE stale_hours.check_id = checks.id AND start < $2)
+       LIMIT $3)",
 );
 /// The last change before the bound stays: it says which state held from then on.
 const OLD_TRANSITIONS: Sql = Sql::both(
     "DELETE FROM transitions WHERE id IN (
-       SELECT id FROM transitions WHERE check_id = $1 AND at < $2
-         AND at < (SELECT MAX(at) FROM transitions WHERE check_id = $1 AND at < $2)
-         AND at < (SELECT rolled_to FROM checks WHERE id = $1)
-       ORDER BY at LIMIT $3)",
+       SELECT t.id FROM checks JOIN transitions AS t ON t.check_id = checks.id
+       WHERE checks.host = $1 AND t.at < $2 AND t.at < checks.rolled_to
+         AND t.at < (SELECT MAX(at) FROM transitions WHERE check_id = checks.id AND at < $2)
+       LIMIT $3)",
 );
 const OLD_HOURS: Sql = Sql::both(
-    "DELETE FROM rollups WHERE check_id = $1 AND span = 'hour' AND start IN (
-       SELECT start FROM rollups WHERE check_id = $1 AND span = 'hour' AND start < $2 ORDER BY start LIMIT $3)",
+    "DELETE FROM rollups WHERE span = 'hour' AND (check_id, start) IN (
+       SELECT r.check_id, r.start FROM checks JOIN rollups AS r ON r.check_id = checks.id AND r.span = 'hour'
+       WHERE checks.host = $1 AND r.start < $2 LIMIT $3)",
 );
 /// The newest ten successes and the newest ten others of a job stay for ever, and what has no end yet.
 const OLD_RUNS: Sql = Sql::both(
@@ -75,7 +80,7 @@ const OLD_NOTIFICATIONS: Sql = Sql::both(
     "DELETE FROM notifications WHERE id IN (
        SELECT id FROM notifications WHERE host = $1 AND state <> 'queued' AND done < $2 ORDER BY done LIMIT $3)",
 );
-const PATIENCE: Sql = Sql::split("SELECT 1", "SET LOCAL statement_timeout = 10000");
+const PATIENCE: &str = "SET LOCAL statement_timeout = 10000";
 const SIZE: Sql = Sql::split(
     "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
     "SELECT CAST(COALESCE(SUM(pg_total_relation_size(c.oid)), 0) AS BIGINT) FROM pg_catalog.pg_class AS c
@@ -115,22 +120,19 @@ pub enum Integrity {
 pub async fn maintain(catalog: &Catalog, budget: Duration) -> Result<Upkeep, CatalogError> {
     let end = Instant::now() + budget;
     let mut done = Upkeep::default();
-    let checks = step(catalog, all_checks(catalog)).await?;
-    for check in &checks {
-        loop {
-            if Instant::now() >= end {
-                done.more = true;
-                return Ok(done);
-            }
-            let hours = step(catalog, roll(catalog, *check)).await?;
-            done.hours += hours as u64;
-            if hours < HOURS {
-                break;
-            }
+    loop {
+        if Instant::now() >= end {
+            done.more = true;
+            return Ok(done);
+        }
+        let (hours, more) = step(catalog, roll(catalog, end)).await?;
+        done.hours += hours;
+        if !more {
+            break;
         }
     }
     done.put_off = step(catalog, clock_jumped(catalog)).await?;
-    if !done.put_off && !delete_old(catalog, &checks, end, &mut done).await? {
+    if !done.put_off && !delete_old(catalog, end, &mut done).await? {
         done.more = true;
     }
     let size = step(catalog, give_back(catalog, end)).await?;
@@ -159,89 +161,70 @@ async fn step<T>(
 
 async fn begin(catalog: &Catalog) -> Result<Tx, Trouble> {
     let mut tx = catalog.begin_write().await?;
-    tx.script(PATIENCE).await?;
+    tx.only_postgres(PATIENCE, &[]).await?;
     Ok(tx)
 }
 
-async fn all_checks(catalog: &Catalog) -> Result<Vec<i64>, Trouble> {
-    let mut tx = catalog.begin_read().await?;
-    let rows = tx.rows(CHECKS, &values![catalog.host()]).await?;
-    Ok(rows
-        .into_iter()
-        .map(|mut row| row.int())
-        .collect::<Result<_, _>>()?)
-}
-
-async fn roll(catalog: &Catalog, check: i64) -> Result<usize, Trouble> {
+/// Rolls up as much as one transaction should; how many hours that were, and whether there may be more.
+async fn roll(catalog: &Catalog, end: Instant) -> Result<(u64, bool), Trouble> {
     let mut tx = begin(catalog).await?;
     let now = instant(catalog.now());
     let mut hours = 0;
-    while hours < HOURS && roll_next(&mut tx, check, now).await? {
-        hours += 1;
-    }
+    let more = loop {
+        let round = rolling::round(&mut tx, catalog.host(), now).await?;
+        hours += round;
+        if round == 0 || hours >= HOURS || Instant::now() >= end {
+            break round > 0;
+        }
+    };
     tx.commit().await?;
-    Ok(hours)
+    Ok((hours, more))
 }
 
 /// Whether the clock is not to be believed yet; notes the time of this pass.
 async fn clock_jumped(catalog: &Catalog) -> Result<bool, Trouble> {
     let now = instant(catalog.now());
     let mut tx = begin(catalog).await?;
-    let last = meta(&mut tx, "upkeep_at").await?;
-    let mut not_before = meta(&mut tx, "delete_not_before")
-        .await?
-        .unwrap_or(i64::MIN);
+    let (mut last, mut not_before) = (None, i64::MIN);
+    for mut row in tx.rows(META, &values![UPKEEP_AT, NOT_BEFORE]).await? {
+        match (row.text()?.as_str(), row.int()?) {
+            (UPKEEP_AT, at) => last = Some(at),
+            (_, at) => not_before = at,
+        }
+    }
     if last.is_some_and(|last| now < last || now.saturating_sub(last) > JUMP) {
         not_before = now.saturating_add(DAY);
-        tx.execute(SET_META, &values!["delete_not_before", not_before])
+        tx.execute(SET_META, &values![NOT_BEFORE, not_before])
             .await?;
         tracing::warn!("catalog: the clock jumped or upkeep paused; nothing is deleted for a day");
     }
-    tx.execute(SET_META, &values!["upkeep_at", now]).await?;
+    tx.execute(SET_META, &values![UPKEEP_AT, now]).await?;
     tx.commit().await?;
     // A bound that lies more than a day ahead is from before the clock was set back.
     Ok(now < not_before && not_before.saturating_sub(now) <= DAY)
 }
 
-async fn meta(tx: &mut Tx, name: &str) -> Result<Option<i64>, Trouble> {
-    Ok(tx
-        .row(META, &values![name])
-        .await?
-        .map(|mut row| row.int())
-        .transpose()?)
-}
-
 /// Deletes; `false` if the budget ended first.
 async fn delete_old(
     catalog: &Catalog,
-    checks: &[i64],
     end: Instant,
     done: &mut Upkeep,
 ) -> Result<bool, CatalogError> {
     let (now, keep) = (instant(catalog.now()), catalog.keep());
     let before = |days: u32| now.saturating_sub(i64::from(days) * DAY);
-    let of_checks = [
+    let all = [
         (OLD_RESULTS, catalog.horizon()),
         (
             OLD_TRANSITIONS,
             before(keep.runs_days.max(keep.results_days)),
         ),
         (OLD_HOURS, floor(before(keep.hours_days), HOUR)),
-    ];
-    let of_host = [
         (OLD_RUNS, before(keep.runs_days)),
         (OLD_INCIDENTS, before(keep.runs_days)),
         (OLD_RESTARTS, before(keep.runs_days)),
         (OLD_NOTIFICATIONS, before(keep.results_days)),
     ];
-    let host = values![catalog.host()];
-    let [host] = host;
-    let checks = checks
-        .iter()
-        .flat_map(|check| of_checks.map(|(sql, bound)| (sql, (*check).into(), bound)));
-    let all = checks.chain(of_host.map(|(sql, bound)| (sql, host.clone(), bound)));
     // As many in one transaction as delete few rows together: mostly there is little to do, and each transaction has its price.
-    let all: Vec<(Sql, Value, i64)> = all.collect();
     let mut left = &all[..];
     while !left.is_empty() {
         if Instant::now() >= end {
@@ -250,9 +233,10 @@ async fn delete_old(
         let work = async {
             let mut tx = begin(catalog).await?;
             let mut rows = 0;
-            while let Some(((sql, whose, bound), others)) = left.split_first() {
-                let values = [whose.clone(), (*bound).into(), ROWS.into()];
-                let more = tx.execute(*sql, &values).await?;
+            while let Some(((sql, bound), others)) = left.split_first() {
+                let more = tx
+                    .execute(*sql, &values![catalog.host(), *bound, ROWS])
+                    .await?;
                 rows += more;
                 if more < ROWS as u64 {
                     left = others;
