@@ -30,7 +30,10 @@ use crate::sql::{Row, Sql, Tx, Value};
 pub const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// How long a connection may take to come about.
 pub const CONNECT_WAIT: Duration = Duration::from_secs(2);
-/// Connections at once. Each SQLite connection costs a thread and up to 1 MiB of cache; a fleet shares a PostgreSQL server's.
+/// Connections to SQLite at once: one writes while the other reads. Each costs a thread and up to 512 KiB of cache.
+const SQLITE_CONNECTIONS: u32 = 2;
+const SQLITE_CACHE: &str = "-512";
+/// Connections to PostgreSQL at once: a fleet shares a server's.
 const CONNECTIONS: u32 = 3;
 /// How long a connection is kept for nothing.
 const IDLE: Duration = Duration::from_secs(300);
@@ -190,11 +193,11 @@ async fn open_sqlite(
         .foreign_keys(true)
         .pragma("trusted_schema", "OFF")
         .pragma("cell_size_check", "ON")
-        .pragma("cache_size", "-1024")
+        .pragma("cache_size", SQLITE_CACHE)
         .pragma("journal_size_limit", "16777216");
     let pool = Pool::Sqlite(
         SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS)
+            .max_connections(SQLITE_CONNECTIONS)
             .acquire_timeout(CONNECT_WAIT)
             .idle_timeout(IDLE)
             // It has no connection that could have died unseen; asking would wake its thread once more for each use.

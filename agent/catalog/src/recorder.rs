@@ -138,7 +138,9 @@ async fn write(catalog: Catalog, shared: Arc<Shared>, beat: Instant) {
             () = shared.wake.notified() => {}
             _ = every.tick() => {}
         }
-        loop {
+        // What comes meanwhile and can wait, waits: storing has its price.
+        let mut due = shared.queue().entries.len();
+        while due > 0 {
             let batch: Vec<Entry> = {
                 let mut queue = shared.queue();
                 queue.urgent = false;
@@ -149,8 +151,13 @@ async fn write(catalog: Catalog, shared: Arc<Shared>, beat: Instant) {
             if batch.is_empty() {
                 break;
             }
+            due = due.saturating_sub(batch.len());
             catalog.record(batch).await;
-            shared.queue().under_way = 0;
+            let mut queue = shared.queue();
+            queue.under_way = 0;
+            if queue.urgent || queue.stopping || queue.entries.len() >= GATHER_MAX {
+                due = queue.entries.len();
+            }
         }
         if shared.queue().stopping {
             return;

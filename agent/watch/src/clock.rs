@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::alarm::Alarm;
+
 /// A moment on the wall clock: milliseconds since 1970-01-01T00:00:00Z.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -76,6 +78,10 @@ pub trait Clock: Send + Sync {
     fn monotonic(&self) -> Duration;
     /// What a clock on the wall shows.
     fn wall(&self) -> At;
+    /// What waits by the monotonic one. Called within a runtime.
+    fn alarm(&self) -> Alarm {
+        Alarm::default()
+    }
 }
 
 /// The real clocks.
@@ -89,6 +95,10 @@ impl Clock for HostClock {
             u64::try_from(t.tv_sec).unwrap_or(0),
             u32::try_from(t.tv_nsec).unwrap_or(0),
         )
+    }
+
+    fn alarm(&self) -> Alarm {
+        Alarm::of_host()
     }
 
     fn wall(&self) -> At {

@@ -7,7 +7,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | words | [`clock`], [`text`], [`outcome`], [`secret`], [`calendar`] |
+//! | words | [`alarm`], [`clock`], [`text`], [`outcome`], [`secret`], [`calendar`] |
 //! | judging, pure | [`judge`], [`maintenance`], [`dependencies`], [`score`], [`schedule`] |
 //! | reaching out | [`net`], [`process`], [`systemd`] |
 //! | asking and acting | [`probe`], [`restart`] |
@@ -20,6 +20,7 @@
 //! Everything that comes from a service is foreign: what is read is bounded, what is said of it is cleaned and shortened
 //! ([`text`]), and no text of it ever becomes a label. Secrets are read for a run and wiped after it ([`secret`]).
 
+pub mod alarm;
 pub mod calendar;
 pub mod clock;
 pub mod conductor;

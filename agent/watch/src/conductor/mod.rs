@@ -234,11 +234,12 @@ impl Conductor {
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Saved {
         tokio::pin!(stop);
         self.tick();
+        let mut alarm = self.clock.alarm();
         let mut commanded = true;
         loop {
             self.start_due();
             self.save();
-            let sleep = self.next_wake().saturating_sub(self.clock.monotonic());
+            let (next, now) = (self.next_wake(), self.clock.monotonic());
             tokio::select! {
                 () = &mut stop => break,
                 Some(done) = self.tasks.join_next_with_id() => self.joined(done),
@@ -246,7 +247,7 @@ impl Conductor {
                     Some(command) => self.command(command),
                     None => commanded = false,
                 },
-                () = tokio::time::sleep(sleep) => {}
+                () = alarm.until(next, now) => {}
             }
             if self.clock.monotonic() >= self.next_tick {
                 self.tick();
