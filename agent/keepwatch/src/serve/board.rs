@@ -14,7 +14,6 @@ use keepwatch_watch::clock::{At, Clock as _, HostClock};
 use keepwatch_watch::conductor::Overview;
 use keepwatch_watch::score::{self, Entry};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::alerts::{self, Known};
 use super::collect::Collected;
@@ -26,8 +25,8 @@ use super::world::{World, shown_at};
 const PAUSE: Duration = Duration::from_millis(500);
 /// Checks run together, so what changed is looked at when the others have ended, too.
 const TOGETHER: Duration = Duration::from_millis(40);
-/// When nothing changes: the age of the scheduler's tick must still be told.
-const LONGEST: Duration = Duration::from_secs(6);
+/// When nothing changes: the scheduler hangs, since its tick is a change. What fires by the clock is told even so.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// The scheduler's last sign of life, for those who ask without waiting.
 #[derive(Clone)]
@@ -72,8 +71,9 @@ pub struct Parts {
 /// Puts down what is known until it is told to stop.
 pub async fn run(mut parts: Parts, mut stop: Stop) {
     let mut told = false;
+    let mut alarm = HostClock.alarm();
     loop {
-        let begun = Instant::now();
+        let begun = HostClock.monotonic();
         let scene = parts.scenes.borrow_and_update().clone();
         let mut watched = scene.overview.clone();
         let overview = Overview::clone(&watched.borrow_and_update());
@@ -115,10 +115,11 @@ pub async fn run(mut parts: Parts, mut stop: Stop) {
             () = tokio::time::sleep(LONGEST) => {}
         }
         // A pause after each change would wake the processor for nothing; only changes in a row wait for longer.
-        let next = (begun + PAUSE).max(Instant::now() + TOGETHER);
+        let now = HostClock.monotonic();
+        let next = (begun + PAUSE).max(now + TOGETHER);
         tokio::select! {
             () = stop.wait() => return,
-            () = tokio::time::sleep_until(next) => {}
+            () = alarm.until(next, now) => {}
         }
     }
 }

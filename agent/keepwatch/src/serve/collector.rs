@@ -29,7 +29,7 @@ use crate::{clock, told};
 /// How often.
 const EVERY: Duration = Duration::from_secs(15);
 /// So long after the daemon's own writing, whose beat is the same: then the files' times have settled.
-const AFTER: Duration = Duration::from_secs(5);
+pub const AFTER: Duration = Duration::from_secs(5);
 /// All facts are asked for at least this often.
 const WHOLE: Duration = Duration::from_secs(600);
 /// The longest that importing from the spool takes in one round.

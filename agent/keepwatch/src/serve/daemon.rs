@@ -97,7 +97,9 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
     let (facts, facts_out) = watch::channel(Arc::new(Facts::default()));
     let (orders, orders_out) = watch::channel(Order::Serve);
     let beat = beat(&host);
-    let endpoint = bind_endpoint(&loaded, facts_out, Arc::clone(&counters), beat)?;
+    // Together with the collector: each moment of its own would wake the processor for itself.
+    let with_collector = beat + collector::AFTER;
+    let endpoint = bind_endpoint(&loaded, facts_out, Arc::clone(&counters), with_collector)?;
 
     let catalog = open_catalog(&loaded, &host).await?;
     let (recorder, writer) = recorder::start(catalog.clone(), beat);
