@@ -427,6 +427,9 @@ def test_asking_once(t):
 [checks.closed]
 interval = "5s"
 probe.tcp = { target = "127.0.0.1:%d" }
+[checks.full]
+probe.disk = { path = "/" }
+limits = [{ quantity = "disk_used_ratio", side = "above", fail = 0.00001 }]
 [checks.beat]
 probe.heartbeat = { backup = "none" }
 """ % hole.getsockname()[1]
@@ -440,7 +443,9 @@ probe.heartbeat = { backup = "none" }
     [row] = t.js("check", "web", "--config", d.file, rc=1)["checks"]
     need(row["result"] == "failure" and row["reason"] == "status" and "500" in row["text"], row)
     run = d.kw("check", "wbe", rc=4)
-    need("use one of: closed web" in run.said, run)
+    need("use one of: closed full web" in run.said, run)
+    [row] = t.js("check", "full", "--config", d.file, rc=1)["checks"]
+    need(row["result"] == "failure" and row["reason"] == "threshold" and "disk_used_ratio" in row["text"], "limits count as in the daemon: %s" % row)
     service.close()
     hole.close()
 

@@ -87,9 +87,13 @@ where
 }
 
 fn away(e: CatalogError) -> Failure {
-    Failure::failed(e.to_string()).advice(
-        "backups and checks go on without it; look whether its database runs and may be read",
-    )
+    let advice = match e {
+        CatalogError::Newer { .. } => {
+            "a newer keepwatch has used it: run that version; backups and checks go on without it"
+        }
+        _ => "backups and checks go on without it; look whether its database runs and may be read",
+    };
+    Failure::failed(e.to_string()).advice(advice)
 }
 
 /// Asks the daemon of this configuration.

@@ -148,12 +148,17 @@ impl Done {
             _ => {
                 let is_bad = |e: &&Exit| !matches!(e, Exit::Done | Exit::Partial);
                 let bad = self.exits.iter().filter(is_bad).count() as u64;
-                let all = count(self.exits.len() as u64, "part of it", "parts of it");
-                Err(Failure::new(
-                    exit,
-                    format!("{bad} of {all} failed; what was backed up before is safe"),
+                let what = match self.exits.len() {
+                    1 => "it failed".to_owned(),
+                    all => format!(
+                        "{bad} of {} failed",
+                        count(all as u64, "part", "parts of it")
+                    ),
+                };
+                Err(
+                    Failure::new(exit, format!("{what}; what was backed up before is safe"))
+                        .advice("the lines above say why; 'keepwatch history' keeps them"),
                 )
-                .advice("the lines above say why; 'keepwatch history' keeps them"))
             }
         }
     }
