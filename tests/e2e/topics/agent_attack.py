@@ -2,9 +2,8 @@
 looked for in everything that is written, said or seen in /proc; and sinks that refuse, hang and come back."""
 import base64, contextlib, http.server, json, os, pathlib, shutil, signal, socket, sqlite3, ssl, struct, subprocess, threading, time, urllib.parse
 
-from harness import need, need_root, need_tools
+from harness import need, need_tools
 from topics.agent import Service, daemon, free_port, http_check, until
-from topics.errors import mounted
 
 # Said when nobody expects it: what a web server in front of anything says about an address that it does not know.
 NOT_FOUND = "<html><title>%d</title>The requested URL %s was not found on this server. You sent: %s</html>"
@@ -707,40 +706,4 @@ def test_strangers_need_the_token(t):
                 status, body = d.get(path, auth)
                 need(status == 200 and "shop" in body, (address, path, status, body))
             d.stop()
-    service.close()
-
-
-def test_ready_on_a_full_disk(t):
-    """While records are lost the host is not ready, also in the minute between two attempts to write; with room again it is."""
-    need_root()
-    state = mounted(t, "state", "-t", "tmpfs", "-o", "size=8m", "tmpfs")
-    service = Service()
-    with daemon(t, http_check("web", service)) as d:
-        def writable():
-            return json.loads(d.get("/health/ready")[1])["details"]["state_database_writable"]
-        until("it ran", lambda: d.metric('keepwatch_check_runs_total{check="web",kind="http"}') and writable())
-        free = os.statvfs(state)
-        with open(state + "/ballast", "wb") as f, contextlib.suppress(OSError):
-            for _ in range(free.f_bavail + 1):
-                f.write(b"x" * free.f_frsize)
-                f.flush()
-        # Changes are written at once: the check comes and goes until one is lost.
-        def lost():
-            service.code = 500 if service.code == 200 else 200
-            time.sleep(2.2)
-            return not writable()
-        until("records are lost", lost, seconds=60)
-        service.code = 200
-        until("the check is well", lambda: d.metric('keepwatch_check_up{check="web",kind="http"}') == 1.0)
-        began = time.monotonic()
-        while time.monotonic() - began < 33:
-            status, body = d.get("/health/ready")
-            details = json.loads(body)["details"]
-            need(status == 503 and not details["state_database_writable"], "after %.1f s: %s" % (time.monotonic() - began, body))
-            need(d.get("/health/live")[0] == 200, "alive")
-            time.sleep(0.5)
-        os.unlink(state + "/ballast")
-        until("ready again", lambda: d.get("/health/ready")[0] == 200, seconds=90)
-        need(writable(), "and writable")
-        d.stop()
     service.close()
