@@ -62,7 +62,7 @@ pub mod rows {
     pub const CHECKS: usize = 500;
     /// Units that may be restarted.
     pub const UNITS: usize = 200;
-    /// Backups; up to 44 series each.
+    /// Backups; up to 46 series each.
     pub const BACKUPS: usize = 200;
     /// With more backups than this only what alerts need of each is shown, 14 series, or 19 with drills: so that a hundred have fewer
     /// than 2000.
