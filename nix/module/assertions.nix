@@ -296,8 +296,6 @@ let
     else
       [ ];
 
-  isLoopback = address: lib.hasPrefix "127." address || address == "::1" || address == "localhost";
-
   warnings =
     each (
       name: c:
@@ -330,12 +328,12 @@ let
         (
           cfg.metrics.enable
           && cfg.metrics.unixSocket == null
-          && !isLoopback cfg.metrics.listenAddress
+          && !k.isLoopback cfg.metrics.listenAddress
           && cfg.metrics.bearerTokenFile == null
         )
         "${at}.metrics.listenAddress: other hosts can read which services run here and how they are; set bearerTokenFile, or listen on 127.0.0.1."
     ++
-      lib.optional (cfg.metrics.openFirewall && isLoopback cfg.metrics.listenAddress)
+      lib.optional (cfg.metrics.openFirewall && k.isLoopback cfg.metrics.listenAddress)
         "${at}.metrics.openFirewall: nobody can reach ${cfg.metrics.listenAddress} from outside; set listenAddress."
     ++ secrets "${at}.settings" cfg.settings;
 in

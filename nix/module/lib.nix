@@ -38,6 +38,8 @@ let
     ++ lib.concatLists (lib.mapAttrsToList (name: v: table (path ++ [ name ]) v) below);
 in
 rec {
+  isLoopback = address: lib.hasPrefix "127." address || address == "::1" || address == "localhost";
+
   # ---- types -------------------------------------------------------------------------------------------------------------------------
 
   secret = types.nullOr types.externalPath;

@@ -1,11 +1,23 @@
 //! From a question to an answer: paths, methods, who may ask what, and the form of answers.
 //!
-//! Nothing here waits. What is asked over TCP without a token gets `/metrics` and the probes; what maps the host
-//! (`/health/detailed`, `/resources/status`, `/restart/status`) needs the bearer token, or the unix socket, whose permissions
-//! say who may open it. There is nothing that changes anything: GET and HEAD are all.
+//! Nothing here waits. Who may ask what depends on the door that a question came through:
+//!
+//! | | unix socket | loopback | another address, with a token file | another address, without |
+//! |---|---|---|---|---|
+//! | `/health/detailed`, `/resources/status`, `/restart/status` | all | token | token | nobody |
+//! | `/metrics` | all | all | token | all |
+//! | `/health`, `/health/{live,ready,startup}` | all | all | all, and checks are named with the token only | all |
+//!
+//! What maps the host needs the bearer token, or the unix socket, whose permissions say who may open it. On loopback a Prometheus and
+//! the probes of an orchestrator need none; that other hosts may ask without one is warned of when the configuration is read. It is the
+//! address that is listened on that counts, not that of who asks: a proxy on this host would make all strangers neighbours. There is
+//! nothing that changes anything: GET and HEAD are all.
+//!
+//! **One page for all.** The text of `/metrics` is long, and a client may take it slowly. While somebody still reads one that is not
+//! older than [`SHARED`], it is given to others who ask, so that many slow readers hold one page and not one each.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -21,8 +33,8 @@ use tokio::sync::watch;
 
 use crate::counters::Counters;
 use crate::facts::{Clock, Facts};
-use crate::limits::{EXCLUDES, TARGET_MAX};
-use crate::probes::{self, Options};
+use crate::limits::{EXCLUDES, SHARED, TARGET_MAX};
+use crate::probes::{self, Options, Shown};
 use crate::text::{self, Page};
 use crate::token::Token;
 use crate::{render, summary};
@@ -87,6 +99,17 @@ impl Place {
     }
 }
 
+/// What a question came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// A unix socket.
+    Unix,
+    /// A port on a loopback address.
+    Loopback,
+    /// A port that other hosts may reach.
+    Network,
+}
+
 /// A question, without its transport.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
@@ -100,8 +123,8 @@ pub struct Question<'a> {
     pub authorization: Option<&'a [u8]>,
     /// A body comes with it.
     pub has_body: bool,
-    /// It came over a unix socket.
-    pub local: bool,
+    /// Where it came in.
+    pub door: Door,
 }
 
 /// What answers are made from.
@@ -113,6 +136,23 @@ pub struct Desk {
     legacy: bool,
     started: AtomicBool,
     draining: AtomicBool,
+    page: Mutex<Option<Written>>,
+}
+
+/// A page of metrics that was written. It lives as long as somebody reads it.
+struct Written {
+    at: Duration,
+    of: Weak<Facts>,
+    text: Weak<str>,
+}
+
+/// Bytes of a page, shared by all answers that consist of it.
+struct Whole(Arc<str>);
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 /// An answer.
@@ -135,6 +175,7 @@ impl Desk {
             legacy,
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            page: Mutex::new(None),
         }
     }
 
@@ -155,7 +196,9 @@ impl Desk {
 
     /// Startup is done, now or once before.
     fn has_started(&self, facts: &Facts, monotonic: Duration) -> bool {
-        if !self.started.load(Ordering::Relaxed) && probes::awaited(facts, monotonic).is_empty() {
+        if !self.started.load(Ordering::Relaxed)
+            && probes::awaited(facts, monotonic, Shown::Numbers).is_empty()
+        {
             self.started.store(true, Ordering::Relaxed);
         }
         self.started.load(Ordering::Relaxed)
@@ -204,29 +247,34 @@ impl Desk {
                 "a question has no body",
             ));
         }
-        if place.is_guarded() && !q.local {
-            if let Some(refused) = self.guard(q.authorization) {
-                return refused;
-            }
+        let open = q.door != Door::Network || self.token.is_none();
+        let knows = q.door == Door::Unix || self.knows(q.authorization);
+        if !knows && (place.is_guarded() || place == Place::Metrics && !open) {
+            return self.refuse();
         }
+        let shown = if open || knows {
+            Shown::Names
+        } else {
+            Shown::Numbers
+        };
         let facts = Arc::clone(&self.facts.borrow());
         let started = self.has_started(&facts, begun);
         let draining = self.draining.load(Ordering::Relaxed);
         let now = self.clock.wall();
         let took = || self.clock.monotonic().saturating_sub(begun);
         let verdict = match place {
-            Place::Metrics => return self.metrics(&facts),
+            Place::Metrics => return self.metrics(&facts, begun),
             Place::Other => return refusal(StatusCode::NOT_FOUND, "nothing is here"),
             Place::Health => {
-                let (code, body) = probes::health(&facts, started, draining);
+                let (code, body) = probes::health(&facts, started, draining, shown);
                 return reply(code, &body);
             }
             Place::Resources => return reply(200, &summary::resources(&facts, now)),
             Place::Restarts => return reply(200, &summary::restarts(&facts, now)),
             Place::Live => probes::live(&facts, begun),
-            Place::Startup => probes::startup(&facts, begun, started),
+            Place::Startup => probes::startup(&facts, begun, started, shown),
             Place::Ready => match options(q.query) {
-                Ok(options) => probes::ready(&facts, started, draining, &options),
+                Ok(options) => probes::ready(&facts, started, draining, &options, shown),
                 Err(why) => return refusal(StatusCode::BAD_REQUEST, why),
             },
             Place::Detailed => summary::detailed(&facts, now, begun, started, draining),
@@ -234,35 +282,59 @@ impl Desk {
         reply(verdict.status.code(), &verdict.body(now, took()))
     }
 
-    fn metrics(&self, facts: &Facts) -> Answer {
+    fn metrics(&self, facts: &Arc<Facts>, now: Duration) -> Answer {
+        // Held while it is written: who asks meanwhile gets the same.
+        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = page
+            .as_ref()
+            .filter(|p| std::ptr::eq(p.of.as_ptr(), Arc::as_ptr(facts)))
+            .filter(|p| now.saturating_sub(p.at) < SHARED)
+            .and_then(|p| p.text.upgrade());
+        let text = known.unwrap_or_else(|| {
+            let text: Arc<str> = self.write(facts).into();
+            *page = Some(Written {
+                at: now,
+                of: Arc::downgrade(facts),
+                text: Arc::downgrade(&text),
+            });
+            text
+        });
+        drop(page);
+        let body = Bytes::from_owner(Whole(text));
+        form(StatusCode::OK, text::CONTENT_TYPE, body)
+    }
+
+    fn write(&self, facts: &Facts) -> String {
         let mut page = Page::default();
         render::facts(&mut page, facts, self.legacy);
         let mut out = page.finish();
         let is_check = |name: &str| facts.checks.iter().any(|c| c.name.as_str() == name);
         out.push_str(&self.counters.render(is_check));
-        form(StatusCode::OK, text::CONTENT_TYPE, out.into())
+        out
     }
 
-    /// None when the token is right.
-    fn guard(&self, authorization: Option<&[u8]>) -> Option<Answer> {
-        let Some(token) = &self.token else {
-            return Some(refusal(
+    /// Whether who asks has the token.
+    fn knows(&self, authorization: Option<&[u8]>) -> bool {
+        let given = authorization.and_then(bearer);
+        self.token
+            .as_ref()
+            .zip(given)
+            .is_some_and(|(token, given)| token.is(given))
+    }
+
+    fn refuse(&self) -> Answer {
+        if self.token.is_none() {
+            return refusal(
                 StatusCode::FORBIDDEN,
                 "this maps the host: set a token file, or ask over the unix socket",
-            ));
-        };
-        if authorization
-            .and_then(bearer)
-            .is_some_and(|given| token.is(given))
-        {
-            return None;
+            );
         }
         let mut answer = refusal(StatusCode::UNAUTHORIZED, "a bearer token is needed");
         answer.headers_mut().insert(
             WWW_AUTHENTICATE,
             HeaderValue::from_static("Bearer realm=\"keepwatch\""),
         );
-        Some(answer)
+        answer
     }
 }
 

@@ -85,7 +85,7 @@ pub struct Agent {
     pub reloaded: Option<At>,
     /// The state database is open and migrated.
     pub database_ready: bool,
-    /// The last write to it succeeded (or nothing was to be written).
+    /// Nothing was lost since the last record that it, or the spool in its stead, took.
     pub database_writable: bool,
     /// Its size.
     pub database_size: Option<u64>,

@@ -9,7 +9,7 @@
 //! | pieces | [`text`] (the exposition format), [`token`], [`seats`] (who may be connected), [`rate`] (who may ask), [`process`] |
 //! | saying | [`counters`] (what the agent counts itself), [`render`] (facts as metrics), [`probes`], [`summary`] (facts as JSON) |
 //! | answering | [`answer`] (from a request to a response) |
-//! | serving | [`server`] (sockets, deadlines, stopping) |
+//! | serving | `connection` (one of them, its deadlines), [`server`] (sockets, seats, stopping) |
 //!
 //! A module uses only modules of its own layer or of layers above it in this table.
 //!
@@ -19,6 +19,7 @@
 //! help and labels from [`names`], and no metric is in both.
 
 pub mod answer;
+mod connection;
 pub mod counters;
 pub mod facts;
 pub mod limits;

@@ -8,7 +8,8 @@
 //! | health | as ready |
 //!
 //! Body: `{status, check_type, message, details, timestamp, duration_ms}`; `status` is `healthy`, `degraded` (well enough for
-//! 200) or `unhealthy` (503). Without a token no text that came from a service is shown, only words of closed sets.
+//! 200) or `unhealthy` (503). Without a token no text that came from a service is shown, only words of closed sets; and strangers on
+//! other hosts who lack it get numbers instead of names ([`Shown`]). A name that they guess may still be excluded.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -47,6 +48,15 @@ impl Status {
             Self::Unhealthy => 503,
         }
     }
+}
+
+/// What who asks may see of checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Which they are and how each is.
+    Names,
+    /// How many.
+    Numbers,
 }
 
 /// An answer, before it has a time and a form.
@@ -98,7 +108,7 @@ pub fn live(facts: &Facts, monotonic: Duration) -> Verdict {
 }
 
 /// What startup still waits for; empty when it is done.
-pub fn awaited(facts: &Facts, monotonic: Duration) -> Vec<String> {
+pub fn awaited(facts: &Facts, monotonic: Duration, shown: Shown) -> Vec<String> {
     let mut out = Vec::new();
     if !facts.agent.config_loaded {
         out.push("the configuration".to_owned());
@@ -113,22 +123,22 @@ pub fn awaited(facts: &Facts, monotonic: Duration) -> Vec<String> {
             .filter(|c| c.is_critical() && c.last_run.is_none())
             .collect();
         if let Some(first) = never.first() {
-            out.push(format!(
-                "the first runs of {} critical checks, among them {}",
-                never.len(),
-                first.name
-            ));
+            let mut what = format!("the first runs of {} critical checks", never.len());
+            if shown == Shown::Names {
+                what += &format!(", among them {}", first.name);
+            }
+            out.push(what);
         }
     }
     out
 }
 
 /// Whether the agent has started. `latched` says that it once had.
-pub fn startup(facts: &Facts, monotonic: Duration, latched: bool) -> Verdict {
+pub fn startup(facts: &Facts, monotonic: Duration, latched: bool, shown: Shown) -> Verdict {
     let waiting = if latched {
         Vec::new()
     } else {
-        awaited(facts, monotonic)
+        awaited(facts, monotonic, shown)
     };
     Verdict {
         status: if waiting.is_empty() {
@@ -167,12 +177,18 @@ fn critical_failures<'a>(
 }
 
 /// Whether the services of this host may be asked for work.
-pub fn ready(facts: &Facts, started: bool, draining: bool, options: &Options) -> Verdict {
-    let shown: Vec<&Check> = facts.checks.iter().take(rows::CHECKS).collect();
+pub fn ready(
+    facts: &Facts,
+    started: bool,
+    draining: bool,
+    options: &Options,
+    shown: Shown,
+) -> Verdict {
+    let checks: Vec<&Check> = facts.checks.iter().take(rows::CHECKS).collect();
     let critical: Vec<&str> = critical_failures(facts, options)
         .map(|c| c.name.as_str())
         .collect();
-    let others: Vec<&str> = shown
+    let others: Vec<&str> = checks
         .iter()
         .filter(|c| {
             !c.is_critical() && c.overlay.is_none() && !c.state.is_up() && c.last_run.is_some()
@@ -180,7 +196,7 @@ pub fn ready(facts: &Facts, started: bool, draining: bool, options: &Options) ->
         .filter(|c| !options.exclude.contains(&c.name))
         .map(|c| c.name.as_str())
         .collect();
-    let degraded = shown
+    let degraded = checks
         .iter()
         .any(|c| c.overlay.is_none() && c.state == keepwatch_model::check::State::Degraded);
     let draining = draining || facts.agent.draining;
@@ -196,9 +212,11 @@ pub fn ready(facts: &Facts, started: bool, draining: bool, options: &Options) ->
         why.push("the state database cannot be written".to_owned());
     }
     if let Some(first) = critical.first() {
-        why.push(match critical.len() {
-            1 => format!("critical check {first} is not up"),
-            n => format!("{n} critical checks are not up, among them {first}"),
+        why.push(match (critical.len(), shown) {
+            (1, Shown::Names) => format!("critical check {first} is not up"),
+            (n, Shown::Names) => format!("{n} critical checks are not up, among them {first}"),
+            (1, Shown::Numbers) => "a critical check is not up".into(),
+            (n, Shown::Numbers) => format!("{n} critical checks are not up"),
         });
     }
     let status = if !why.is_empty() {
@@ -214,34 +232,44 @@ pub fn ready(facts: &Facts, started: bool, draining: bool, options: &Options) ->
         (Status::Degraded, n) => format!("ready; {n} checks that are not critical are down"),
         (Status::Healthy, _) => "ready".into(),
     };
-    let known: BTreeSet<&CheckName> = facts.checks.iter().map(|c| &c.name).collect();
-    let unknown: Vec<&str> = options
-        .exclude
-        .iter()
-        .filter(|n| !known.contains(n))
-        .map(CheckName::as_str)
-        .collect();
     let mut details = Map::new();
     details.insert("started".into(), started.into());
     details.insert("draining".into(), draining.into());
     details.insert("state_database_writable".into(), writable.into());
-    details.insert("critical_failures".into(), json!(critical));
-    details.insert("non_critical_failures".into(), json!(others));
-    if !options.exclude.is_empty() {
-        let excluded: Vec<&str> = options.exclude.iter().map(CheckName::as_str).collect();
-        details.insert("excluded".into(), json!(excluded));
-        details.insert("excluded_unknown".into(), json!(unknown));
+    match shown {
+        Shown::Names => {
+            details.insert("critical_failures".into(), json!(critical));
+            details.insert("non_critical_failures".into(), json!(others));
+            if !options.exclude.is_empty() {
+                exclusions(&mut details, facts, options);
+            }
+            details.insert(
+                "dependencies".into(),
+                checks.iter().map(|c| dependency(c, options)).collect(),
+            );
+        }
+        Shown::Numbers => {
+            details.insert("critical_failures_count".into(), critical.len().into());
+            details.insert("non_critical_failures_count".into(), others.len().into());
+        }
     }
-    details.insert(
-        "dependencies".into(),
-        shown.iter().map(|c| dependency(c, options)).collect(),
-    );
     Verdict {
         status,
         check_type: "readiness",
         message,
         details: details.into(),
     }
+}
+
+fn exclusions(details: &mut Map<String, Value>, facts: &Facts, options: &Options) {
+    let known: BTreeSet<&CheckName> = facts.checks.iter().map(|c| &c.name).collect();
+    let names = |wanted: &dyn Fn(&CheckName) -> bool| -> Vec<&str> {
+        let of = options.exclude.iter().filter(|n| wanted(n));
+        of.map(CheckName::as_str).collect()
+    };
+    details.insert("excluded".into(), json!(names(&|_| true)));
+    let unknown = names(&|n| !known.contains(n));
+    details.insert("excluded_unknown".into(), json!(unknown));
 }
 
 fn dependency(c: &Check, options: &Options) -> Value {
@@ -262,15 +290,19 @@ fn dependency(c: &Check, options: &Options) -> Value {
 }
 
 /// The older flat form: `{"status": "ok", "<check>": "healthy", …}`. The code is that of [`ready`].
-pub fn health(facts: &Facts, started: bool, draining: bool) -> (u16, Value) {
-    let verdict = ready(facts, started, draining, &Options::default());
+pub fn health(facts: &Facts, started: bool, draining: bool, shown: Shown) -> (u16, Value) {
+    let verdict = ready(facts, started, draining, &Options::default(), shown);
     let mut out = Map::new();
     let ok = verdict.status != Status::Unhealthy;
     out.insert(
         "status".into(),
         if ok { "ok" } else { "unavailable" }.into(),
     );
-    for c in facts.checks.iter().take(rows::CHECKS) {
+    let named = match shown {
+        Shown::Names => rows::CHECKS,
+        Shown::Numbers => 0,
+    };
+    for c in facts.checks.iter().take(named) {
         // A check of this name does not hide the answer.
         let key = match c.name.as_str() {
             "status" => "check:status",

@@ -1,10 +1,12 @@
 //! Facts as metrics. Pure: the same facts give the same text, byte for byte.
 
+mod backups;
+
 use std::time::Duration;
 
 use keepwatch_model::check::{CheckKind, Overlay, Reason, State};
 
-use crate::facts::{At, Backup, BackupReason, Check, Depth, Facts, Repository, Skipped, Unit, Wal};
+use crate::facts::{At, Check, Depth, Facts, Repository, Skipped, Unit, Wal};
 use crate::limits::rows;
 use crate::names::{self as n, Metric};
 use crate::text::Page;
@@ -62,14 +64,13 @@ fn count(n: u64) -> f64 {
 pub fn facts(page: &mut Page, facts: &Facts, legacy: bool) {
     let checks = &facts.checks[..facts.checks.len().min(rows::CHECKS)];
     let units = &facts.units[..facts.units.len().min(rows::UNITS)];
-    let backups = &facts.backups[..facts.backups.len().min(rows::BACKUPS)];
+    let shown = &facts.backups[..facts.backups.len().min(rows::BACKUPS)];
     let repositories = &facts.repositories[..facts.repositories.len().min(rows::REPOSITORIES)];
     write_checks(page, checks, legacy);
     write_depth(page, checks);
     write_host(page, facts);
     write_units(page, units);
-    write_backups(page, backups);
-    write_drills(page, backups);
+    backups::write(page, shown, facts.backups.len() > rows::DETAILED);
     write_repositories(page, repositories);
     write_wal(page, repositories);
     write_keys(page, facts);
@@ -77,7 +78,7 @@ pub fn facts(page: &mut Page, facts: &Facts, legacy: bool) {
     write_process(page, facts);
     let whole = checks.len() == facts.checks.len()
         && units.len() == facts.units.len()
-        && backups.len() == facts.backups.len()
+        && shown.len() == facts.backups.len()
         && repositories.len() == facts.repositories.len()
         && page.omitted() == 0;
     page.family(&n::COLLECTOR_SUCCESS, |f| {
@@ -289,114 +290,6 @@ fn write_units(page: &mut Page, units: &[Unit]) {
     });
     each(page, &n::UNIT_RESTART_ALLOWED, |u| {
         u.allowed.map(At::as_secs_f64)
-    });
-}
-
-fn per_backup(
-    page: &mut Page,
-    backups: &[Backup],
-    metric: &Metric,
-    value: fn(&Backup) -> Option<f64>,
-) {
-    page.family(metric, |f| {
-        for b in backups {
-            f.maybe([&b.name, &b.repository], value(b));
-        }
-    });
-}
-
-fn write_backups(page: &mut Page, backups: &[Backup]) {
-    page.family(&n::BACKUP_INFO, |f| {
-        for b in backups {
-            f.add([&b.name, &b.repository, &b.source_kind, &b.schedule], 1.0);
-        }
-    });
-    let mut each = |metric: &Metric, value: fn(&Backup) -> Option<f64>| {
-        per_backup(page, backups, metric, value)
-    };
-    each(&n::BACKUP_FIRST_SEEN, |b| b.first_seen.map(At::as_secs_f64));
-    each(&n::BACKUP_INTERVAL, |b| b.interval.map(secs));
-    each(&n::BACKUP_LAST_START, |b| b.last_start.map(At::as_secs_f64));
-    each(&n::BACKUP_LAST_COMPLETION, |b| {
-        b.last_completion.map(At::as_secs_f64)
-    });
-    each(&n::BACKUP_LAST_SUCCESS, |b| {
-        b.last_success.map(At::as_secs_f64)
-    });
-    each(&n::BACKUP_LAST_SUCCESSFUL, |b| b.last_successful.map(flag));
-    each(&n::BACKUP_RUNNING, |b| Some(flag(b.running)));
-    each(&n::BACKUP_LAST_DURATION, |b| b.last_duration.map(secs));
-    each(&n::BACKUP_EXPECTED_DURATION, |b| {
-        b.expected_duration.map(secs)
-    });
-    each(&n::BACKUP_EXPECTED_SOURCE_SIZE, |b| {
-        b.expected_source_size.map(count)
-    });
-    each(&n::BACKUP_EXPECTED_ADDED_SIZE, |b| {
-        b.expected_added_size.map(count)
-    });
-    each(&n::BACKUP_LAST_SOURCE_SIZE, |b| {
-        b.last_source_size.map(count)
-    });
-    each(&n::BACKUP_LAST_ADDED_SIZE, |b| b.last_added_size.map(count));
-    each(&n::BACKUP_LAST_FILES, |b| b.last_files.map(count));
-    each(&n::BACKUP_LAST_SOURCE_ERRORS, |b| {
-        b.last_source_errors.map(count)
-    });
-    each(&n::BACKUP_RUNS, |b| Some(count(b.runs)));
-    each(&n::BACKUP_SNAPSHOTS, |b| b.snapshots.map(count));
-    each(&n::BACKUP_OLDEST_SNAPSHOT, |b| {
-        b.oldest_snapshot.map(At::as_secs_f64)
-    });
-    each(&n::BACKUP_NEWEST_SNAPSHOT, |b| {
-        b.newest_snapshot.map(At::as_secs_f64)
-    });
-    each(&n::RETENTION_LAST_SUCCESS, |b| {
-        b.retention.last_success.map(At::as_secs_f64)
-    });
-    each(&n::RETENTION_OVERDUE, |b| b.retention.overdue.map(count));
-    each(&n::RETENTION_MINIMUM, |b| b.retention.minimum.map(count));
-    each(&n::RETENTION_REMOVED, |b| b.retention.removed.map(count));
-    page.family(&n::BACKUP_LAST_STAGE_DURATION, |f| {
-        for b in backups {
-            for (stage, took) in &b.stages {
-                f.add([&b.name, &b.repository, stage.as_str()], secs(*took));
-            }
-        }
-    });
-    page.family(&n::BACKUP_FAILURES, |f| {
-        for b in backups {
-            for reason in BackupReason::ALL {
-                let times = b.failures.get(reason).copied().unwrap_or(0);
-                f.add([&b.name, &b.repository, reason.as_str()], count(times));
-            }
-        }
-    });
-}
-
-fn write_drills(page: &mut Page, backups: &[Backup]) {
-    let mut each = |metric: &Metric, value: fn(&Backup) -> Option<f64>| {
-        per_backup(page, backups, metric, value)
-    };
-    each(&n::DRILL_LAST_SUCCESS, |b| {
-        b.drill.as_ref()?.last_success.map(At::as_secs_f64)
-    });
-    each(&n::DRILL_LAST_SUCCESSFUL, |b| {
-        b.drill.as_ref()?.last_successful.map(flag)
-    });
-    each(&n::DRILL_LAST_DURATION, |b| {
-        b.drill.as_ref()?.last_duration.map(secs)
-    });
-    each(&n::DRILL_OBJECTIVE, |b| {
-        b.drill.as_ref()?.objective.map(secs)
-    });
-    each(&n::DRILL_INTERVAL, |b| b.drill.as_ref()?.interval.map(secs));
-    each(&n::DRILL_RESTORED_SIZE, |b| {
-        b.drill.as_ref()?.restored_size.map(count)
-    });
-    each(&n::DRILL_RUNS, |b| Some(count(b.drill.as_ref()?.runs)));
-    each(&n::DRILL_FAILURES, |b| {
-        Some(count(b.drill.as_ref()?.failures))
     });
 }
 

@@ -1,33 +1,29 @@
-//! Sockets: listening on TCP and unix sockets, deadlines of each connection, stopping in good order.
+//! Sockets: listening on TCP and unix sockets, who gets a seat, stopping in good order.
 //!
-//! HTTP/1.1 by hyper. What hyper does not bound is bounded here, by looking at the bytes that pass ([`Watched`]): the time from
-//! a request's first byte to the end of its headers, the time until an answer is written, the time that a connection may lie
-//! idle. Each connection is one task that holds one seat; all of them are joined before [`Server::run`] returns.
+//! HTTP/1.1 by hyper. Each connection is one task that holds one seat ([`crate::connection`]); all of them are joined before
+//! [`Server::run`] returns. Who finds the house full of people who are being answered waits for a moment: one of them is soon done, or
+//! too slow to be spared.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
-use hyper::body::{Body as _, Incoming};
-use hyper::header::AUTHORIZATION;
-use hyper::{Request, service::service_fn};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::answer::{Desk, Question};
+use crate::answer::{Desk, Door};
+use crate::connection::{House, Visitor, serve};
 use crate::counters::Counters;
 use crate::facts::{Clock, Facts};
-use crate::limits::{BUFFER, HEAD_MAX, HEADERS, LINGER, LINGER_BYTES, Limits, UPKEEP};
+use crate::limits::{BACKLOG, Limits, QUEUE, QUEUE_EACH, QUEUE_LOOK, QUEUED, SEND_BUFFER, UPKEEP};
 use crate::rate::{Client, Rates};
 use crate::seats::{Seat, Seats};
 use crate::token::{self, TokenFile};
@@ -52,7 +48,7 @@ pub enum Listen {
 pub struct Settings {
     /// Where.
     pub listen: Vec<Listen>,
-    /// The file with the bearer token for what maps the host.
+    /// The file with the bearer token; see [`crate::answer`] for what needs it.
     pub token_file: Option<PathBuf>,
     /// Also write three metrics under their other names.
     pub legacy_names: bool,
@@ -100,23 +96,16 @@ pub enum BindError {
 }
 
 enum Listener {
-    Tcp(TcpListener),
+    Tcp(TcpListener, Door),
     Unix(UnixListener, PathBuf),
 }
 
 /// A server that listens.
 pub struct Server {
     listeners: Vec<Listener>,
-    shared: Arc<Shared>,
+    house: Arc<House>,
     token: Option<TokenFile>,
     beat: Instant,
-}
-
-struct Shared {
-    desk: Desk,
-    limits: Limits,
-    rates: Mutex<Rates>,
-    seats: Arc<Seats>,
 }
 
 impl Server {
@@ -159,7 +148,7 @@ impl Server {
             listeners,
             token,
             beat: settings.beat,
-            shared: Arc::new(Shared {
+            house: Arc::new(House {
                 desk,
                 rates: Mutex::new(Rates::new(&limits)),
                 seats: Seats::new(limits.connections, limits.per_client),
@@ -173,7 +162,7 @@ impl Server {
         self.listeners
             .iter()
             .filter_map(|l| match l {
-                Listener::Tcp(l) => l.local_addr().ok(),
+                Listener::Tcp(l, _) => l.local_addr().ok(),
                 Listener::Unix(..) => None,
             })
             .collect()
@@ -183,7 +172,12 @@ impl Server {
     /// at; after [`Limits::stop`] the rest is cut off. Nothing runs any more when this returns.
     pub async fn run(mut self, mut orders: watch::Receiver<Order>) {
         let (stop, stopping) = watch::channel(false);
-        let mut connections = JoinSet::new();
+        let mut tasks = Tasks {
+            connections: JoinSet::new(),
+            stopping,
+        };
+        let mut queue = VecDeque::new();
+        let mut next_look = Instant::now();
         let mut upkeep = tokio::time::interval_at(self.beat, UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut look = tokio::time::interval_at(self.beat, token::LOOK);
@@ -196,7 +190,7 @@ impl Server {
             let order = *orders.borrow_and_update();
             match order {
                 Order::Stop => break,
-                Order::Drain => self.shared.desk.drain(),
+                Order::Drain => self.house.desk.drain(),
                 Order::Reload(_) => {
                     if let Some(token) = &mut self.token {
                         token.look(true).await;
@@ -208,16 +202,20 @@ impl Server {
             let gone = loop {
                 tokio::select! {
                     changed = orders.changed() => break changed.is_err(),
-                    _ = upkeep.tick() => self.shared.desk.counters().upkeep(),
+                    _ = upkeep.tick() => self.house.desk.counters().upkeep(),
                     _ = look.tick(), if self.token.is_some() => {
                         if let Some(token) = &mut self.token {
                             token.look(false).await;
                         }
                     }
-                    Some(_) = connections.join_next() => {}
+                    Some(_) = tasks.connections.join_next() => self.seat_queued(&mut queue, false, &mut tasks),
+                    () = tokio::time::sleep_until(next_look), if !queue.is_empty() => {
+                        next_look = Instant::now() + QUEUE_LOOK;
+                        self.seat_queued(&mut queue, true, &mut tasks);
+                    }
                     () = tokio::time::sleep_until(paused.unwrap_or_else(Instant::now)), if paused.is_some() => paused = None,
                     accepted = accept(&self.listeners), if paused.is_none() => match accepted {
-                        Ok(socket) => self.seat(socket, &mut connections, &stopping),
+                        Ok(visit) => self.receive(visit, &mut queue, &mut tasks),
                         Err(e) => {
                             tracing::warn!(error = %e, "cannot accept a connection to the endpoint; trying again shortly");
                             paused = Some(Instant::now() + ACCEPT_PAUSE);
@@ -229,16 +227,18 @@ impl Server {
                 break;
             }
         }
-        self.shared.desk.drain();
+        self.house.desk.drain();
         for listener in self.listeners.drain(..) {
             if let Listener::Unix(socket, path) = listener {
                 drop(socket);
                 let _ = std::fs::remove_file(path);
             }
         }
+        drop(queue);
         let _ = stop.send(true);
+        let mut connections = tasks.connections;
         let finish = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.shared.limits.stop, finish)
+        if tokio::time::timeout(self.house.limits.stop, finish)
             .await
             .is_err()
         {
@@ -246,40 +246,106 @@ impl Server {
         }
     }
 
-    fn seat(
-        &self,
-        socket: Socket,
-        connections: &mut JoinSet<()>,
-        stopping: &watch::Receiver<bool>,
-    ) {
-        let client = match &socket {
-            Socket::Tcp(_, peer) => Client::of(peer.ip()),
-            Socket::Unix(_) => Client::Local,
-        };
-        let Some(seat) = self.shared.seats.take(client) else {
-            self.shared.desk.counters().refused("full");
-            socket.refuse();
-            return;
-        };
-        let shared = Arc::clone(&self.shared);
-        let stopping = stopping.clone();
+    /// A seat for one who comes in, or a place in the queue, or 503.
+    fn receive(&self, visit: Visit, queue: &mut VecDeque<Queued>, tasks: &mut Tasks) {
+        let now = Instant::now();
+        let client = visit.visitor.client;
+        // Who comes later does not go before those who wait.
+        if queue.is_empty() {
+            if let Some(seat) = self.house.seats.take(client, now) {
+                return self.seat(visit, seat, tasks);
+            }
+        }
+        let own = queue
+            .iter()
+            .filter(|q| q.visit.visitor.client == client)
+            .count();
+        if queue.len() < QUEUE && own < QUEUE_EACH {
+            queue.push_back(Queued {
+                visit,
+                until: now + QUEUED,
+            });
+        } else {
+            self.refuse(visit);
+        }
+    }
+
+    /// Seats the first ones of the queue, until there is no seat for one of them; with `all` looks at each, and sends away who waited
+    /// long enough.
+    fn seat_queued(&self, queue: &mut VecDeque<Queued>, all: bool, tasks: &mut Tasks) {
+        let now = Instant::now();
+        for _ in 0..queue.len() {
+            let Some(queued) = queue.pop_front() else {
+                return;
+            };
+            match self.house.seats.take(queued.visit.visitor.client, now) {
+                Some(seat) => self.seat(queued.visit, seat, tasks),
+                None if !all => return queue.push_front(queued),
+                None if queued.until <= now => self.refuse(queued.visit),
+                // Another client may find a seat where this one does not.
+                None => queue.push_back(queued),
+            }
+        }
+    }
+
+    fn refuse(&self, visit: Visit) {
+        self.house.desk.counters().refused("full");
+        visit.socket.refuse();
+    }
+
+    fn seat(&self, visit: Visit, seat: Seat, tasks: &mut Tasks) {
+        let Visit { socket, visitor } = visit;
+        let (house, stopping) = (Arc::clone(&self.house), tasks.stopping.clone());
         match socket {
-            Socket::Tcp(stream, _) => {
+            Socket::Tcp(stream) => {
                 // Answers are written whole: do not wait for more to send.
                 let _ = stream.set_nodelay(true);
-                connections.spawn(serve(stream, client, seat, shared, stopping));
+                tasks
+                    .connections
+                    .spawn(serve(stream, visitor, seat, house, stopping));
             }
             Socket::Unix(stream) => {
-                connections.spawn(serve(stream, client, seat, shared, stopping));
+                tasks
+                    .connections
+                    .spawn(serve(stream, visitor, seat, house, stopping));
             }
         }
     }
 }
 
+/// Connections that are served, and what tells them to end.
+struct Tasks {
+    connections: JoinSet<()>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// One who has come in.
+struct Visit {
+    socket: Socket,
+    visitor: Visitor,
+}
+
+/// One who waits for a seat.
+struct Queued {
+    visit: Visit,
+    until: Instant,
+}
+
 fn tcp(address: SocketAddr) -> io::Result<Listener> {
-    let socket = std::net::TcpListener::bind(address)?;
-    socket.set_nonblocking(true)?;
-    Ok(Listener::Tcp(TcpListener::from_std(socket)?))
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    // Connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    let door = if address.ip().to_canonical().is_loopback() {
+        Door::Loopback
+    } else {
+        Door::Network
+    };
+    Ok(Listener::Tcp(socket.listen(BACKLOG)?, door))
 }
 
 /// A socket that nobody listens on any more is left from a crash, and replaced.
@@ -295,7 +361,7 @@ fn unix(path: &Path) -> io::Result<Listener> {
 }
 
 enum Socket {
-    Tcp(TcpStream, SocketAddr),
+    Tcp(TcpStream),
     Unix(UnixStream),
 }
 
@@ -303,20 +369,30 @@ impl Socket {
     /// Says that there is no room, if that can be said at once.
     fn refuse(self) {
         let _ = match self {
-            Self::Tcp(stream, _) => stream.try_write(FULL),
+            Self::Tcp(stream) => stream.try_write(FULL),
             Self::Unix(stream) => stream.try_write(FULL),
         };
     }
 }
 
-async fn accept(listeners: &[Listener]) -> io::Result<Socket> {
+async fn accept(listeners: &[Listener]) -> io::Result<Visit> {
     poll_fn(|cx| {
         for listener in listeners {
             let found = match listener {
-                Listener::Tcp(l) => l
-                    .poll_accept(cx)
-                    .map(|r| r.map(|(s, peer)| Socket::Tcp(s, peer))),
-                Listener::Unix(l, _) => l.poll_accept(cx).map(|r| r.map(|(s, _)| Socket::Unix(s))),
+                Listener::Tcp(l, door) => l.poll_accept(cx).map_ok(|(stream, peer)| Visit {
+                    socket: Socket::Tcp(stream),
+                    visitor: Visitor {
+                        client: Client::of(peer.ip()),
+                        door: *door,
+                    },
+                }),
+                Listener::Unix(l, _) => l.poll_accept(cx).map_ok(|(stream, _)| Visit {
+                    socket: Socket::Unix(stream),
+                    visitor: Visitor {
+                        client: Client::Local,
+                        door: Door::Unix,
+                    },
+                }),
             };
             if found.is_ready() {
                 return found;
@@ -325,223 +401,4 @@ async fn accept(listeners: &[Listener]) -> io::Result<Socket> {
         Poll::Pending
     })
     .await
-}
-
-/// What a connection is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
-    /// Nothing was ever said.
-    New,
-    /// Nothing was asked since the last answer.
-    Idle,
-    /// A question has begun.
-    Head,
-    /// An answer goes out.
-    Writing,
-    /// All was said; what still comes is thrown away.
-    Leaving,
-}
-
-impl At {
-    /// Nobody waits for anything here.
-    const fn is_silent(self) -> bool {
-        matches!(self, Self::New | Self::Idle)
-    }
-}
-
-/// Where a connection is, and since when. Changed only from its own task.
-struct Place(Mutex<(At, Instant)>);
-
-impl Place {
-    fn set(&self, at: At) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (at, Instant::now());
-    }
-
-    fn get(&self) -> (At, Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn deadline(&self, limits: &Limits) -> (Instant, &'static str) {
-        let (at, since) = self.get();
-        let (allowed, word) = match at {
-            At::Idle => (limits.idle, "idle"),
-            At::New | At::Head => (limits.header, "header"),
-            At::Writing => (limits.write, "write"),
-            At::Leaving => (LINGER, "linger"),
-        };
-        (since + allowed, word)
-    }
-}
-
-/// A stream whose passing bytes tell where the connection is.
-struct Watched<S> {
-    inner: S,
-    place: Arc<Place>,
-    seat: Arc<Seat>,
-    /// The write side is closed; so many bytes were thrown away since.
-    thrown: Option<usize>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if buf.filled().len() > before && self.place.get().0.is_silent() {
-            self.place.set(At::Head);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    /// hyper flushes when all that it had to write is written: the answer is out.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
-        if self.place.get().0 == At::Writing {
-            self.place.set(At::Idle);
-            self.seat.waiting();
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Closes our side, then takes what still comes for a while: closing with unread bytes would reset the connection, and the
-    /// client would lose the answer that tells it what was wrong.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.thrown.is_none() {
-            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
-            this.place.set(At::Leaving);
-            this.seat.waiting();
-            this.thrown = Some(0);
-        }
-        let mut sink = [0; 4096];
-        loop {
-            let mut buf = ReadBuf::new(&mut sink);
-            match ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() => {
-                    let thrown = this.thrown.unwrap_or(0) + buf.filled().len();
-                    this.thrown = Some(thrown);
-                    if thrown > LINGER_BYTES {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-                _ => return Poll::Ready(Ok(())),
-            }
-        }
-    }
-}
-
-/// One connection, until it ends, is overdue, loses its seat, or everything stops.
-async fn serve<S>(
-    stream: S,
-    client: Client,
-    seat: Seat,
-    shared: Arc<Shared>,
-    mut stopping: watch::Receiver<bool>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let seat = Arc::new(seat);
-    let place = Arc::new(Place(Mutex::new((At::New, Instant::now()))));
-    let io = TokioIo::new(Watched {
-        inner: stream,
-        place: Arc::clone(&place),
-        seat: Arc::clone(&seat),
-        thrown: None,
-    });
-    let service = service_fn(|request: Request<Incoming>| {
-        seat.busy();
-        let answer = answer(&shared, client, &request);
-        place.set(At::Writing);
-        std::future::ready(Ok::<_, std::convert::Infallible>(answer))
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .header_read_timeout(None)
-        .max_header_size(HEAD_MAX)
-        .max_buf_size(BUFFER)
-        .max_headers(HEADERS)
-        .serve_connection(io, service);
-    let mut connection = pin!(connection);
-    let mut lost = pin!(seat.lost());
-    let mut stop = pin!(stopping.wait_for(|s| *s));
-    let mut told = false;
-    let (due, _) = place.deadline(&shared.limits);
-    let mut timer = pin!(tokio::time::sleep_until(due));
-    poll_fn(|cx| {
-        if !told && stop.as_mut().poll(cx).is_ready() {
-            told = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        if connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if told && place.get().0.is_silent() {
-            return Poll::Ready(());
-        }
-        if lost.as_mut().poll(cx).is_ready() {
-            shared.desk.counters().refused("pushed_out");
-            return Poll::Ready(());
-        }
-        // The connection was polled just now, so this is where it is.
-        loop {
-            let (due, word) = place.deadline(&shared.limits);
-            if timer.deadline() != due {
-                timer.as_mut().reset(due);
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if due <= Instant::now() {
-                if word == "header" || word == "write" {
-                    shared.desk.counters().refused(word);
-                }
-                return Poll::Ready(());
-            }
-        }
-    })
-    .await;
-}
-
-fn answer(shared: &Shared, client: Client, request: &Request<Incoming>) -> crate::answer::Answer {
-    let uri = request.uri();
-    let asked = shared
-        .rates
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .ask(client, shared.desk.monotonic());
-    if let Err(wait) = asked {
-        return shared.desk.too_often(uri.path(), wait);
-    }
-    shared.desk.answer(&Question {
-        method: request.method(),
-        path: uri.path(),
-        query: uri.query(),
-        authorization: request.headers().get(AUTHORIZATION).map(|v| v.as_bytes()),
-        has_body: !request.body().is_end_stream(),
-        local: client == Client::Local,
-    })
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::facts::{At, Backup, Check, Disk, Facts, Repository, Unit};
 use crate::limits::{SENTENCE, rows};
-use crate::probes::{self, Options, Status, Verdict};
+use crate::probes::{self, Options, Shown, Status, Verdict};
 
 /// Share of a file system's bytes or inodes, or of memory, below which more room is recommended.
 const TIGHT: f64 = 0.10;
@@ -54,7 +54,7 @@ pub fn detailed(
     draining: bool,
 ) -> Verdict {
     let live = probes::live(facts, monotonic);
-    let ready = probes::ready(facts, started, draining, &Options::default());
+    let ready = probes::ready(facts, started, draining, &Options::default(), Shown::Names);
     let stale = facts.backups.iter().any(|b| b.is_fresh(now) == Some(false));
     let gave_up = facts.units.iter().any(|u| u.gave_up);
     let status = match (live.status, ready.status) {

@@ -320,6 +320,164 @@ async fn one_who_does_not_read() {
     s.stop().await;
 }
 
+/// An address of this host that nobody else in these tests has.
+fn stranger(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x7f01_0000 + n)
+}
+
+/// A GET from this address within this time: its status and its length.
+async fn asks(from: Ipv4Addr, s: &Served, path: &str, within: Duration) -> Option<(u16, usize)> {
+    let run = async {
+        let mut c = connect_from(from, s.address).await.ok()?;
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        c.write_all(ask.as_bytes()).await.ok()?;
+        let mut out = Vec::new();
+        c.read_to_end(&mut out).await.ok()?;
+        Some((split(&String::from_utf8_lossy(&out)).0, out.len()))
+    };
+    tokio::time::timeout(within, run).await.ok().flatten()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_readers_from_everywhere() {
+    // More strangers than there are seats, each with a seat of its own, who ask for page after page and take nothing.
+    let s = served(Limits::default());
+    let ask = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(25);
+    let mut slow = Vec::new();
+    for n in 0..300 {
+        let mut c = connect_from(stranger(n), s.address).await.unwrap();
+        let _ = c.write_all(&ask).await;
+        slow.push(c);
+    }
+    // From the first moment on, and for as long as an answer may take.
+    let begun = Instant::now();
+    let mut times = Vec::new();
+    while begun.elapsed() < Duration::from_secs(4) {
+        for (path, least) in [("/metrics", 100_000), ("/health/live", 50)] {
+            let from = Instant::now();
+            let got = asks(stranger(10_000), &s, path, Duration::from_secs(5)).await;
+            let (status, length) = got.unwrap_or((0, 0));
+            let took = from.elapsed();
+            assert!(
+                status == 200 && length > least && took < Duration::from_secs(2),
+                "{path}: {status}, {length} bytes after {took:?}, {:?} after the attack",
+                begun.elapsed()
+            );
+            times.push(took);
+        }
+        // They come back as often as they are sent away.
+        slow.drain(..10);
+        for n in 0..10 {
+            let from = stranger(1000 + times.len() as u32 * 10 + n);
+            let mut c = connect_from(from, s.address).await.unwrap();
+            let _ = c.write_all(&ask).await;
+            slow.push(c);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    times.sort();
+    let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+    eprintln!(
+        "{} honest answers, half within {median:?}, the slowest after {most:?}",
+        times.len()
+    );
+    assert!(median < Duration::from_millis(250), "{median:?}");
+    drop(slow);
+    honest(&s).await;
+    s.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_take_a_little_now_and_then() {
+    let s = served(Limits::default());
+    let ask = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(25);
+    let mut slow = Vec::new();
+    for n in 0..300 {
+        let mut c = connect_from(stranger(n), s.address).await.unwrap();
+        let _ = c.write_all(&ask).await;
+        slow.push(c);
+    }
+    let reading = tokio::spawn(async move {
+        let mut buf = vec![0; 20_000];
+        for _ in 0..40 {
+            for c in &mut slow {
+                let _ = c.try_read(&mut buf);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        let got = asks(stranger(10_000), &s, "/metrics", Duration::from_secs(2)).await;
+        assert_eq!(got.map(|g| g.0), Some(200), "{:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    reading.await.unwrap();
+    s.stop().await;
+}
+
+#[tokio::test]
+async fn one_page_for_all_who_read_it() {
+    // Readers who take nothing of a page that is longer than what the kernel buffers for them.
+    let s = served(Limits {
+        write: Duration::from_secs(30),
+        ..Limits::default()
+    });
+    let many = busy(500);
+    s.facts.send_replace(many.clone().into());
+    let ask = |from: u32| {
+        let address = s.address;
+        async move {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(4096).unwrap();
+            socket.bind((stranger(from), 0).into()).unwrap();
+            let mut c = socket.connect(address).await.unwrap();
+            c.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            c
+        }
+    };
+    let page = |mut c: TcpStream| async move {
+        let mut out = Vec::new();
+        c.read_to_end(&mut out).await.unwrap();
+        split(&String::from_utf8_lossy(&out)).2
+    };
+    let mut readers = Vec::new();
+    for n in 0..3 {
+        readers.push(ask(n).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // New facts make a new page at once, also while the old one is read.
+    let mut fewer = many.clone();
+    fewer.checks.truncate(499);
+    s.facts.send_replace(fewer.into());
+    let fresh = ask(9).await;
+    let mut pages = Vec::new();
+    for c in readers {
+        pages.push(page(c).await);
+    }
+    let requests = |page: &str| {
+        let line = "keepwatch_http_requests_total{path=\"/metrics\",code=\"200\"} ";
+        let found = page.lines().find_map(|l| l.strip_prefix(line));
+        found.map_or(0, |n| n.parse::<u64>().unwrap())
+    };
+    assert!(pages[0].len() > 500_000 && pages[0].contains("usual-name-499\""));
+    assert!(
+        pages.iter().all(|p| *p == pages[0]),
+        "written once: {:?}",
+        pages.iter().map(|p| requests(p)).collect::<Vec<_>>()
+    );
+    let fresh = page(fresh).await;
+    assert!(!fresh.contains("usual-name-499\"") && requests(&fresh) == 3);
+    // Nobody reads it any more: the next one is new, however soon it comes.
+    for n in 4..8 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(requests(&page(ask(1).await).await), n);
+    }
+    s.stop().await;
+}
+
 #[tokio::test]
 async fn an_idle_connection_lives_until_its_time_and_is_useful_till_then() {
     let s = served(Limits {

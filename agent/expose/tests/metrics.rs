@@ -106,6 +106,154 @@ fn fifty_checks_fit_the_budget() {
     assert!(n > 1000, "the facts of this test say too little: {n}");
 }
 
+/// So many backups of which everything is known, each with drills when asked for.
+fn backups(n: usize, drills: bool) -> Vec<Backup> {
+    let rows = busy(0).backups;
+    (0..n)
+        .map(|i| Backup {
+            name: format!("backup-with-a-usual-name-{i}"),
+            drill: rows[i % rows.len()].drill.clone().filter(|_| drills),
+            ..rows[i % rows.len()].clone()
+        })
+        .collect()
+}
+
+/// The page of a host with these backups, 20 units, 3 repositories, everything else that has a value, and what is counted.
+fn with_backups(backups: Vec<Backup>) -> String {
+    let mut facts = busy(0);
+    facts.backups = backups;
+    let c = Counters::new(false).unwrap();
+    for op in DbOperation::ALL {
+        c.database(*op, Duration::from_micros(300), true);
+    }
+    c.logged(&tracing::Level::INFO);
+    c.upkeep();
+    text(&facts, false) + &c.render(|_| true)
+}
+
+#[test]
+fn a_hundred_jobs_fit_the_budget() {
+    for (jobs, drills, most) in [
+        (rows::DETAILED, true, 2000),
+        (rows::DETAILED + 1, true, 2000),
+        (100, false, 2000),
+        (100, true, 3000),
+    ] {
+        let all = with_backups(backups(jobs, drills));
+        let n = series(&all).len();
+        eprintln!(
+            "{jobs} jobs, drills {drills}: {n} series, {} bytes",
+            all.len()
+        );
+        assert!(n <= most, "{jobs} jobs, drills {drills}: {n} series");
+        assert!(all.len() <= 250 << 10, "{} bytes", all.len());
+        assert!(n > 10 * jobs, "the facts of this test say too little: {n}");
+        assert!(all.contains("keepwatch_collector_success{collector=\"exporter\"} 1"));
+        let of_all = "keepwatch_backup_last_success_timestamp_seconds{";
+        assert_eq!(all.matches(of_all).count(), jobs);
+    }
+}
+
+/// Names of metrics in the rules of alerts.
+fn wanted_by_alerts() -> BTreeSet<String> {
+    let alerts = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../alerts");
+    let mut out = BTreeSet::new();
+    for file in std::fs::read_dir(alerts).unwrap() {
+        let file = file.unwrap().path();
+        if file.extension().is_some_and(|e| e == "yml") {
+            let text = std::fs::read_to_string(file).unwrap();
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            out.extend(
+                words
+                    .filter(|w| names::find(w).is_some())
+                    .map(str::to_owned),
+            );
+        }
+    }
+    out
+}
+
+#[test]
+fn with_many_jobs_alerts_see_what_they_need() {
+    let mut rows = backups(rows::DETAILED + 1, true);
+    // All that can be wrong is wrong with one.
+    rows[7].running = true;
+    rows[7].last_source_errors = Some(3);
+    rows[7].retention.overdue = Some(2);
+    rows[7].last_success = None;
+    // Only its drill never succeeded.
+    rows[8].drill.as_mut().unwrap().last_success = None;
+    rows[9].drill = None;
+    rows[9].failures.clear();
+    rows[10].failures = [
+        (keepwatch_expose::facts::BackupReason::Space, 2),
+        (keepwatch_expose::facts::BackupReason::Lock, 5),
+    ]
+    .into();
+    let page = with_backups(rows);
+    let wanted = wanted_by_alerts();
+    let of_backups: Vec<_> = wanted
+        .iter()
+        .filter(|w| w.starts_with("keepwatch_backup_") || w.starts_with("keepwatch_restore_drill_"))
+        .collect();
+    assert!(of_backups.len() > 20, "{of_backups:?}");
+    for name in of_backups {
+        assert!(page.contains(&format!("\n{name}{{")), "{name} is not there");
+    }
+    let value = |metric: &str, job: usize, more: &str| {
+        let repository = job % 10 % 3;
+        let head = format!(
+            "keepwatch_backup_{metric}{{backup=\"backup-with-a-usual-name-{job}\",repository=\"repository-{repository}\"{more}}} "
+        );
+        let found: Vec<_> = page.lines().filter_map(|l| l.strip_prefix(&head)).collect();
+        assert!(found.len() <= 1, "{metric} of {job} twice");
+        found.first().map(|v| v.parse::<f64>().unwrap())
+    };
+    // Absence means no.
+    for (metric, yes) in [
+        ("running", 1.0),
+        ("last_source_errors", 3.0),
+        ("retention_overdue_snapshots", 2.0),
+    ] {
+        assert_eq!(value(metric, 7, ""), Some(yes));
+        assert_eq!(value(metric, 6, ""), None, "{metric}");
+    }
+    // What never succeeded is seen beside when it was first configured.
+    let first_seen = |job| value("first_seen_timestamp_seconds", job, "").is_some();
+    assert_eq!(
+        [6, 7, 8, 9].map(first_seen),
+        [false, true, true, false],
+        "none, the backup, the drill, none"
+    );
+    // One counter of failures for each, from 0 on.
+    let any = ",reason=\"any\"";
+    assert_eq!(value("failures_total", 9, any), Some(0.0));
+    assert_eq!(value("failures_total", 10, any), Some(7.0));
+    assert!(!page.contains("reason=\"space\""));
+    for gone in [
+        "last_files",
+        "last_completion",
+        "last_stage_duration",
+        "runs_total",
+    ] {
+        assert!(
+            !page.contains(&format!("keepwatch_backup_{gone}")),
+            "{gone}"
+        );
+    }
+    // With one job fewer all is there.
+    let page = with_backups(backups(rows::DETAILED, true));
+    for metric in names::ALL
+        .iter()
+        .map(|m| m.name)
+        .filter(|n| n.starts_with("keepwatch_backup_"))
+    {
+        assert!(page.contains(&format!("\n{metric}{{")), "{metric}");
+    }
+    let failures = page.matches("\nkeepwatch_backup_failures_total{").count();
+    assert_eq!(failures, 9 * rows::DETAILED);
+}
+
 #[test]
 fn every_declared_metric_can_appear_and_no_other_does() {
     let all = text(&busy(50), true) + &counted(true);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::*;
 use keepwatch_expose::facts::{At, Facts};
 use keepwatch_expose::limits::Limits;
-use keepwatch_expose::probes::{self, Options, Status};
+use keepwatch_expose::probes::{self, Options, Shown, Status};
 use keepwatch_expose::server::{Listen, Order};
 use keepwatch_expose::summary;
 use keepwatch_model::check::{CheckKind, Overlay, Severity, State};
@@ -53,7 +53,7 @@ fn live_looks_at_the_tick_and_at_nothing_else() {
 #[test]
 fn startup_waits_for_what_it_says_and_is_latched() {
     let ok = |f: &Facts, now| {
-        probes::startup(f, Duration::from_secs(now), false).status == Status::Healthy
+        probes::startup(f, Duration::from_secs(now), false, Shown::Names).status == Status::Healthy
     };
     assert!(ok(&idle(), 901));
     let mut f = idle();
@@ -63,7 +63,7 @@ fn startup_waits_for_what_it_says_and_is_latched() {
     f.agent.database_ready = false;
     assert!(!ok(&f, 9999));
     assert_eq!(
-        probes::startup(&f, AT, true).status,
+        probes::startup(&f, AT, true, Shown::Names).status,
         Status::Healthy,
         "latched"
     );
@@ -74,7 +74,7 @@ fn startup_waits_for_what_it_says_and_is_latched() {
         "the deadline"
     );
     assert!(
-        probes::startup(&f, Duration::from_secs(901), false)
+        probes::startup(&f, Duration::from_secs(901), false, Shown::Names)
             .message
             .contains("db")
     );
@@ -99,7 +99,7 @@ fn ready_by_table() {
         (Warning, Well, Status::Healthy),
     ] {
         let f = with(severity, state);
-        let v = probes::ready(&f, true, false, &Options::default());
+        let v = probes::ready(&f, true, false, &Options::default(), Shown::Names);
         assert_eq!(v.status, status, "{severity} {state}");
         let list = |key: &str| v.details[key].as_array().unwrap().len();
         assert_eq!(
@@ -119,7 +119,7 @@ fn ready_by_table() {
     }
     let well = with(Critical, Well);
     let status = |f: &Facts, started, draining| {
-        probes::ready(f, started, draining, &Options::default()).status
+        probes::ready(f, started, draining, &Options::default(), Shown::Names).status
     };
     assert_eq!(status(&well, false, false), Status::Unhealthy);
     assert_eq!(status(&well, true, true), Status::Unhealthy);
@@ -141,7 +141,7 @@ fn ready_by_table() {
         exclude: ["db".parse().unwrap(), "nobody".parse().unwrap()].into(),
         verbose: true,
     };
-    let v = probes::ready(&f, true, false, &options);
+    let v = probes::ready(&f, true, false, &options, Shown::Names);
     assert_eq!(v.status, Status::Healthy);
     assert_eq!(v.details["excluded_unknown"], serde_json::json!(["nobody"]));
     assert_eq!(v.details["dependencies"][0]["reason"], "status");
@@ -163,7 +163,7 @@ fn the_older_form_is_flat() {
         Severity::Warning,
         State::Unhealthy,
     ));
-    let (code, body) = probes::health(&f, true, false);
+    let (code, body) = probes::health(&f, true, false, Shown::Names);
     assert_eq!(
         (code, body),
         (
@@ -171,7 +171,7 @@ fn the_older_form_is_flat() {
             serde_json::json!({"status": "ok", "db": "healthy", "check:status": "unhealthy"})
         )
     );
-    let (code, body) = probes::health(&f, true, true);
+    let (code, body) = probes::health(&f, true, true, Shown::Names);
     assert_eq!((code, &body["status"]), (503, &Value::from("unavailable")));
 }
 
@@ -432,4 +432,118 @@ async fn with_a_token_and_over_a_unix_socket() {
     );
     s.stop().await;
     assert!(!socket.exists());
+}
+
+/// What a check of [`busy`] is called.
+const NAME: &str = "check-with-a-usual-name";
+
+/// An address that is not loopback, and that only this host can reach: the one that it has towards others. None without a network.
+fn address_towards_others() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: connecting only looks up the way.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+#[tokio::test]
+async fn strangers_need_the_token_and_neighbours_do_not() {
+    const TOKEN: &str = "Authorization: Bearer 0123456789abcdef0123\r\n";
+    const WRONG: &str = "Authorization: Bearer 0123456789abcdef0124\r\n";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "0123456789abcdef0123\n").unwrap();
+    let mut facts = busy(6);
+    facts.checks.iter_mut().for_each(|c| {
+        c.severity = Severity::Critical;
+        c.state = State::Unhealthy;
+    });
+    // The door is the address that is listened on: here all of them, asked over loopback.
+    let serve = |token: bool, any: bool, facts: &keepwatch_expose::facts::Facts| {
+        let mut set = settings(Limits::default());
+        set.token_file = token.then(|| file.clone());
+        if any {
+            set.listen = vec![Listen::Tcp("0.0.0.0:0".parse().unwrap())];
+        }
+        let mut s = start(set, facts.clone(), TestClock::by_hand(AT));
+        s.address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        s
+    };
+    let probes = [
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/health/ready?verbose&exclude=check-with-a-usual-name-1,none",
+        "/health/startup",
+    ];
+    let mut never_ran = facts.clone();
+    never_ran.agent.started = AT;
+    never_ran.checks.iter_mut().for_each(|c| c.last_run = None);
+    for facts in [&facts, &never_ran] {
+        let s = serve(true, true, facts);
+        let mut addresses = vec![s.address];
+        addresses.extend(
+            address_towards_others().map(|ip| std::net::SocketAddr::from((ip, s.address.port()))),
+        );
+        for address in addresses {
+            for wrong in ["", WRONG] {
+                for path in [
+                    "/metrics",
+                    "/health/detailed",
+                    "/resources/status",
+                    "/restart/status",
+                ] {
+                    let (status, head, body) = get(address, path, wrong).await;
+                    assert_eq!(status, 401, "{path} {wrong}: {body:.200}");
+                    assert!(head.contains("www-authenticate: bearer"), "{head}");
+                    assert!(!body.contains(NAME) && body.len() < 200, "{body}");
+                }
+                for path in probes {
+                    let (status, _, body) = get(address, path, wrong).await;
+                    assert!([200, 503].contains(&status), "{path}: {body}");
+                    let guessed = body.replace("check-with-a-usual-name-1,none", "");
+                    assert!(!guessed.contains(NAME), "{path} {wrong}: {body}");
+                    let v: Value = serde_json::from_str(&body).unwrap();
+                    assert!(v["status"].is_string(), "{body}");
+                }
+            }
+            let (status, _, page) = get(address, "/metrics", TOKEN).await;
+            assert!(status == 200 && page.contains(NAME));
+            let ready = get(address, "/health/ready", "").await;
+            let named = get(address, "/health/ready", TOKEN).await;
+            assert_eq!((ready.0, named.0), (503, 503), "the same verdict for both");
+            assert!(named.2.contains(NAME), "{}", named.2);
+            let (ready, named): (Value, Value) = (
+                serde_json::from_str(&ready.2).unwrap(),
+                serde_json::from_str(&named.2).unwrap(),
+            );
+            assert_eq!(ready["details"]["critical_failures_count"], 6);
+            assert_eq!(
+                named["details"]["critical_failures"][5],
+                format!("{NAME}-5")
+            );
+            assert!(get(address, "/health", TOKEN).await.2.contains(NAME));
+        }
+        s.stop().await;
+        // On loopback Prometheus and the probes of an orchestrator need none; what maps the host does. So does a port for all without
+        // a token file, of which the configuration warns; what maps the host then stays shut.
+        for (token, any, refused) in [(true, false, 401), (false, false, 403), (false, true, 403)] {
+            let s = serve(token, any, facts);
+            for wrong in ["", WRONG] {
+                let (status, _, page) = get(s.address, "/metrics", wrong).await;
+                assert!(status == 200 && page.contains(NAME), "{status}");
+                assert!(get(s.address, "/health", wrong).await.2.contains(NAME));
+                assert!(
+                    get(s.address, "/health/ready", wrong)
+                        .await
+                        .2
+                        .contains(NAME)
+                );
+                for path in ["/health/detailed", "/resources/status", "/restart/status"] {
+                    assert_eq!(get(s.address, path, wrong).await.0, refused, "{path}");
+                }
+            }
+            s.stop().await;
+        }
+    }
 }

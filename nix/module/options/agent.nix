@@ -217,7 +217,7 @@ in
       port = opt types.port 9847 "The port.";
       openFirewall = opt types.bool false "Open that port in the firewall.";
       unixSocket = maybe types.str "Serve on this socket instead of an address and a port.";
-      bearerTokenFile = k.file "Who asks for `/metrics` or `/health/detailed` must send this bearer token.";
+      bearerTokenFile = k.file "Who asks for `/health/detailed`, `/resources/status` or `/restart/status` must send this bearer token; where the address is not loopback also who asks for `/metrics`, and without it the other probes name no checks.";
       perSourceLabels =
         opt types.bool true
           "Labels for each repository and each stage of a backup, instead of totals only.";

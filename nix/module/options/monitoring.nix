@@ -40,10 +40,23 @@ in
       description = "The agents that are asked, as `host:port`. Each has an alert for when it is gone altogether.";
     };
     scrapeInterval = opt k.duration "30s" "How often they are asked.";
-    bearerTokenFile = k.file ''
-      The token that the agents want (`services.keepwatch.metrics.bearerTokenFile` there). promtool cannot see the file during the build,
-      so `services.prometheus.checkConfig` becomes `"syntax-only"`.
-    '';
+    bearerTokenFile =
+      k.file ''
+        The token that the agents want (`services.keepwatch.metrics.bearerTokenFile` there): an agent with a token that listens on other
+        addresses than loopback gives its metrics to nobody without it. It is sent to all targets. promtool cannot see the file during
+        the build, so `services.prometheus.checkConfig` becomes `"syntax-only"`.
+      ''
+      // {
+        default =
+          let
+            agent = config.services.keepwatch;
+          in
+          if agent.enable or false && agent.metrics.enable && !k.isLoopback agent.metrics.listenAddress then
+            agent.metrics.bearerTokenFile
+          else
+            null;
+        defaultText = lib.literalMD "that of the agent of this host, where it listens on another address than loopback; else `null`";
+      };
     ruleGroups = mkOption {
       type = types.listOf (types.enum files.ruleGroups);
       default = files.ruleGroups;

@@ -1,7 +1,8 @@
 """The daemon as its unit runs it: checks, endpoint, reload, stop, memory, control socket, messages. No systemd is needed."""
 import contextlib, http.client, http.server, json, os, pathlib, re, signal, socket, sqlite3, subprocess, threading, time
 
-from harness import free_port, need, until
+from harness import free_port, need, need_root, until
+from topics.errors import mounted
 
 CANARY = "c4n4ry-0f-a-t0k3n-that-must-not-be-seen"
 
@@ -308,6 +309,49 @@ def test_the_catalog_goes_away(t):
                 os.remove(t.path("state", name))
         until("checks go on", lambda: runs() > before + 5)
         need(d.get("/health/live")[0] == 200, "alive")
+        d.stop()
+    service.close()
+
+
+def test_ready_on_a_full_disk(t):
+    """While records are lost the host is not ready, also in the minute between two attempts to write; with room again it is."""
+    need_root()
+    state = mounted(t, "state", "-t", "tmpfs", "-o", "size=8m", "tmpfs")
+    service = Service()
+    with daemon(t, http_check("web", service)) as d:
+        def writable():
+            return json.loads(d.get("/health/ready")[1])["details"]["state_database_writable"]
+        until("it ran", lambda: d.metric('keepwatch_check_runs_total{check="web",kind="http"}') and writable())
+        free = os.statvfs(state)
+        with open(state + "/ballast", "wb", buffering=0) as f, contextlib.suppress(OSError):
+            for _ in range(free.f_bavail + 1):
+                f.write(b"x" * free.f_frsize)
+        # Changes are written at once: the check comes and goes until one is lost.
+        def lost():
+            service.code = 500 if service.code == 200 else 200
+            time.sleep(2.2)
+            return not writable()
+        until("records are lost", lost, seconds=60)
+        service.code = 200
+        until("the check is well", lambda: d.metric('keepwatch_check_up{check="web",kind="http"}') == 1.0)
+        began, changed, seen, calm = time.monotonic(), time.monotonic(), None, 0
+        while time.monotonic() - began < 34:
+            status, body = d.get("/health/ready")
+            details = json.loads(body)["details"]
+            need(status == 503 and not details["state_database_writable"], "after %.1f s: %s" % (time.monotonic() - began, body))
+            now = d.metric('keepwatch_history_dropped_total{sink="catalog"}')
+            if now != seen:
+                changed, seen = time.monotonic(), now
+            calm = max(calm, time.monotonic() - changed)
+            need(d.get("/health/live")[0] == 200, "alive")
+            time.sleep(0.5)
+        need(calm > 16, "at least one round in which nothing was lost, or this proves nothing: %.1f s" % calm)
+        os.unlink(state + "/ballast")
+        # The next record is kept: that is seen in the next round, and not a minute later.
+        service.code = 500
+        until("down", lambda: d.metric('keepwatch_check_up{check="web",kind="http"}') == 0.0)
+        service.code = 200
+        until("ready again", lambda: d.get("/health/ready")[0] == 200 and writable(), seconds=40)
         d.stop()
     service.close()
 

@@ -629,3 +629,81 @@ def test_many_failures(t):
     need(2 <= len(single.accepted) <= 6, "%d messages, 5 and one were allowed: %s" % (len(single.accepted), [b[:200] for _, b in single.accepted]))
     for server in (service, grouped, single):
         server.close()
+
+
+def memory(d):
+    """MiB of the daemon that are in memory: now, and at most so far."""
+    with open("/proc/%d/status" % d.process.pid) as f:
+        lines = dict(line.split(":", 1) for line in f)
+    return [int(lines[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM")]
+
+
+def test_slow_readers(t):
+    """E1: 260 connections from as many addresses ask for page after page and take nothing: Prometheus and the probes get their answers, the
+    daemon does not grow."""
+    checks = "".join('[checks.check-with-a-usual-name-%d]\ninterval = "10m"\nprobe.tcp.target = "127.0.0.1:%d"\n' % (n, free_port()) for n in range(120))
+    with daemon(t, checks) as d:
+        until("a long page", lambda: len(d.get("/metrics")[1]) > 200_000)
+        before, _ = memory(d)
+        ask = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 25
+        times, slow, last = {"/metrics": [], "/health/live": []}, [], 0
+
+        def attack(count):
+            nonlocal last
+            for _ in range(count):
+                last += 1
+                connection = socket.socket()
+                connection.bind(("127.0.%d.%d" % (1 + last // 200, 1 + last % 200), 0))
+                connection.connect(("127.0.0.1", d.port))
+                with contextlib.suppress(OSError):
+                    connection.sendall(ask)
+                slow.append(connection)
+        attack(260)
+        began = time.monotonic()
+        while time.monotonic() - began < 5:
+            for path, most in times.items():
+                since = time.monotonic()
+                status, body = d.get(path)
+                took = time.monotonic() - since
+                need(status == 200 and len(body) > (200_000 if path == "/metrics" else 50), (path, status, len(body), took, time.monotonic() - began))
+                most.append(took)
+            # As many come back as were sent away.
+            for connection in slow[:5]:
+                connection.close()
+            del slow[:5]
+            attack(5)
+            time.sleep(0.05)
+        for path, taken in times.items():
+            taken.sort()
+            need(taken[-1] < 2 and taken[len(taken) // 2] < 0.25, (path, taken))
+        now, most = memory(d)
+        need(most - before <= 32 and now - before <= 32, "it grew from %.1f MiB to %.1f MiB, at most %.1f MiB" % (before, now, most))
+        for connection in slow:
+            connection.close()
+        need(d.metric('keepwatch_http_connections_refused_total{reason="pushed_out"}'), "slow readers gave up their seats")
+        d.stop()
+
+
+def test_strangers_need_the_token(t):
+    """On an address that others can reach nothing that names a service is told without the token; on loopback Prometheus needs none."""
+    t.secrets.append(b"0123456789abcdef-token")
+    token = t.write("token", "0123456789abcdef-token\n", 0o600)
+    service = Service()
+    auth = {"Authorization": "Bearer 0123456789abcdef-token"}
+    for address in ("0.0.0.0", "127.0.0.1"):
+        with daemon(t, http_check("shop", service), "", 'bearer_token_file = "%s"\nlisten_address = "%s"' % (token, address)) as d:
+            until("it ran", lambda: d.get("/health/ready", auth)[0] == 200)
+            for headers in ({}, {"Authorization": "Bearer wrong"}):
+                for path in ("/health/detailed", "/resources/status", "/restart/status"):
+                    status, body = d.get(path, headers)
+                    need(status == 401 and "shop" not in body, (address, path, status, body))
+                status, page = d.get("/metrics", headers)
+                need((status, "shop" in page) == ((401, False) if address == "0.0.0.0" else (200, True)), (address, status, page[:200]))
+                for path in ("/health", "/health/live", "/health/ready", "/health/ready?verbose", "/health/startup"):
+                    status, body = d.get(path, headers)
+                    need(status == 200 and ("shop" not in body or address == "127.0.0.1"), (address, path, status, body))
+            for path in ("/metrics", "/health/detailed", "/health/ready"):
+                status, body = d.get(path, auth)
+                need(status == 200 and "shop" in body, (address, path, status, body))
+            d.stop()
+    service.close()

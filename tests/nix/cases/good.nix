@@ -672,6 +672,33 @@ in
     ];
   };
 
+  "Prometheus has the token of an agent on this host that others can reach" = {
+    modules = [
+      (keepwatch {
+        metrics = {
+          listenAddress = "0.0.0.0";
+          bearerTokenFile = "/run/secrets/token";
+        };
+        prometheus.enable = true;
+      })
+    ];
+    has.prometheus = [
+      ''"credentials_file":"/run/credentials/prometheus.service/keepwatch-token"''
+      ''"checkConfig":"syntax-only"''
+    ];
+    has.credentials = [ "keepwatch-token:/run/secrets/token" ];
+  };
+
+  "Prometheus needs no token where the agent listens on loopback" = {
+    modules = [
+      (keepwatch {
+        metrics.bearerTokenFile = "/run/secrets/token";
+        prometheus.enable = true;
+      })
+    ];
+    lacks.prometheus = [ "credentials_file" ];
+  };
+
   "Alertmanager: Watchdog first, secrets as files, dollars doubled" = {
     modules = [
       (keepwatch {

@@ -57,7 +57,7 @@ table! {
         port: u16 = Shape::Int(1, 65_535), Value("9847");
         /// Serve on this socket instead of an address and a port.
         unix_socket: Option<PathBuf> = Shape::Text(Text::Path), Absent, also ["socket"];
-        /// Who asks for `/metrics` or `/health/detailed` must send this bearer token.
+        /// Who asks for `/health/detailed`, `/resources/status` or `/restart/status` must send this bearer token; where the address is not loopback also who asks for `/metrics`, and without it the other probes name no checks.
         bearer_token_file: Option<SecretSource> = Shape::Text(Text::Secret), Absent, also ["token_file"];
         /// Also how long each stage of each backup took.
         per_source_labels: bool = Shape::Bool, Value("true");

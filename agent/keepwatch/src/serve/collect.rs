@@ -35,7 +35,7 @@ pub struct Collected {
     pub collectors: Vec<Collector>,
     /// The catalog was opened, or its records go to the spool.
     pub ready: bool,
-    /// No record was lost lately: the catalog or its spool takes them.
+    /// No record was lost since the catalog or its spool last took one.
     pub writable: bool,
     /// Why the catalog is not used now.
     pub trouble: Option<String>,

@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::collect::{self, Answers, Collected, collector};
 use super::local::Looks;
 use super::scene::{Scene, Stop};
+use super::writing::{self, Tally, Writing};
 use super::{host, proofs, quiet};
 use crate::{clock, told};
 
@@ -74,6 +75,7 @@ pub async fn run(parts: Parts, mut stop: Stop) {
     let mut last: Option<Asked> = None;
     let mut was_away = false;
     let mut looks = Looks::default();
+    let mut writing = Writing::default();
     loop {
         // The first round is now, the others are with the beat.
         if !std::mem::take(&mut first) {
@@ -134,22 +136,29 @@ pub async fn run(parts: Parts, mut stop: Stop) {
         let name = parts.host.clone();
         let state = scene.loaded.config.state_directory.clone();
         let catalog = parts.catalog.clone();
+        let is_lossy = !writing.is_well();
         // All of it looks into files, so not on a thread that others wait for.
         let sampled = tokio::task::spawn_blocking(move || {
             let process = keepwatch_expose::process::sample();
             let (host, keys) = (host::sample(&name), proofs::read(&state));
-            (catalog.numbers(), host, process, keys)
+            let trial = is_lossy.then(|| writing::trial(&state));
+            // The numbers after the trial: what was lost meanwhile counts.
+            (catalog.numbers(), host, process, keys, trial)
         });
         found.collectors = vec![collector("catalog", answers, asked)];
         found.queued = parts.recorder.waiting() as u64;
         found.ready = true;
-        if let Ok((numbers, host, process, keys)) = sampled.await {
+        if let Ok((numbers, host, process, keys, trial)) = sampled.await {
             found.keys = keys;
             found.host = host;
             found.process = Some(process);
             let lost = numbers.lost_total + parts.recorder.dropped_total();
-            let lost_before = found.dropped.get("catalog").copied().unwrap_or(0);
-            found.writable = lost <= lost_before;
+            let tally = Tally {
+                kept: numbers.stored_total + numbers.spooled_total,
+                lost,
+                waiting: parts.recorder.waiting(),
+            };
+            found.writable = writing.judge(tally, trial);
             found.dropped.insert("catalog".into(), lost);
             found.dropped.insert("spool".into(), numbers.spool.dropped);
             found.size = numbers.size_bytes.or(found.size);

@@ -9,6 +9,7 @@
 //! | `board`, `collector`, `upkeep` | tasks: facts for the endpoint, questions to the catalog, its upkeep |
 //! | `people` | receivers, routes, offices |
 //! | `quiet` | maintenance windows around our own runs |
+//! | `writing` | whether what happens is still written down |
 //! | `memory` | what survives a restart |
 //! | `control` | what a person asks of the daemon |
 //! | `service`, `logs`, `host`, `world` | systemd, logs, `/proc`, clocks and randomness |
@@ -34,6 +35,7 @@ mod shown;
 mod upkeep;
 mod watching;
 mod world;
+mod writing;
 
 use std::path::Path;
 use std::sync::Arc;
