@@ -364,7 +364,12 @@ fn an_hour_holds_so_many_messages_and_more_for_critical_ones() {
     assert!(sent.iter().all(|s| *s == Severity::Critical));
     let m = deliver(&mut p, "a", at(3700));
     assert_eq!((m.kind, m.firing()), (Kind::Summary, 40));
-    assert!(m.note.starts_with("20 messages were left out since 1970-01-01 00:00"), "{}", m.note);
+    assert!(
+        m.note
+            .starts_with("20 messages were left out since 1970-01-01 00:00"),
+        "{}",
+        m.note
+    );
     assert_eq!(m.lines.iter().filter(|l| l.new).count(), 20);
     assert_eq!(p.state().channels["a"].held, None);
 }
@@ -389,7 +394,12 @@ fn that_messages_are_held_back_is_told_and_then_how_many() {
     let m = send(&mut p, "a", at(0));
     assert_eq!((m.kind, m.lines.len()), (Kind::Held, 0));
     assert_eq!(m.severity(), Severity::Warning);
-    assert!(m.note.starts_with("The 4 messages that an hour may hold are used up"), "{}", m.note);
+    assert!(
+        m.note
+            .starts_with("The 4 messages that an hour may hold are used up"),
+        "{}",
+        m.note
+    );
     // It is tried again as others are.
     p.failed(&m, at(0), Failed::Sink(None), 0.5);
     assert_eq!(p.next("a", at(0)), Next::Wait(at(5)));
@@ -405,7 +415,10 @@ fn that_messages_are_held_back_is_told_and_then_how_many() {
     for (n, check) in ["c0", "c1"].into_iter().enumerate() {
         fires(&mut p, &mut with, check, 10 + n as i64);
         let m = deliver(&mut p, "a", at(10 + n as i64));
-        assert_eq!((m.kind, said(&m)), (Kind::Firing, vec![format!("+{check}")]));
+        assert_eq!(
+            (m.kind, said(&m)),
+            (Kind::Firing, vec![format!("+{check}")])
+        );
     }
     fires(&mut p, &mut with, "c2", 20);
     fires(&mut p, &mut with, "c3", 30);
@@ -415,7 +428,11 @@ fn that_messages_are_held_back_is_told_and_then_how_many() {
         (m.kind, said(&m)),
         (Kind::Held, vec!["+c2".into(), "+c3".into()])
     );
-    assert!(m.note.starts_with("3 messages were left out so far"), "{}", m.note);
+    assert!(
+        m.note.starts_with("3 messages were left out so far"),
+        "{}",
+        m.note
+    );
     fires(&mut p, &mut with, "c4", 310);
     assert_eq!(p.next("a", at(310)), Next::Wait(at(605)));
     assert_eq!(said(&deliver(&mut p, "a", at(605))), ["+c4"]);
@@ -431,7 +448,8 @@ fn that_messages_are_held_back_is_told_and_then_how_many() {
     let m = deliver(&mut p, "a", at(3600));
     assert_eq!(m.kind, Kind::Summary);
     assert!(
-        m.note.starts_with("4 messages were left out since 1970-01-01 00:00 UTC. This is how"),
+        m.note
+            .starts_with("4 messages were left out since 1970-01-01 00:00 UTC. This is how"),
         "{}",
         m.note
     );
@@ -440,7 +458,10 @@ fn that_messages_are_held_back_is_told_and_then_how_many() {
         assert!(said.contains(line), "{line}: {said:?}");
     }
     assert!(!said.iter().any(|l| l.ends_with("w6")), "{said:?}");
-    assert!(matches!(p.next("a", at(3601)), Next::Wait(_)), "all is told");
+    assert!(
+        matches!(p.next("a", at(3601)), Next::Wait(_)),
+        "all is told"
+    );
 }
 
 #[test]
@@ -466,11 +487,15 @@ fn a_check_that_goes_up_and_down_hides_no_other() {
         }
         now = now.plus(s(20));
     }
-    let told = heard.iter().find(|(_, _, lines)| lines.contains(&"+other".to_owned()));
+    let told = heard
+        .iter()
+        .find(|(_, _, lines)| lines.contains(&"+other".to_owned()));
     let told = told.expect("the other one is told").0;
     assert!(told.since(at(5000)) <= s(320), "told at {told:?}");
     for (from, ..) in &heard {
-        let hour = heard.iter().filter(|(at, ..)| *at >= *from && at.since(*from) < s(3600));
+        let hour = heard
+            .iter()
+            .filter(|(at, ..)| *at >= *from && at.since(*from) < s(3600));
         // Four, two more that are critical, one that says so, one that says how many; and what begins, at most once in an hour each.
         assert!(hour.count() <= 4 + 2 + 2 + 2, "from {from:?}: {heard:?}");
     }
@@ -490,7 +515,10 @@ fn the_beginning_that_was_known_first_holds() {
     // Whoever does not know when it began says now, at each look.
     p.observe(at(5000), &[alert("x", Severity::Warning, 5000)]);
     let m = deliver(&mut p, "a", at(1010 + 4 * 3600));
-    assert_eq!((m.kind, m.lines[0].alert.starts()), (Kind::Repeat, at(1000)));
+    assert_eq!(
+        (m.kind, m.lines[0].alert.starts()),
+        (Kind::Repeat, at(1000))
+    );
     // A blink that nobody was told of does not change it, an end does.
     let now = 1020 + 4 * 3600;
     p.observe(at(now), &[]);

@@ -68,7 +68,11 @@ fn what_is_held_back_is_said_in_every_medium() {
             webhook::write("h", &m, now),
         ] {
             assert!(text.contains(said), "{text}");
-            assert_eq!(text.contains("check=y") || text.contains("\"y\""), hour == 1, "{text}");
+            assert_eq!(
+                text.contains("check=y") || text.contains("\"y\""),
+                hour == 1,
+                "{text}"
+            );
         }
         assert!(webhook::write("h", &m, now).contains("\"status\":\"firing\""));
     }

@@ -89,7 +89,9 @@ fn whole(parts: &Parts) -> Memory {
         match serde_json::from_str(text) {
             Ok(seen) => memory.alerts = seen,
             Err(e) => {
-                tracing::warn!("since when what is wrong was seen cannot be read, it begins anew: {e}");
+                tracing::warn!(
+                    "since when what is wrong was seen cannot be read, it begins anew: {e}"
+                );
             }
         }
     }

@@ -211,7 +211,11 @@ impl ChannelState {
         let note = match (kind, held.announced) {
             (Kind::Summary, _) => {
                 let fires = lines.iter().any(|l| l.ended.is_none());
-                let rest = if fires { "This" } else { "Nothing fires now; this" };
+                let rest = if fires {
+                    "This"
+                } else {
+                    "Nothing fires now; this"
+                };
                 format!(
                     "{left_out} since {}. {rest} is how everything stands now.",
                     held.since.short()

@@ -355,7 +355,8 @@ impl Group {
         let (mut lines, mut tells) = (Vec::new(), Vec::new());
         self.write(key, rules, now, |_| true, &mut lines, &mut tells);
         sort(&mut lines);
-        let is = |phase: fn(&Phase) -> bool| tells.iter().any(|t| phase(&t.phase) && self.is_news(t));
+        let is =
+            |phase: fn(&Phase) -> bool| tells.iter().any(|t| phase(&t.phase) && self.is_news(t));
         let kind = if is(|p| *p == Phase::Firing) {
             Kind::Firing
         } else if is(|p| matches!(p, Phase::Resolved(_))) {

@@ -86,7 +86,11 @@ impl One<'_> {
             ));
         }
         if let Some(n) = b.last_source_errors.filter(|n| *n > 0) {
-            let files = if n == 1 { "1 file".to_owned() } else { format!("{n} files") };
+            let files = if n == 1 {
+                "1 file".to_owned()
+            } else {
+                format!("{n} files")
+            };
             out.push(self.case(&rules::BACKUP_PARTIAL).since(b.last_success).says(
                 &format!("{} left out {files} that could not be read", self.what()),
                 &format!("The rest is in it. 'journalctl -u keepwatch-backup-{name}.service' names them."),
@@ -136,10 +140,18 @@ impl One<'_> {
         let mut out = Vec::new();
         if let (Some(took), Some(usual)) = (b.last_duration, b.expected_duration) {
             if took > 2 * usual && took > SHORT {
-                out.push(self.case(&rules::BACKUP_SLOW).since(b.last_completion).says(
-                    &format!("{} took twice as long as usual", self.what()),
-                    &format!("The last run took {}, usual is {}.", human_duration(took), human_duration(usual)),
-                ));
+                out.push(
+                    self.case(&rules::BACKUP_SLOW)
+                        .since(b.last_completion)
+                        .says(
+                            &format!("{} took twice as long as usual", self.what()),
+                            &format!(
+                                "The last run took {}, usual is {}.",
+                                human_duration(took),
+                                human_duration(usual)
+                            ),
+                        ),
+                );
             }
         }
         if let (Some(size), Some(usual)) = (b.last_source_size, b.expected_source_size) {
@@ -202,10 +214,18 @@ impl One<'_> {
         }
         if let (Some(took), Some(aim)) = (drill.last_duration, drill.objective) {
             if took > aim {
-                out.push(self.case(&rules::DRILL_TOO_SLOW).since(drill.last_completion).says(
-                    &format!("restoring {what} takes too long"),
-                    &format!("The last rehearsed restore took {}; {} is aimed at.", human_duration(took), human_duration(aim)),
-                ));
+                out.push(
+                    self.case(&rules::DRILL_TOO_SLOW)
+                        .since(drill.last_completion)
+                        .says(
+                            &format!("restoring {what} takes too long"),
+                            &format!(
+                                "The last rehearsed restore took {}; {} is aimed at.",
+                                human_duration(took),
+                                human_duration(aim)
+                            ),
+                        ),
+                );
             }
         }
         out

@@ -217,7 +217,10 @@ fn units(known: &Known<'_>, past: &Past, unit: &Unit, out: &mut Vec<Case>) {
         ));
     }
     // The state remembers attempts of the daemon before this one, the past those by hand.
-    let seen = past.restarts.get(name).and_then(|s| s.before(known.now, HOUR));
+    let seen = past
+        .restarts
+        .get(name)
+        .and_then(|s| s.before(known.now, HOUR));
     let seen = seen.map_or(0, |(_, before)| unit.restarts.saturating_sub(before));
     let remembered = view.map_or(0, |v| {
         let recent = v.state.attempts.iter();

@@ -40,13 +40,19 @@ pub(super) fn cases(known: &Known<'_>, past: &Past, out: &mut Vec<Case>) {
     if let Some(share) = waited("memory").filter(|share| *share > MEMORY_WAIT) {
         out.push(known.case(&rules::MEMORY_PRESSURE).says(
             "tasks wait for memory",
-            &format!("In {:.0} % of the time: services are slow, and the kernel may soon kill one.", share * 100.0),
+            &format!(
+                "In {:.0} % of the time: services are slow, and the kernel may soon kill one.",
+                share * 100.0
+            ),
         ));
     }
     if let Some(share) = waited("cpu").filter(|share| *share > CPU_WAIT) {
         out.push(known.case(&rules::CPU_PRESSURE).says(
             "tasks wait for processors",
-            &format!("In {:.0} % of the time. 'systemd-cgtop -c' shows who uses them.", share * 100.0),
+            &format!(
+                "In {:.0} % of the time. 'systemd-cgtop -c' shows who uses them.",
+                share * 100.0
+            ),
         ));
     }
     for check in &known.facts.checks {
@@ -73,7 +79,10 @@ fn disks(known: &Known<'_>, past: &Past, check: &Check, disk: &Disk, out: &mut V
     if let Some(free) = free.filter(|free| *free < FREE) {
         out.push(make(&rules::DISK_FULL).says(
             &format!("{mount} is almost full"),
-            &format!("Only {:.1} % are free. Databases stop or lose data when it is full.", free * 100.0),
+            &format!(
+                "Only {:.1} % are free. Databases stop or lose data when it is full.",
+                free * 100.0
+            ),
         ));
     }
     let room = past.checks.get(check.name.as_str()).map(|p| &p.room);

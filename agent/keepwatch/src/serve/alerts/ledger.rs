@@ -161,7 +161,11 @@ mod tests {
     #[test]
     fn what_lasts_is_told_with_its_true_beginning() {
         let mut ledger = Ledger::default();
-        assert!(ledger.judge(vec![case("X", 300, 5)], At(1000), true).is_empty());
+        assert!(
+            ledger
+                .judge(vec![case("X", 300, 5)], At(1000), true)
+                .is_empty()
+        );
         let almost = ledger.judge(vec![case("X", 300, 900)], At(300_999), true);
         assert!(almost.is_empty());
         let told = ledger.judge(vec![case("X", 300, 300_000)], At(301_000), true);
@@ -171,7 +175,11 @@ mod tests {
         let told = ledger.judge(vec![case("X", 300, 302_500)], At(302_500), true);
         assert_eq!(names(&told), [("X", 5)]);
         assert!(ledger.judge(vec![], At(303_000), true).is_empty());
-        assert!(ledger.judge(vec![case("X", 300, 304_000)], At(304_000), true).is_empty());
+        assert!(
+            ledger
+                .judge(vec![case("X", 300, 304_000)], At(304_000), true)
+                .is_empty()
+        );
         // Who does not know when it began has the first look; a clock that is set back stretches nothing.
         let told = ledger.judge(vec![case("X", 0, 100)], At(100), true);
         assert_eq!(names(&told), [("X", 100)]);
@@ -199,7 +207,10 @@ mod tests {
         assert_eq!(names(&told), [("KeepwatchUnitRestartGaveUp", 0)]);
         let mut ledger = Ledger::default();
         ledger.judge(vec![failed()], At(0), true);
-        assert_eq!(ledger.judge(vec![failed(), gave_up()], At(1), true).len(), 2);
+        assert_eq!(
+            ledger.judge(vec![failed(), gave_up()], At(1), true).len(),
+            2
+        );
         // The same with maintenance.
         let hidden = || Case {
             muted: true,
@@ -212,6 +223,11 @@ mod tests {
         // Of another unit.
         let mut other = gave_up();
         other.alert = other.alert.label("unit", "v");
-        assert_eq!(Ledger::default().judge(vec![failed(), other], At(0), true).len(), 2);
+        assert_eq!(
+            Ledger::default()
+                .judge(vec![failed(), other], At(0), true)
+                .len(),
+            2
+        );
     }
 }

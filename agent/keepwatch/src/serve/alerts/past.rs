@@ -25,7 +25,11 @@ impl<V: Copy + PartialOrd> Series<V> {
             // The clock was set back.
             self.0.clear();
         }
-        if self.0.back().is_some_and(|(at, _)| now.since(*at) < spacing) {
+        if self
+            .0
+            .back()
+            .is_some_and(|(at, _)| now.since(*at) < spacing)
+        {
             return;
         }
         self.0.push_back((now, value));
@@ -228,7 +232,12 @@ impl Past {
             };
             let short = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
             let runs = (short(c.runs), short(c.failures.values().sum()));
-            if past.runs.values().last().is_some_and(|last| runs.0 < last.0) {
+            if past
+                .runs
+                .values()
+                .last()
+                .is_some_and(|last| runs.0 < last.0)
+            {
                 past.runs = Series::default();
             }
             past.runs.note(now, runs, HOUR, MINUTE);
