@@ -372,6 +372,7 @@ webhook = { url_file = "%s" }
         until("ready", lambda: d.get("/health/ready")[0] == 200)
         service.code = 500
         until("told", lambda: told("firing"))
+        need("docs/runbooks.md#keepwatchcheckdown" in told("firing")[0], "with what to do: %s" % told("firing"))
         d.stop()
     with daemon(t, http_check("web", service), more) as d:
         until("down still", lambda: d.metric('keepwatch_check_up{check="web",kind="http"}') == 0.0)

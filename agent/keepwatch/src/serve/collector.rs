@@ -145,6 +145,7 @@ pub async fn run(parts: Parts, mut stop: Stop) {
             // The numbers after the trial: what was lost meanwhile counts.
             (catalog.numbers(), host, process, keys, trial)
         });
+        found.answered |= answers;
         found.collectors = vec![collector("catalog", answers, asked)];
         found.queued = parts.recorder.waiting() as u64;
         found.ready = true;
@@ -163,6 +164,8 @@ pub async fn run(parts: Parts, mut stop: Stop) {
             found.dropped.insert("spool".into(), numbers.spool.dropped);
             found.size = numbers.size_bytes.or(found.size);
             found.trouble = numbers.standing.trouble.as_ref().map(ToString::to_string);
+            let operations = numbers.operations.iter();
+            found.errors = operations.map(|(_, n)| n.errors).sum();
             count(&parts.counters, before.as_ref(), &numbers);
             if answers && numbers.spool.files > 0 {
                 import(&parts.catalog).await;

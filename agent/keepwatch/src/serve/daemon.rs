@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::alerts::Beginnings;
 use super::board::Tick;
 use super::collect::Collected;
 use super::control::Control;
@@ -122,7 +123,8 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
         state_directory,
     };
     let memory_file = memory::file(&fixed.state_directory);
-    let remembered = memory::load(&catalog, &memory_file).await;
+    let mut remembered = memory::load(&catalog, &memory_file).await;
+    let (beginnings, seen) = watch::channel(std::mem::take(&mut remembered.alerts));
     let loaded = Arc::new(loaded);
     let ready = Prepared::new(&fixed, Arc::clone(&loaded)).map_err(|faults| unusable(&faults))?;
     let restarts = memory::restarts(&catalog).await;
@@ -157,6 +159,7 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
             scenes: scene_out.clone(),
             collected,
             facts,
+            beginnings,
             tick: tick.clone(),
             host,
             started,
@@ -167,6 +170,7 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
         catalog.clone(),
         memory_file.clone(),
         scene_out,
+        seen.clone(),
         stop.clone(),
     ));
     tasks.spawn(upkeep::run(catalog.clone(), stop));
@@ -229,6 +233,7 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
         catalog,
         writer,
         memory_file,
+        seen,
         changing,
         give_stop,
         tasks,
@@ -250,6 +255,7 @@ struct End {
     catalog: Catalog,
     writer: Writer,
     memory_file: PathBuf,
+    seen: watch::Receiver<Beginnings>,
     changing: Changing,
     give_stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -265,6 +271,7 @@ impl End {
         let memory = Memory {
             watch: saved.unwrap_or_else(|| Saved::clone(&before)),
             people,
+            alerts: self.seen.borrow().clone(),
         };
         let saving = memory::save(&self.catalog, &self.memory_file, &memory);
         if timeout(STORING, saving).await.is_err() {
@@ -406,7 +413,7 @@ fn begin(
         saved: ends.saved,
         commands: ends.commands,
         office,
-        reload_ok: true,
+        refused: None,
         reloaded: World.wall(),
     };
     Ok((scene, watching, staff))
@@ -428,8 +435,10 @@ async fn reload(fixed: &Fixed, now: Changing, logs: &Logs) -> Result<Changing, F
                 tracing::error!("configuration: {fault}");
             }
             tracing::error!("the configuration was not reloaded; the former one is in effect");
-            now.scenes
-                .send_modify(|scene| Arc::make_mut(scene).reload_ok = false);
+            now.scenes.send_modify(|scene| {
+                let refused = &mut Arc::make_mut(scene).refused;
+                *refused = refused.or(Some(World.wall()));
+            });
             return Ok(now);
         }
     };
@@ -450,6 +459,7 @@ async fn reload(fixed: &Fixed, now: Changing, logs: &Logs) -> Result<Changing, F
     let memory = Memory {
         watch: left.saved.unwrap_or_else(|| Saved::clone(&kept)),
         people,
+        alerts: Beginnings::default(),
     };
     let (scene, watching, staff) =
         begin(fixed, prepared, memory, left.restarts).map_err(|faults| unusable(&faults))?;

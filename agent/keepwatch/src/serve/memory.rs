@@ -1,7 +1,7 @@
 //! What the daemon finds again after a restart: the states of checks and units, and what people were told.
 //!
 //! It lies in the catalog's table of states, in parts below the catalog's bound: `watch` (units, windows, heartbeats), `watch.0`,
-//! `watch.1`, … (200 checks each) and `people.NAME`. While the catalog is away it lies in a file beside the spool, so that an agent
+//! `watch.1`, … (200 checks each), `alerts` and `people.NAME`. While the catalog is away it lies in a file beside the spool, so that an agent
 //! that watches the database of its own catalog forgets nothing; of the two the newer one is believed. What cannot be read is as
 //! if it had never been: checks then begin as unknown.
 
@@ -17,6 +17,7 @@ use keepwatch_watch::clock::{At, Clock as _, HostClock};
 use keepwatch_watch::conductor::{SAVED_VERSION, Saved};
 use tokio::sync::watch;
 
+use super::alerts::Beginnings;
 use super::records::{self, Restarts};
 use super::scene::{Scene, Stop};
 use super::world::moment;
@@ -39,6 +40,8 @@ pub struct Memory {
     pub watch: Saved,
     /// Of what people were told, by receiver.
     pub people: BTreeMap<String, State>,
+    /// Since when what is wrong was seen.
+    pub alerts: Beginnings,
 }
 
 type Parts = BTreeMap<String, String>;
@@ -64,6 +67,7 @@ fn parts(memory: &Memory) -> Parts {
     for (name, state) in &memory.people {
         out.insert(format!("people.{name}"), json(state));
     }
+    out.insert("alerts".into(), json(&memory.alerts));
     out
 }
 
@@ -79,8 +83,18 @@ fn whole(parts: &Parts) -> Memory {
     };
     let mut memory = Memory {
         watch: parts.get("watch").and_then(read).unwrap_or_default(),
-        people: BTreeMap::new(),
+        ..Memory::default()
     };
+    if let Some(text) = parts.get("alerts") {
+        match serde_json::from_str(text) {
+            Ok(seen) => memory.alerts = seen,
+            Err(e) => {
+                tracing::warn!(
+                    "since when what is wrong was seen cannot be read, it begins anew: {e}"
+                );
+            }
+        }
+    }
     for (name, text) in parts {
         if let Some(receiver) = name.strip_prefix("people.") {
             match serde_json::from_str(text) {
@@ -194,6 +208,7 @@ pub async fn keep(
     catalog: Catalog,
     file: PathBuf,
     mut scenes: watch::Receiver<Arc<Scene>>,
+    mut seen: watch::Receiver<Beginnings>,
     mut stop: Stop,
 ) {
     let mut before = Memory::default();
@@ -207,6 +222,7 @@ pub async fn keep(
                 changed = scenes.changed() => break changed.is_ok(),
                 changed = saved.changed() => changed.is_err(),
                 open = told.changed() => !open,
+                changed = seen.changed() => changed.is_err(),
             };
             if gone {
                 // Another comes with the next scene.
@@ -216,6 +232,7 @@ pub async fn keep(
             let memory = Memory {
                 watch,
                 people: scene.office.states(),
+                alerts: seen.borrow_and_update().clone(),
             };
             // The one that the channel began with is empty.
             if memory.watch.at != At::default() && memory != before {
@@ -244,6 +261,7 @@ mod tests {
             memory.watch.judges.insert(name, JudgeState::new(At(n)));
         }
         memory.people.insert("mail".into(), State::default());
+        memory.alerts.at = keepwatch_notify::time::At(7);
         let mut all = parts(&memory);
         assert_eq!(all.keys().filter(|k| k.starts_with("watch.")).count(), 3);
         assert_eq!(whole(&all), memory);
@@ -264,6 +282,7 @@ mod tests {
         let mut all = parts(&memory);
         all.insert("watch".into(), "{\"at\":".into());
         all.insert("people.other".into(), "[]x".into());
+        all.insert("alerts".into(), "[]x".into());
         let back = whole(&all);
         assert_eq!(back.watch, Saved::default());
         assert_eq!(back.people.len(), 1);
