@@ -17,6 +17,8 @@ pub mod init;
 pub mod key;
 pub mod ls;
 pub mod meta;
+mod patient;
+pub mod program;
 pub mod prune;
 pub mod repair;
 pub mod restore;
@@ -29,7 +31,6 @@ pub mod source_backup;
 pub mod source_restore;
 pub mod stats;
 pub mod status;
-mod stdin;
 pub mod verify;
 pub mod view;
 pub mod wal;
@@ -47,11 +48,7 @@ pub fn run(context: Context, command: Command) -> Outcome {
     // The daemon listens to signals by itself.
     if !matches!(command, Command::Serve(_)) {
         let supervisor = context.globals.supervised_by;
-        signals::listen(
-            context.cancel.clone(),
-            context.child.clone(),
-            supervisor.is_some(),
-        );
+        signals::listen(context.cancel.clone(), context.child.clone(), supervisor);
         if let Some(supervisor) = supervisor {
             signals::end_with(supervisor, &context.cancel);
         }
