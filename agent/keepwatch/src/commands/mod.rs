@@ -1,6 +1,7 @@
 //! A file per verb: its options, and what it does with the engine's function of the same name.
 
 pub mod backup;
+pub mod beat;
 pub mod catalog;
 pub mod check;
 pub mod config;
@@ -79,6 +80,7 @@ pub fn run(context: Context, command: Command) -> Outcome {
         Command::History(a) => history::run(c, &a),
         Command::Restart(a) => control::restart(c, &a),
         Command::Reset(a) => control::reset(c, &a),
+        Command::Beat(a) => beat::run(c, &a),
         Command::Maintenance(a) => control::maintenance(c, &a),
         Command::Config(a) => config::run(c, &a),
         Command::Catalog(a) => catalog::run(c, &a),

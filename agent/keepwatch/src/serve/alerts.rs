@@ -15,7 +15,7 @@ use keepwatch_watch::conductor::{CheckView, Overview};
 use keepwatch_watch::judge::Cause;
 use keepwatch_watch::outcome::Quantity;
 
-use super::collect::Collected;
+use super::collect::{self, Collected};
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// A certificate that ends within this is told of.
@@ -93,6 +93,16 @@ pub fn firing(known: &Known<'_>) -> Vec<Alert> {
             alert
                 .summary("the catalog cannot be used; records go to the spool meanwhile")
                 .description(why),
+        );
+    }
+    let is_closed = |c: &facts::Collector| c.name == collect::CONTROL && !c.success;
+    if known.collected.collectors.iter().any(is_closed) {
+        let alert = known.alert("KeepwatchCollectorFailing", Severity::Warning, known.now.0);
+        out.push(
+            alert
+                .label("collector", collect::CONTROL)
+                .summary("the agent cannot be asked anything: it has no control socket")
+                .description("Checks, restarts and alerts go on. The log says why it cannot be made; it is tried again every minute."),
         );
     }
     if !known.reload_ok {
@@ -346,6 +356,30 @@ mod tests {
         assert_eq!(alert.severity(), Severity::Critical);
         assert_eq!(alert.starts(), At(7_000));
         assert!(alert.description_text().contains("connection refused"));
+    }
+
+    #[test]
+    fn a_daemon_that_cannot_be_asked_fires() {
+        let loaded = keepwatch_config::parse("", "test").unwrap_or_else(|e| panic!("{e}"));
+        let overview = Overview::default();
+        for (success, fires) in [(false, 1), (true, 0)] {
+            let collectors = vec![collect::collector(
+                collect::CONTROL,
+                success,
+                Duration::ZERO,
+            )];
+            let collected = Collected {
+                collectors,
+                ..Collected::default()
+            };
+            let known = known(&loaded.config, &overview, &collected, facts::At(9_000));
+            let fired = firing(&known);
+            assert_eq!(fired.len(), fires);
+            if let Some(alert) = fired.first() {
+                assert_eq!(alert.name(), "KeepwatchCollectorFailing");
+                assert_eq!(alert.labels()["collector"], "control");
+            }
+        }
     }
 
     #[test]

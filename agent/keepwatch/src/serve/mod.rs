@@ -29,6 +29,7 @@ mod proofs;
 mod quiet;
 mod records;
 mod scene;
+mod seat;
 mod service;
 mod shown;
 mod upkeep;
