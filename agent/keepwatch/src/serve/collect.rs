@@ -18,6 +18,9 @@ use keepwatch_model::time::Moment;
 
 use super::world::shown_moment;
 
+/// The collector that tells whether the control socket is there.
+pub const CONTROL: &str = "control";
+
 /// What is collected every few seconds. What could not be asked keeps its last value.
 #[derive(Clone, Debug, Default)]
 pub struct Collected {

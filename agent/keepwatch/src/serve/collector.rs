@@ -8,6 +8,7 @@
 //! spooled meanwhile is imported when it answers again. Runs whose process is gone are written down as lost here, too.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keepwatch_catalog::facts::{Sign, Stamp};
@@ -54,6 +55,8 @@ pub struct Parts {
     pub host: String,
     /// From when on rounds are counted.
     pub beat: Instant,
+    /// Whether there are the sockets on which it can be asked.
+    pub sockets: [Arc<AtomicBool>; 2],
 }
 
 /// What was asked last.
@@ -146,7 +149,11 @@ pub async fn run(parts: Parts, mut stop: Stop) {
             (catalog.numbers(), host, process, keys, trial)
         });
         found.answered |= answers;
-        found.collectors = vec![collector("catalog", answers, asked)];
+        let control = parts.sockets.iter().all(|s| s.load(Ordering::Relaxed));
+        found.collectors = vec![
+            collector("catalog", answers, asked),
+            collector(collect::CONTROL, control, Duration::ZERO),
+        ];
         found.queued = parts.recorder.waiting() as u64;
         found.ready = true;
         if let Ok((numbers, host, process, keys, trial)) = sampled.await {

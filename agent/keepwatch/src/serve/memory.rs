@@ -16,6 +16,7 @@ use keepwatch_notify::plan::State;
 use keepwatch_watch::clock::{At, Clock as _, HostClock};
 use keepwatch_watch::conductor::{SAVED_VERSION, Saved};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::alerts::Beginnings;
 use super::records::{self, Restarts};
@@ -168,6 +169,11 @@ fn read_file(path: &Path) -> Option<Parts> {
 
 /// Stores it, in the catalog or else in the file. Whether it is stored.
 pub async fn save(catalog: &Catalog, file: &Path, memory: &Memory) -> bool {
+    save_within(Duration::MAX, catalog, file, memory).await
+}
+
+/// As [`save`], for one who cannot wait for as long as the catalog may take: neither for it nor then for the disk longer than `most`.
+pub async fn save_within(most: Duration, catalog: &Catalog, file: &Path, memory: &Memory) -> bool {
     let parts = parts(memory);
     let (fitting, large): (Vec<_>, Vec<_>) = parts
         .clone()
@@ -177,30 +183,29 @@ pub async fn save(catalog: &Catalog, file: &Path, memory: &Memory) -> bool {
         tracing::warn!("'{name}' is too large to be remembered in the catalog");
     }
     let path = file.to_owned();
-    match states::save(catalog, &fitting).await {
-        Ok(()) => {
+    let why = match timeout(most, states::save(catalog, &fitting)).await {
+        Ok(Ok(())) => {
             // An older one must not be believed later, when the clock was set back.
             let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(path)).await;
-            true
+            return true;
         }
-        Err(e) => {
-            tracing::debug!("what is to be remembered goes to a file: {e}");
-            let text = json(&parts);
-            let written =
-                tokio::task::spawn_blocking(move || crate::places::replace_private(&path, &text));
-            match written.await {
-                Ok(Ok(())) => true,
-                Ok(Err(e)) => {
-                    tracing::error!(
-                        "nothing is remembered after a restart: neither the catalog nor {} can be written: {e}",
-                        file.display()
-                    );
-                    false
-                }
-                Err(_) => false,
-            }
-        }
-    }
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "the catalog does not answer in time".to_owned(),
+    };
+    tracing::debug!("what is to be remembered goes to a file: {why}");
+    let text = json(&parts);
+    let writing = tokio::task::spawn_blocking(move || crate::places::replace_private(&path, &text));
+    let why = match timeout(most, writing).await {
+        Ok(Ok(Ok(()))) => return true,
+        Ok(Ok(Err(e))) => e.to_string(),
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "the disk does not answer".to_owned(),
+    };
+    tracing::error!(
+        "nothing is remembered after a restart: neither the catalog nor {} can be written: {why}",
+        file.display()
+    );
+    false
 }
 
 /// Stores what changes until it is told to stop. The last state is stored by who stops everything.
@@ -236,7 +241,11 @@ pub async fn keep(
             };
             // The one that the channel began with is empty.
             if memory.watch.at != At::default() && memory != before {
-                save(&catalog, &file, &memory).await;
+                // Who stops everything stores a later one at once, in the same places.
+                tokio::select! {
+                    () = stop.wait() => return,
+                    _ = save(&catalog, &file, &memory) => {}
+                }
                 before = memory;
             }
         };

@@ -31,6 +31,7 @@ mod proofs;
 mod quiet;
 mod records;
 mod scene;
+mod seat;
 mod service;
 mod shown;
 mod upkeep;

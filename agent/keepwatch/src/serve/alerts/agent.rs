@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::collect;
 use super::past::{HOUR, MINUTE, Past};
 use super::rules;
 use super::{Case, Known, after};
@@ -47,10 +48,20 @@ pub(super) fn cases(known: &Known<'_>, past: &Past, out: &mut Vec<Case>) {
     }
     for collector in agent.collectors.iter().filter(|c| !c.success) {
         let name = &collector.name;
-        out.push(known.case(&rules::COLLECTOR_FAILING).label("collector", name).says(
-            &format!("facts of {name} are old"),
-            "The agent shows what it last knew. Alerts about ages still fire; everything else may be out of date.",
-        ));
+        let case = known
+            .case(&rules::COLLECTOR_FAILING)
+            .label("collector", name);
+        out.push(if name == collect::CONTROL {
+            case.says(
+                "the agent cannot be asked anything: it has no control socket",
+                "Checks, restarts and alerts go on. The log says why it cannot be made; it is tried again every minute.",
+            )
+        } else {
+            case.says(
+                &format!("facts of {name} are old"),
+                "The agent shows what it last knew. Alerts about ages still fire; everything else may be out of date.",
+            )
+        });
     }
     if known.refused.is_some() {
         out.push(known.case(&rules::RELOAD_FAILED).since(known.refused).says(
