@@ -1,5 +1,5 @@
 """Jobs of the configuration: what is recorded of a run, however it ends; retries, hooks, units, locks; and that bookkeeping never costs a backup."""
-import json, os, shutil, signal, sqlite3, time
+import json, os, pty, select, shutil, signal, sqlite3, time
 
 from harness import Skip, need, tree
 
@@ -244,6 +244,54 @@ def test_what_a_command_started_ends_with_it(t):
     t.finish(process, rc=(1, -signal.SIGTERM))
     wait_for("its end", lambda: not lives(pid), seconds=8)
     need(t.ids(repo) == [], "no snapshot")
+
+
+def at_a_terminal(t, *args):
+    """Begins it with a terminal of its own: its number and the terminal's other end."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(t.dir)
+        os.execve(t.binary, [t.binary, *args], t.env)
+    return pid, terminal
+
+
+def end_of(pid, terminal, seconds=15):
+    """How it ended, and what it wrote."""
+    said, end = b"", time.time() + seconds
+    while time.time() < end:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                said += os.read(terminal, 4096)
+            except OSError:
+                break
+    ended, status = os.waitpid(pid, os.WNOHANG if time.time() >= end else 0)
+    os.close(terminal)
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise AssertionError("it hangs: %r" % said)
+    return os.waitstatus_to_exitcode(status), said.decode("utf-8", "replace")
+
+
+def test_a_command_at_a_terminal(t):
+    repo = t.repository("disk")
+    backup = lambda script: at_a_terminal(t, "backup", "--repo", repo, "--stdin-name", "dump", "--command", "--", "/bin/sh", "-c", script)
+    # It may ask there.
+    pid, terminal = backup("echo $$ > %s; read word < /dev/tty; echo $word" % t.path("asks"))
+    wait_for("the question", lambda: number(t.path("asks")))
+    os.write(terminal, b"word\n")
+    code, said = end_of(pid, terminal)
+    need(code == 0 and len(t.ids(repo)) == 1, said)
+    # Ctrl-C and SIGTERM end also what it started, which a shell shields from the first.
+    for name, stop in (("keys", lambda pid, terminal: os.write(terminal, b"\x03")), ("signal", lambda pid, terminal: os.kill(pid, signal.SIGTERM))):
+        pid, terminal = backup(holding(t, name))
+        pids = both(t, name, None)
+        began = time.time()
+        stop(pid, terminal)
+        code, said = end_of(pid, terminal)
+        need(code == 1 and "stopped on request" in said and time.time() - began < 8, "%s: %s %s" % (name, code, said))
+        wait_for("the end of all of it", lambda: not [p for p in pids if lives(p)], seconds=5)
+    need(len(t.ids(repo)) == 1, "no other snapshot")
 
 
 def test_nothing_outlives_a_killed_supervisor(t):

@@ -1,5 +1,5 @@
 """The catalog in a real PostgreSQL, which is killed and comes back: the daemon, jobs and what a person asks, as with SQLite."""
-import glob, os, signal, time
+import contextlib, glob, os, signal, time
 
 from harness import need, until
 from topics import agent, jobs, sources
@@ -94,6 +94,12 @@ def test_the_same_story(t):
         service.close()
 
 
+def everybody(pids, number):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def test_a_server_that_hangs_costs_no_memory(t):
     """Nothing is refused, nothing is answered. What happened and what is to be remembered is there after the next start."""
     with sources.Place() as place:
@@ -104,17 +110,17 @@ def test_a_server_that_hangs_costs_no_memory(t):
             until("ready", lambda: d.get("/health/ready")[0] == 200)
             until("it is remembered", lambda: pg.sql("keepwatch", "SELECT COUNT(*) FROM keepwatch.states") != "0")
             server = place.processes[-1].pid
+            # The server first, so that it begins no other process; one of them may just be ending.
+            os.kill(server, signal.SIGSTOP)
             stopped = [server] + jobs.children(server)
             try:
-                for pid in stopped:
-                    os.kill(pid, signal.SIGSTOP)
+                everybody(stopped, signal.SIGSTOP)
                 service.code = 500
                 until("judged without a catalog", lambda: d.metric('keepwatch_check_up{check="web",kind="http"}') == 0.0)
                 took = d.stop()
                 need(took < 10, "took %s" % took)
             finally:
-                for pid in stopped:
-                    os.kill(pid, signal.SIGCONT)
+                everybody(stopped, signal.SIGCONT)
             need("lost" not in d.text() and "nothing is remembered" not in d.text(), d.text()[-3000:])
             need(os.path.exists(t.path("state", "memory.json")), "what is to be remembered lies in a file")
             spooled = "".join(open(f).read() for f in glob.glob(t.path("state", "spool", "*.jsonl")))

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use clap::Args;
 use keepwatch_engine::backup::{self, BackupError, Input, Options, Report};
 use keepwatch_engine::patterns::Patterns;
+use keepwatch_engine::progress::Cancelled;
 use keepwatch_engine::records::Outcome as RunOutcome;
 use keepwatch_engine::repository::Repository;
 use keepwatch_engine::store::Name;
@@ -431,11 +432,12 @@ impl Source {
                 if std::io::stdin().is_terminal() {
                     context.note("keepwatch: reading from the terminal; end with Ctrl-D");
                 }
-                Ok(backup(Input::Stream {
+                let result = backup(Input::Stream {
                     name: name.clone(),
                     reader: Box::new(Patient::new(std::io::stdin(), context.cancel.clone())),
                     finish: Box::new(|| Ok(())),
-                })?)
+                });
+                unless_stopped(context, result)
             }
             Source::Command(name, argv) => run_command(context, name, argv, backup),
             Source::Services(sources, args, _) => {
@@ -542,7 +544,18 @@ fn run_command(
             Err(Failure::failed(format!("{why}; no snapshot was made"))
                 .advice("mend the command, and run it again"))
         }
-        (result, _) => Ok(result?),
+        (result, _) => unless_stopped(context, result),
+    }
+}
+
+/// A stream that breaks off because somebody asked to stop is no fault of the stream.
+fn unless_stopped(
+    context: &Context,
+    result: Result<Report, BackupError>,
+) -> Result<Report, Failure> {
+    match result {
+        Err(_) if context.cancel.is_cancelled() => Err(Cancelled.into()),
+        result => Ok(result?),
     }
 }
 

@@ -5,19 +5,21 @@
 //!
 //! - Under a supervisor we lead a group that the supervisor ends, with all that is in it, also when we are killed: the program stays in it.
 //! - At a terminal the program may ask there for a password, which only the group in front can. It stays in ours, which gets the
-//!   terminal's Ctrl-C as a whole; a SIGTERM from elsewhere ends the program itself.
+//!   terminal's Ctrl-C as a whole. What it started becomes our child when it loses its parent, and is found by that.
 
+use std::fs;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use keepwatch_engine::progress::Cancel;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, kill_process_group,
+    set_child_subreaper, waitid,
 };
 use rustix::termios::tcgetpgrp;
-use std::os::unix::process::CommandExt;
 
 use super::patient::Patient;
 use crate::context::Context;
@@ -36,6 +38,8 @@ pub struct Program {
     pid: Pid,
     /// Its group, when it is its own.
     group: Option<Pid>,
+    /// Whether all that it starts is below us, whatever becomes of its parents.
+    adopts: bool,
     watched: signals::Child,
     cancel: Cancel,
 }
@@ -51,6 +55,7 @@ impl Program {
         if own {
             command.process_group(0);
         }
+        let adopts = !is_led && !own && set_child_subreaper(Some(getpid())).is_ok();
         let child = command.stdout(Stdio::piped()).spawn()?;
         let pid = Pid::from_child(&child);
         context.child.set_reach(Some(match (own, is_led) {
@@ -66,6 +71,7 @@ impl Program {
             child,
             pid,
             group: own.then_some(pid),
+            adopts,
             watched: context.child.clone(),
             cancel: context.cancel.clone(),
         })
@@ -107,8 +113,8 @@ impl Program {
             std::thread::sleep(nap);
             nap = (nap * 2).min(LONGEST_NAP);
         }
-        // What it started and left behind. It is not waited for yet, so the number of the group is still its own.
-        if ending.is_some() && self.group.is_some() {
+        // What it started and left behind. It is not waited for yet, so its number and that of its group are still its own.
+        if ending.is_some() {
             self.kill();
         }
         self.watched.set(None);
@@ -116,16 +122,42 @@ impl Program {
     }
 
     fn kill(&self) {
-        match self.group {
-            Some(group) => drop(kill_process_group(group, Signal::KILL)),
-            None => drop(kill_process(self.pid, Signal::KILL)),
+        if let Some(group) = self.group {
+            let _ = kill_process_group(group, Signal::KILL);
+            return;
+        }
+        let _ = kill_process(self.pid, Signal::KILL);
+        if self.adopts {
+            for pid in offspring(std::process::id()) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
         }
     }
 }
 
+/// All that is below a process.
+fn offspring(of: u32) -> Vec<Pid> {
+    let mut found = Vec::new();
+    let mut look = vec![of];
+    while let Some(parent) = look.pop() {
+        let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else {
+            continue;
+        };
+        for thread in threads.flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            let children = children.split_whitespace().filter_map(|w| w.parse().ok());
+            for child in children {
+                look.push(child);
+                found.extend(i32::try_from(child).ok().and_then(Pid::from_raw));
+            }
+        }
+    }
+    found
+}
+
 /// Whether our group is the one in front at a terminal.
 fn is_at_terminal() -> bool {
-    let front = std::fs::File::open("/dev/tty").map(|tty| tcgetpgrp(&tty));
+    let front = fs::File::open("/dev/tty").map(|tty| tcgetpgrp(&tty));
     matches!(front, Ok(Ok(group)) if group == rustix::process::getpgrp())
 }
 
