@@ -235,6 +235,17 @@ impl Catalog {
     /// Writes records down, in the database or else in the spool. Never an error, and never longer than [`RECORD_WAIT`] and
     /// [`SPOOL_WAIT`] together.
     pub async fn record(&self, entries: Vec<Entry>) -> Recorded {
+        self.record_until(std::future::pending(), entries).await
+    }
+
+    /// As [`Catalog::record`], but when `given_up` comes, the database is left alone at once and what it has not confirmed goes to the
+    /// spool. What it stores all the same is known when that is imported.
+    pub(crate) async fn record_until(
+        &self,
+        given_up: impl Future<Output = ()>,
+        entries: Vec<Entry>,
+    ) -> Recorded {
+        let mut given_up = std::pin::pin!(given_up);
         let mut recorded = Recorded::default();
         if entries.is_empty() {
             return recorded;
@@ -250,8 +261,13 @@ impl Catalog {
                 if left.is_zero() {
                     break; // slow, not away: the rest goes to the spool
                 }
-                let work = self.store(batch);
-                match self.timed(Operation::Record, left, true, work).await {
+                let work = self.timed(Operation::Record, left, true, self.store(batch));
+                let done = tokio::select! {
+                    biased;
+                    () = &mut given_up => break,
+                    done = work => done,
+                };
+                match done {
                     Ok(done) => {
                         recorded.stored += done.stored;
                         recorded.refused += done.refused;

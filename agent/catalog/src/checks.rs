@@ -70,8 +70,11 @@ const CHECKS: Sql = Sql::both(
     "SELECT id, host, name, kind, first_seen FROM checks
      WHERE (CAST($1 AS TEXT) IS NULL OR host = $1) ORDER BY host, name, kind LIMIT 10000",
 );
+/// What hides a state comes and goes without changing since when it holds.
 const LAST_TRANSITION: Sql = Sql::both(
-    "SELECT at, to_state, overlay, text FROM transitions WHERE check_id = $1 ORDER BY at DESC, id DESC LIMIT 1",
+    "SELECT COALESCE((SELECT MAX(at) FROM transitions WHERE check_id = $1 AND from_state <> to_state), t.at),
+       t.to_state, t.overlay, t.text
+     FROM transitions AS t WHERE t.check_id = $1 ORDER BY t.at DESC, t.id DESC LIMIT 1",
 );
 const LAST_RESULT: Sql = Sql::both(
     "SELECT at, outcome, latency, text FROM results WHERE check_id = $1 ORDER BY at DESC LIMIT 1",

@@ -177,10 +177,10 @@ impl Keeper {
         match trouble {
             Trouble::Judged(error) => {
                 match error {
+                    // What was refused because of a rest must not renew it.
+                    _ if self.resting().is_some() => {}
                     CatalogError::Newer { .. } => self.rest(&error, Some(LONGEST_REST)),
-                    CatalogError::Unusable { .. } | CatalogError::Away { .. }
-                        if self.resting().is_none() =>
-                    {
+                    CatalogError::Unusable { .. } | CatalogError::Away { .. } => {
                         self.rest(&error, None);
                     }
                     _ => {}
@@ -396,6 +396,36 @@ mod tests {
             rest_after(0, 0) >= Duration::from_millis(799)
                 && rest_after(u32::MAX, u16::MAX) <= Duration::from_secs(73)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_because_of_a_rest_does_not_renew_it() {
+        let random: Random = std::sync::Arc::new(|bytes: &mut [u8]| bytes.fill(128));
+        for error in [
+            CatalogError::Newer {
+                place: "x".into(),
+                found: 9,
+                known: 1,
+            },
+            CatalogError::Unusable {
+                place: "x".into(),
+                why: "y".into(),
+            },
+        ] {
+            let keeper = Keeper::new(Place::Sqlite("nowhere".into()), random.clone());
+            keeper.judge(Trouble::Judged(error), true, now(0)).await;
+            let begun = Instant::now();
+            while let Some(refused) = keeper.resting() {
+                // As the daemon does: it asks again and again.
+                keeper.judge(Trouble::Judged(refused), true, now(0)).await;
+                tokio::time::advance(Duration::from_millis(500)).await;
+                assert!(
+                    begun.elapsed() < Duration::from_secs(75),
+                    "it rests for ever"
+                );
+            }
+            assert!(begun.elapsed() >= Duration::from_millis(500));
+        }
     }
 
     #[test]

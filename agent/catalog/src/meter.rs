@@ -144,8 +144,16 @@ impl Meter {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        let mut operations = Operation::ALL.map(|o| (o, counts.operations[o as usize]));
+        // A damaged file that was moved aside is history that was lost, although the operation that found it went well in the end.
+        for (operation, numbers) in &mut operations {
+            if *operation == Operation::Integrity {
+                numbers.total += standing.moved_aside_total;
+                numbers.errors += standing.moved_aside_total;
+            }
+        }
         Numbers {
-            operations: Operation::ALL.map(|o| (o, counts.operations[o as usize])),
+            operations,
             stored_total: counts.stored,
             spooled_total: counts.spooled,
             imported_total: counts.imported,

@@ -2,13 +2,16 @@
 //!
 //! Records are gathered for a moment and stored together; what matters (anything but a raw result) is stored at once. A full
 //! queue drops the oldest raw result first.
+//!
+//! At the end there is little time. For the first half of it the database is waited for, whatever hangs; what it has not taken by then, that
+//! which is under way among it, goes to the spool. A record that the database took after all is imported once more and changes nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keepwatch_model::history::Entry;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
@@ -31,6 +34,8 @@ pub struct Recorder {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Notify,
+    /// The database is not waited for any more.
+    give_up: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -60,6 +65,7 @@ pub fn start(catalog: Catalog, beat: Instant) -> (Recorder, Writer) {
     let shared = Arc::new(Shared {
         queue: Mutex::default(),
         wake: Notify::new(),
+        give_up: watch::Sender::new(false),
     });
     let task = tokio::spawn(write(catalog, Arc::clone(&shared), beat));
     (
@@ -108,14 +114,19 @@ impl Recorder {
 }
 
 impl Writer {
-    /// Stores what is queued, and ends. What is not stored by the deadline counts as lost; its number is returned.
+    /// Stores what is queued, and ends: in the database for half of the time, then in the spool. What is not stored by the deadline
+    /// counts as lost; its number is returned.
     pub async fn stop(self, deadline: Duration) -> usize {
         self.shared.queue().stopping = true;
         self.shared.wake.notify_one();
         let mut task = self.task;
-        if timeout(deadline, &mut task).await.is_err() {
-            task.abort();
-            let _ = task.await;
+        let patience = deadline / 2;
+        if timeout(patience, &mut task).await.is_err() {
+            self.shared.give_up.send_replace(true);
+            if timeout(deadline - patience, &mut task).await.is_err() {
+                task.abort();
+                let _ = task.await;
+            }
         }
         let queue = self.shared.queue();
         let left = queue.entries.len() + queue.under_way;
@@ -131,6 +142,7 @@ impl Writer {
 }
 
 async fn write(catalog: Catalog, shared: Arc<Shared>, beat: Instant) {
+    let mut giving_up = shared.give_up.subscribe();
     let mut every = interval_at(beat, GATHER_WAIT);
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -144,7 +156,12 @@ async fn write(catalog: Catalog, shared: Arc<Shared>, beat: Instant) {
             let batch: Vec<Entry> = {
                 let mut queue = shared.queue();
                 queue.urgent = false;
-                let count = queue.entries.len().min(GATHER_MAX);
+                // The spool takes any number at once, and syncs once for them.
+                let most = match *giving_up.borrow() {
+                    true => QUEUE_MAX,
+                    false => GATHER_MAX,
+                };
+                let count = queue.entries.len().min(most);
                 queue.under_way = count;
                 queue.entries.drain(..count).collect()
             };
@@ -152,7 +169,12 @@ async fn write(catalog: Catalog, shared: Arc<Shared>, beat: Instant) {
                 break;
             }
             due = due.saturating_sub(batch.len());
-            catalog.record(batch).await;
+            let given_up = async {
+                if giving_up.wait_for(|given_up| *given_up).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            catalog.record_until(given_up, batch).await;
             let mut queue = shared.queue();
             queue.under_way = 0;
             if queue.urgent || queue.stopping || queue.entries.len() >= GATHER_MAX {

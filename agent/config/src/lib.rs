@@ -82,6 +82,7 @@ impl Loaded {
             ("host", &["host"]),
             ("state_directory", &["state_directory"]),
             ("cache_directory", &["cache_directory"]),
+            ("beats_socket", &["beats_socket"]),
             ("logging.format", &["logging", "format"]),
             ("metrics", &["metrics"]),
             ("catalog.database", &["catalog", "database"]),

@@ -211,7 +211,7 @@ fn pairs() -> Vec<(String, bool, bool)> {
         ("probe.memory = {}\nfailure_threshold = 2.5", false, true),
         ("probe.memory = {}\nseverity = 'high'", false, true),
         (
-            "probe.memory = {}\nlimits = [{ quantity = 'load1', side = 'above', warn = 1 }]",
+            "probe.memory = {}\nlimits = [{ quantity = 'memory_available_ratio', side = 'above', warn = 1 }]",
             true,
             true,
         ),
@@ -221,7 +221,7 @@ fn pairs() -> Vec<(String, bool, bool)> {
             true,
         ),
         (
-            "probe.memory = {}\nlimits = [{ quantity = 'load1', warn = 1 }]",
+            "probe.memory = {}\nlimits = [{ quantity = 'memory_available_ratio', warn = 1 }]",
             false,
             true,
         ),

@@ -213,7 +213,7 @@ fn table() -> Vec<Row<'static>> {
         ),
         (
             CHECK,
-            "limits = { quantity = 'load1' }",
+            "limits = { quantity = 'memory_available_ratio' }",
             1,
             "checks.c.limits",
             "it is a table, but must be a list",
@@ -342,7 +342,7 @@ fn table() -> Vec<Row<'static>> {
         ),
         (
             CHECK,
-            "limits = [{ quantity = 'load1', side = 'above', warn = nan }]",
+            "limits = [{ quantity = 'memory_available_ratio', side = 'above', warn = nan }]",
             1,
             "checks.c.limits[0].warn",
             "is not a number",
@@ -350,7 +350,7 @@ fn table() -> Vec<Row<'static>> {
         ),
         (
             CHECK,
-            "limits = [{ quantity = 'load1', side = 'above', warn = inf }]",
+            "limits = [{ quantity = 'memory_available_ratio', side = 'above', warn = inf }]",
             1,
             "checks.c.limits[0].warn",
             "is not a number",
@@ -746,7 +746,7 @@ fn table() -> Vec<Row<'static>> {
         ),
         (
             CHECK,
-            "limits = [{ quantity = 'load1', side = 'above' }]",
+            "limits = [{ quantity = 'memory_available_ratio', side = 'above' }]",
             1,
             "checks.c.limits[0]",
             "neither warn nor fail",
@@ -754,7 +754,7 @@ fn table() -> Vec<Row<'static>> {
         ),
         (
             CHECK,
-            "limits = [{ quantity = 'load1', side = 'above', warn = 5, fail = 3 }]",
+            "limits = [{ quantity = 'memory_available_ratio', side = 'above', warn = 5, fail = 3 }]",
             1,
             "checks.c.limits[0]",
             "never warn",
@@ -762,10 +762,18 @@ fn table() -> Vec<Row<'static>> {
         ),
         (
             CHECK,
-            "limits = [{ quantity = 'load1', side = 'above', warn = 5 }, { quantity = 'load1', side = 'above', fail = 6 }]",
+            "limits = [{ quantity = 'memory_available_ratio', side = 'above', warn = 5 }, { quantity = 'memory_available_ratio', side = 'above', fail = 6 }]",
             1,
             "checks.c.limits[1].quantity",
             "has limits already",
+            None,
+        ),
+        (
+            CHECK,
+            "limits = [{ quantity = 'load1', side = 'above', warn = 5 }]",
+            1,
+            "checks.c.limits[0].quantity",
+            "a check of kind memory does not measure it; it measures memory_size_bytes, memory_available_bytes",
             None,
         ),
         (
@@ -1803,7 +1811,7 @@ const PIECES: &[&str] = &[
     "\r",
     ".",
     "#",
-    "limits = [{ quantity = 'load1', side = 'above', warn = 1 }]",
+    "limits = [{ quantity = 'memory_available_ratio', side = 'above', warn = 1 }]",
     "escalation = ['unit']",
 ];
 

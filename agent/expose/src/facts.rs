@@ -555,6 +555,8 @@ pub struct Retention {
 pub struct Drill {
     /// Last success.
     pub last_success: Option<At>,
+    /// End of the last one.
+    pub last_completion: Option<At>,
     /// The last succeeded.
     pub last_successful: Option<bool>,
     /// How long it took.
@@ -630,6 +632,8 @@ pub struct Wal {
 pub struct Verification {
     /// Last one without a finding.
     pub last_success: Option<At>,
+    /// End of the last one.
+    pub last_completion: Option<At>,
     /// The last one had none.
     pub last_successful: Option<bool>,
     /// How long it took.

@@ -68,14 +68,17 @@ fn main() -> ExitCode {
         asked: asked.clone(),
         prefix: "",
     };
-    match commands::run(context, cli.command) {
-        Ok(exit) => ExitCode::from(exit as u8),
+    let supervisor = context.globals.supervised_by;
+    let exit = match commands::run(context, cli.command) {
+        Ok(exit) => exit,
         Err(failure) => {
             let traffic = asked.get().and_then(|store| store.traffic());
             report(&failure, traffic, json);
-            ExitCode::from(failure.exit as u8)
+            failure.exit
         }
-    }
+    };
+    signals::sweep(supervisor);
+    ExitCode::from(exit as u8)
 }
 
 fn report(failure: &Failure, traffic: Option<Traffic>, json: bool) {

@@ -1,7 +1,6 @@
 //! What people are told about: an alert, with the labels that identify it and sentences for people.
 //!
-//! The same words as the rules for Prometheus use: `alertname`, `severity`, `instance`, `check`, `backup`, `unit`, so that an
-//! Alertmanager that gets both sees one alert. Texts and labels are cleaned and shortened when an alert is made, and again when
+//! The same words as the rules for Prometheus use: `alertname`, `severity`, `job`, `instance`, `check`, `backup`, `unit`. Texts and labels are cleaned and shortened when an alert is made, and again when
 //! one is read from the stored state.
 
 use std::collections::BTreeMap;
@@ -115,6 +114,13 @@ impl Alert {
         self
     }
 
+    /// With another beginning.
+    #[must_use]
+    pub fn began(mut self, at: At) -> Self {
+        self.starts = at;
+        self
+    }
+
     /// Its identity.
     pub fn id(&self) -> AlertId {
         let mut hash = Sha256::new();
@@ -168,11 +174,11 @@ impl Alert {
         self.starts
     }
 
-    /// What it is about: labels but name and severity, as `check=web, instance=a`.
+    /// What it is about: labels but name, severity and job, as `check=web, instance=a`.
     pub fn subject(&self) -> String {
         self.labels
             .iter()
-            .filter(|(name, _)| !matches!(name.as_str(), "alertname" | "severity"))
+            .filter(|(name, _)| !matches!(name.as_str(), "alertname" | "severity" | "job"))
             .map(|(name, value)| format!("{name}={value}"))
             .collect::<Vec<_>>()
             .join(", ")

@@ -45,5 +45,9 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 pub const JITTER: f64 = 0.1;
 /// The longest sleep of a task that waits for a moment on the wall clock, which may be set.
 pub const NAP: Duration = Duration::from_secs(60);
+/// What is counted by the hour is counted over this. A message costs 8 bytes of memory until then.
+pub const HOUR: Duration = Duration::from_secs(3600);
+/// While messages are held back, at least so long between two that tell critical alerts that nobody knows of yet: 12 in an hour.
+pub const HELD: Duration = Duration::from_secs(300);
 /// How long a resolved alert is still told to Alertmanager, as Prometheus does.
 pub const RESOLVED: Duration = Duration::from_secs(900);

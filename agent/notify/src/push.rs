@@ -55,8 +55,18 @@ impl Push {
                 self.overflow += 1;
                 continue;
             }
-            let before = self.alerts.insert(id, (alert.clone(), None));
-            news |= before.is_none_or(|(_, ended)| ended.is_some());
+            let mut alert = alert.clone();
+            // What was said first of its beginning holds for as long as it goes on.
+            let goes_on = match self.alerts.get(&id) {
+                Some((before, None)) => {
+                    let first = before.starts().min(alert.starts());
+                    alert = alert.began(first);
+                    true
+                }
+                _ => false,
+            };
+            news |= !goes_on;
+            self.alerts.insert(id, (alert, None));
         }
         for (id, (_, ended)) in &mut self.alerts {
             if ended.is_none() && !present.contains(id) {
@@ -144,6 +154,9 @@ mod tests {
                 "endsAt": "1970-01-01T00:04:02Z",
             })
         );
+        // One who does not know when it began does not change it.
+        p.observe(At(3000), &[alert(1).began(At(3000))]);
+        assert_eq!(p.batches(At(3000))[0][0].starts_at, "1970-01-01T00:00:01Z");
         assert!(p.observe(At(5000), &[]));
         assert!(!p.observe(At(6000), &[]));
         assert_eq!(p.batches(At(9000))[0][0].ends_at, "1970-01-01T00:00:05Z");

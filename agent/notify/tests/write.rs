@@ -35,6 +35,49 @@ fn message(alerts: &[Alert], ended: usize) -> Message {
     }
 }
 
+#[test]
+fn what_is_held_back_is_said_in_every_medium() {
+    let rules = Rules {
+        group_by: vec!["check".into()],
+        per_hour: 1,
+        wait: std::time::Duration::ZERO,
+        ..Rules::default()
+    };
+    let mut p = Plan::new(BTreeMap::from([("a".to_owned(), rules)]), State::default());
+    let warn = |check: &str| Alert::new("Down", Severity::Warning, At(0)).label("check", check);
+    p.observe(At(0), &[warn("x"), warn("y")]);
+    for (hour, word) in [(0, ""), (0, "HELD BACK"), (1, "SUMMARY")] {
+        let now = At(hour * 3_600_000);
+        let Next::Send(m) = p.next("a", now) else {
+            panic!("{word}")
+        };
+        p.delivered(&m, now);
+        if word.is_empty() {
+            continue;
+        }
+        assert!(title(&m, "h").starts_with(word), "{}", title(&m, "h"));
+        let said = if hour == 0 {
+            "further ones are held back"
+        } else {
+            "1 message was left out since 1970-01-01 00:00 UTC"
+        };
+        for text in [
+            mail::write("h", &m),
+            ntfy::write(&m),
+            telegram::write("h", &m),
+            webhook::write("h", &m, now),
+        ] {
+            assert!(text.contains(said), "{text}");
+            assert_eq!(
+                text.contains("check=y") || text.contains("\"y\""),
+                hour == 1,
+                "{text}"
+            );
+        }
+        assert!(webhook::write("h", &m, now).contains("\"status\":\"firing\""));
+    }
+}
+
 fn hostile() -> Vec<String> {
     [
         "<b>bold</b><script>alert(1)</script>",

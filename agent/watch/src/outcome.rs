@@ -3,7 +3,9 @@
 //! A probe only reports; it does not judge. Limits on the measured values belong to the check and are applied by
 //! [`crate::judge`], because a warning that must clear at another limit than it began needs the memory of the last run.
 
-use keepwatch_model::check::Reason;
+use std::fmt;
+
+use keepwatch_model::check::{CheckKind, Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::text::clean;
@@ -116,6 +118,94 @@ pub enum Quantity {
     HeartbeatAgeSeconds,
     /// Members of a group that are up.
     GroupMembersUp,
+}
+
+impl fmt::Display for Quantity {
+    /// As configuration and records write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::String(name)) => f.write_str(&name),
+            _ => write!(f, "{self:?}"),
+        }
+    }
+}
+
+impl Quantity {
+    /// What a kind of check can measure: a limit on anything else would never act.
+    pub fn of_kind(kind: CheckKind) -> Vec<Self> {
+        use Quantity as Q;
+        const TLS: &[Q] = &[Q::TlsSecondsLeft, Q::TlsNotAfterSeconds];
+        let (own, tls): (&[Q], bool) = match kind {
+            CheckKind::Http => (&[Q::HttpStatus], true),
+            CheckKind::Tcp | CheckKind::Tls | CheckKind::Mysql => (&[], true),
+            CheckKind::Postgresql => (
+                &[
+                    Q::ReplicationLagSeconds,
+                    Q::Connections,
+                    Q::ConnectionsMax,
+                    Q::ConnectionsUsedRatio,
+                ],
+                true,
+            ),
+            CheckKind::Redis => (
+                &[
+                    Q::RedisMemoryBytes,
+                    Q::RedisMemoryRatio,
+                    Q::Connections,
+                    Q::ConnectionsMax,
+                ],
+                true,
+            ),
+            CheckKind::Qdrant => (&[Q::QdrantCollections, Q::QdrantPoints], true),
+            CheckKind::Ollama => (&[Q::OllamaModels], true),
+            CheckKind::Systemd => (&[Q::UnitRestarts], false),
+            CheckKind::Disk => (
+                &[
+                    Q::DiskSizeBytes,
+                    Q::DiskAvailableBytes,
+                    Q::DiskUsedRatio,
+                    Q::Inodes,
+                    Q::InodesFree,
+                    Q::InodesUsedRatio,
+                ],
+                false,
+            ),
+            CheckKind::Memory => (
+                &[
+                    Q::MemorySizeBytes,
+                    Q::MemoryAvailableBytes,
+                    Q::MemoryAvailableRatio,
+                ],
+                false,
+            ),
+            CheckKind::Pressure => (
+                &[
+                    Q::PressureCpuRatio,
+                    Q::PressureMemoryRatio,
+                    Q::PressureIoRatio,
+                    Q::PressureCpuSeconds,
+                    Q::PressureMemorySeconds,
+                    Q::PressureIoSeconds,
+                ],
+                false,
+            ),
+            CheckKind::Load => (&[Q::Load1, Q::Load1PerCpu, Q::Load5PerCpu], false),
+            CheckKind::Dns => (&[Q::DnsRecords], false),
+            CheckKind::Command => (&[Q::ExitCode], false),
+            CheckKind::Sqlite => (&[Q::SqliteIntegrityOk], false),
+            CheckKind::Heartbeat => (&[Q::HeartbeatAgeSeconds], false),
+            CheckKind::Group => (&[Q::GroupMembersUp], false),
+        };
+        let mut all = own.to_vec();
+        if tls {
+            all.extend(TLS);
+        }
+        // These two are judged from what is known; nothing is asked that could take time.
+        if !matches!(kind, CheckKind::Heartbeat | CheckKind::Group) {
+            all.push(Q::DurationSeconds);
+        }
+        all
+    }
 }
 
 /// One measured value; finite.

@@ -230,6 +230,8 @@ impl Drop for Group {
     fn drop(&mut self) {
         if !self.over {
             self.signal(Signal::KILL);
+            // Given up without a deadline, because the daemon stops: what left the group must not outlive it.
+            kill_marked(format!("{MARK}={}", self.mark).as_bytes());
         }
     }
 }
@@ -388,6 +390,22 @@ mod tests {
         assert_eq!(ran.end, End::Exit(0));
         assert!(took < Duration::from_secs(5), "{took:?}");
         assert!(gone(&String::from_utf8(ran.output).unwrap()).await);
+    }
+
+    #[tokio::test]
+    async fn dropping_kills_also_what_left_the_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let program = sh(&format!(
+            "setsid sh -c 'echo $$ > {}; exec sleep 1000' & sleep 1000",
+            file.display()
+        ));
+        let _ = tokio::time::timeout(
+            Duration::from_millis(500),
+            run(&program, Instant::now() + Duration::from_secs(100)),
+        )
+        .await;
+        assert!(gone(&std::fs::read_to_string(file).unwrap()).await);
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 // ---------------------------------------------------------------- PostgreSQL
 
@@ -78,6 +79,19 @@ impl Postgres {
     }
 
     /// A program of PostgreSQL, as the user that it insists on.
+    /// Asks or changes something as its administrator; what it answers.
+    fn sql(&self, port: u16, sql: &str) -> String {
+        let dir = self.dir.path().to_str().unwrap();
+        let done = self
+            .run("psql")
+            .args(["-XAt", "-h", dir, "-p", &port.to_string()])
+            .args(["-U", "postgres", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{sql}: {done:?}");
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    }
+
     fn run(&self, program: &str) -> Command {
         let program = self.bin.join(program);
         let mut c = if is_root() {
@@ -205,6 +219,42 @@ async fn postgresql_in_its_states() {
         Reason::Timeout,
         "",
     );
+    // What nobody waits for any more ends, also behind a lock: a check does not fill up the server's connections.
+    pg.sql(port, "CREATE TABLE locked (x int)");
+    let mut locker = pg
+        .run("psql")
+        .args(["-X", "-h", pg.dir.path().to_str().unwrap()])
+        .args(["-p", &port.to_string(), "-U", "postgres", "-c"])
+        .arg("BEGIN; LOCK TABLE locked; SELECT pg_sleep(20)")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let locked = "SELECT count(*) FROM pg_locks WHERE relation = 'locked'::regclass";
+    while pg.sql(port, locked) != "1" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for _ in 0..3 {
+        let o = ask(&query("SELECT count(*) FROM locked", "0"), 0.4).await;
+        fails(&o, Reason::Timeout, "");
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keepwatch'";
+    assert_eq!(pg.sql(port, left), "0");
+    let _ = locker.kill();
+    let _ = locker.wait();
+    pg.sql(
+        port,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'",
+    );
+    // It asks, and changes nothing.
+    fails(
+        &ask(&query("DROP TABLE locked", ""), 5.0).await,
+        Reason::Assertion,
+        "25006",
+    );
+    assert_eq!(pg.sql(port, "SELECT count(*) FROM locked"), "0");
+    // The copy below shall find no transaction to replay.
+    pg.sql(port, "CHECKPOINT");
     let wrong = pg.dir.secret("wrong", "canary-wrong-password");
     let o = ask(&pg.probe(port, |s| s.password_file = Some(wrong)), 5.0).await;
     fails(&o, Reason::Auth, "28P01");
@@ -280,16 +330,13 @@ async fn postgresql_in_its_states() {
     let running = pg.start("data");
     until_well(&pg.probe(primary_port, |_| ())).await;
     let following = pg.start("following");
-    let primary = async |sql: &str| {
-        let write = pg.probe(primary_port, |s| s.query = Some(sql.to_owned()));
-        well(&ask(&write, 5.0).await);
-    };
+    let primary = |sql: &str| drop(pg.sql(primary_port, sql));
     let standby = |sql: Option<&str>| {
         let sql = sql.map(str::to_owned);
         pg.probe(standby_port, |s| (s.role, s.query) = (Role::Standby, sql))
     };
     until_well(&standby(None)).await;
-    primary("CREATE TABLE followed (x int)").await;
+    primary("CREATE TABLE followed (x int)");
     let seen = standby(Some("SELECT count(*) FROM followed"));
     let o = until(&seen, |o| {
         o.failure.is_none() && o.value(Quantity::ReplicationLagSeconds) == Some(0.0)
@@ -297,7 +344,7 @@ async fn postgresql_in_its_states() {
     .await;
     well(&o);
     well(&ask(&standby(Some("SELECT pg_wal_replay_pause()")), 5.0).await);
-    primary("CREATE TABLE lagging (x int)").await;
+    primary("CREATE TABLE lagging (x int)");
     let o = until(&standby(None), |o| {
         o.value(Quantity::ReplicationLagSeconds)
             .is_some_and(|lag| lag > 0.0)

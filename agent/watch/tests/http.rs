@@ -490,6 +490,11 @@ async fn certificates_that_are_wrong_in_one_way_each() {
         Reason::Tls,
         "UnknownIssuer",
     );
+    fails(
+        &https(tls_server(ca.itself()).await, trust(Some("localhost"))).await,
+        Reason::Tls,
+        "the certificate of an authority as its own",
+    );
     // A CA of the same name, with another key.
     fails(
         &https(

@@ -102,7 +102,7 @@ in
     sendResolved = opt types.bool true "Also tell when it is over.";
     maxPerHour =
       opt (types.ints.between 1 1000) 60
-        "At most so many messages an hour, to all receivers together; then one that says how many were left out.";
+        "At most so many messages an hour to each receiver, and half as many again about what is critical. One then says that further ones are held back, and one how many were left out, when half of the hour is free again. Critical alerts that begin meanwhile are told even so, together, every five minutes at most.";
     deadManSwitch = maybe (types.submodule {
       options = {
         urlFile = k.needFile "Where to. The URL is a secret, because whoever knows it can pretend that all is well.";

@@ -79,7 +79,7 @@ in
       opt (types.nullOr types.str) "postgres"
         "The database; that of the user's name when it is null.";
     passwordFile = k.file "The password; not needed with peer authentication.";
-    query = maybe types.str "What to ask besides; the first column of the first row is the answer.";
+    query = maybe types.str "What to ask besides, in a transaction that only reads; the first column of the first row is the answer.";
     expect = maybe types.str "What the answer must be, as text.";
     role = opt (types.enum [
       "any"

@@ -1,7 +1,7 @@
 """The daemon as its unit runs it: checks, endpoint, reload, stop, memory, control socket, messages. No systemd is needed."""
 import contextlib, http.client, http.server, json, os, pathlib, re, signal, socket, sqlite3, subprocess, threading, time
 
-from harness import free_port, need, need_root, until
+from harness import Skip, free_port, need, need_root, until
 from topics.errors import mounted
 
 CANARY = "c4n4ry-0f-a-t0k3n-that-must-not-be-seen"
@@ -372,6 +372,7 @@ webhook = { url_file = "%s" }
         until("ready", lambda: d.get("/health/ready")[0] == 200)
         service.code = 500
         until("told", lambda: told("firing"))
+        need("docs/runbooks.md#keepwatchcheckdown" in told("firing")[0], "with what to do: %s" % told("firing"))
         d.stop()
     with daemon(t, http_check("web", service), more) as d:
         until("down still", lambda: d.metric('keepwatch_check_up{check="web",kind="http"}') == 0.0)
@@ -442,6 +443,124 @@ def test_what_a_person_asks(t):
     service.close()
 
 
+HEARTBEAT = """
+[checks.dump]
+interval = "1s"
+timeout = "500ms"
+retry_interval = "1s"
+failure_threshold = 1
+success_threshold = 1
+severity = "critical"
+probe.heartbeat = { period = "1h", grace = "1m", run_grace = "1h" }
+"""
+
+
+def test_a_job_of_another_user_reports(t):
+    if os.geteuid():
+        raise Skip("needs root, to be two users")
+    job, other = 65534, 65533
+    place = t.path("run")
+    os.mkdir(place)
+    os.chown(place, 0, job)
+    os.chmod(place, 0o2750)
+    os.chmod(t.dir, 0o711)
+    socket_file = os.path.join(place, "beats")
+    d = Daemon(t, HEARTBEAT)
+    with open(d.file) as f:
+        text = f.read()
+    t.write("config.toml", 'beats_socket = "%s"\n%s' % (socket_file, text))
+    try:
+        d.start()
+        is_up = lambda value: lambda: d.metric('keepwatch_check_up{check="dump",kind="heartbeat"}') == value
+        until("it is expected", is_up(1.0))
+        report = lambda *words, **more: t.kw("beat", "dump", "--socket", socket_file, *words, **more)
+        report("--fail", uid=job)
+        until("its failure is told", is_up(0.0))
+        need(report("--", "/usr/bin/id", "-u", uid=job).text == "%d\n" % job, "around a command")
+        until("it is well again", is_up(1.0))
+        # It takes nothing else, and of nobody else.
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(socket_file)
+            s.sendall(b'{"do":"maintenance_start","name":"x","checks":[],"ends":9999999999999,"note":""}\n')
+            answer = json.loads(s.makefile().readline())
+        need(answer["ok"] is False and answer["exit"] == 5 and "only" in answer["message"], answer)
+        need(t.js("maintenance", "list", "--config", d.file)["windows"] == [], "no window")
+        need("ermission denied" in report("--fail", uid=other, rc=1).said, "not for others")
+        need(is_up(1.0)(), "nothing of it was noted")
+        d.kw("beat", "dump")
+        d.stop()
+        need(not os.path.exists(socket_file), "the socket is gone")
+    finally:
+        d.kill()
+
+
+def test_a_job_reports(t):
+    service = Service()
+    checks = http_check("web", service) + HEARTBEAT
+    with daemon(t, checks) as d:
+        is_up = lambda value: lambda: d.metric('keepwatch_check_up{check="dump",kind="heartbeat"}') == value
+        until("it is expected", is_up(1.0))
+        d.kw("beat", "dump", "--fail", "--message", "no room on /srv\x1b[31m")
+        until("its failure is told at once", is_up(0.0))
+        until("with its words", lambda: "no room on /srv" in json.dumps(t.js("history", "--config", d.file)))
+        for word in ("--start", "--alive"):
+            d.kw("beat", "dump", word)
+        need(is_up(0.0)(), "a start is no success")
+        need("took note" in d.kw("beat", "dump").said, "noted")
+        until("it is well again", is_up(1.0))
+        need(t.js("beat", "dump", "--success", "--config", d.file)["ok"] is True, "a document")
+        run = t.kw("beat", "nobody", "--json", "--config", d.file, rc=4)
+        need(run.json["exit_code"] == 4 and "no such check" in run.json["error"], run)
+        need("asks by itself" in d.kw("beat", "web", rc=2).said, "not a heartbeat check")
+        # Around a command, which nothing of it touches.
+        around = lambda script, **more: t.kw("beat", "dump", "--config", d.file, "--", "/bin/sh", "-c", script, **more)
+        run = around("cat; echo err >&2; exit 7", rc=7, input=b"given\n")
+        need(run.text == "given\n" and run.said == "err\n", run)
+        until("its failure is told", is_up(0.0))
+        until("with its status", lambda: "status 7" in json.dumps(t.js("history", "--config", d.file)))
+        need(around("exit 0").said == "", "silent")
+        until("so is its success", is_up(1.0))
+        around("kill -9 $$", rc=137)
+        until("and its death", is_up(0.0))
+        t.kw("beat", "dump", "--config", d.file, "--", t.path("absent"), rc=127)
+        process = t.start("beat", "dump", "--config", d.file, "--", "/bin/sh", "-c", "trap 'exit 9' TERM; echo $$ > %s; while :; do sleep 0.05; done" % t.path("pid"))
+        until("it runs", lambda: os.path.exists(t.path("pid")) and os.path.getsize(t.path("pid")))
+        process.terminate()
+        t.finish(process, rc=9)
+        d.stop()
+    # With nobody to tell a job runs all the same.
+    gone = d.kw("beat", "dump", rc=1)
+    need("nothing was done" in gone.said and "keepwatch serve" in gone.said, gone)
+    run = around("echo out; exit 3", rc=3)
+    need(run.text == "out\n" and "was not told" in run.said, run)
+    service.close()
+
+
+def test_a_state_directory_that_cannot_be_written(t):
+    """Watching and telling go on; the control socket comes when it can be made."""
+    service = Service()
+    state = mounted(t, "state", "-t", "tmpfs", "tmpfs")
+    subprocess.run(["mount", "-o", "remount,ro", state], check=True)
+    with daemon(t, http_check("web", service)) as d:
+        until("ready", lambda: d.get("/health/ready")[0] == 200)
+        service.code = 500
+        until("judged", lambda: d.metric('keepwatch_check_up{check="web",kind="http"}') == 0.0)
+        until("told", lambda: d.metric('keepwatch_collector_success{collector="control"}') == 0.0)
+        need("cannot listen on the control socket" in d.text() and "Read-only file system" in d.text().replace("read-only", "Read-only") and "writable" in d.text(), d.text()[-3000:])
+        need("only one" not in d.text(), "the advice fits")
+        # A second one is refused also without a socket.
+        second = t.kw("serve", "--config", d.file, rc=1, timeout=30)
+        need("another 'keepwatch serve'" in second.said and "nothing was started" in second.said, second)
+        need("nothing was done" in d.kw("maintenance", "list", rc=1).said, "nobody to ask")
+        d.stop()
+    subprocess.run(["mount", "-o", "remount,rw", state], check=True)
+    d.told.clear()
+    d.start()
+    until("all is well", lambda: d.metric('keepwatch_collector_success{collector="control"}') == 1.0)
+    d.stop()
+    service.close()
+
+
 def test_config(t):
     good = t.write("good.toml", "[checks.a]\nprobe.tcp = { target = \"127.0.0.1:1\" }\n")
     need("is good" in t.kw("config", "check", "--config", good).said, "good")
@@ -471,6 +590,9 @@ def test_asking_once(t):
 [checks.closed]
 interval = "5s"
 probe.tcp = { target = "127.0.0.1:%d" }
+[checks.full]
+probe.disk = { path = "/" }
+limits = [{ quantity = "disk_used_ratio", side = "above", fail = 0.00001 }]
 [checks.beat]
 probe.heartbeat = { backup = "none" }
 """ % hole.getsockname()[1]
@@ -484,7 +606,9 @@ probe.heartbeat = { backup = "none" }
     [row] = t.js("check", "web", "--config", d.file, rc=1)["checks"]
     need(row["result"] == "failure" and row["reason"] == "status" and "500" in row["text"], row)
     run = d.kw("check", "wbe", rc=4)
-    need("use one of: closed web" in run.said, run)
+    need("use one of: closed full web" in run.said, run)
+    [row] = t.js("check", "full", "--config", d.file, rc=1)["checks"]
+    need(row["result"] == "failure" and row["reason"] == "threshold" and "disk_used_ratio" in row["text"], "limits count as in the daemon: %s" % row)
     service.close()
     hole.close()
 

@@ -627,6 +627,8 @@ def test_many_failures(t):
     need(len(grouped.accepted) <= 6, "%d messages for one outage" % len(grouped.accepted))
     need(all(any('"web%d"' % n in b for _, b in grouped.accepted) or any("web%d" % n in b for _, b in grouped.accepted) for n in range(40)), "each is named")
     need(2 <= len(single.accepted) <= 6, "%d messages, 5 and one were allowed: %s" % (len(single.accepted), [b[:200] for _, b in single.accepted]))
+    held = [b for _, b in single.accepted if '"kind":"held"' in b.replace(" ", "")]
+    need(len(held) == 1 and "further ones are held back" in held[0], "one says that further ones are held back: %s" % held)
     for server in (service, grouped, single):
         server.close()
 

@@ -215,6 +215,49 @@ def test_a_signal_is_passed_on_and_recorded(t):
         need(f.read() == "failed\n", "the post_hook runs after a stop")
 
 
+def holding(t, name, first=""):
+    """A command whose output another process holds open; it writes both numbers."""
+    return "%s echo $$ > %s; sleep 600 & echo $! > %s; echo x; wait" % (first, t.path(name + ".shell"), t.path(name + ".sleep"))
+
+
+def both(t, name, process):
+    return [wait_for("the command", lambda: number(t.path(name + part)), process) for part in (".shell", ".sleep")]
+
+
+def test_what_a_command_started_ends_with_it(t):
+    repo = t.repository("disk")
+    ignoring = "trap '' TERM;"
+    for name, first in (("obeys", ""), ("ignores", ignoring)):
+        process = t.start("backup", "--repo", repo, "--stdin-name", "dump", "--command", "--", "/bin/sh", "-c", holding(t, name, first))
+        pids = both(t, name, process)
+        began = time.time()
+        process.terminate()
+        t.finish(process, rc=1)
+        need(time.time() - began < 8, "%s: it took %s s to stop" % (name, time.time() - began))
+        need(not [p for p in pids if lives(p)], "%s: it left something behind" % name)
+    # One that leaves while what it started goes on, and a second request.
+    process = t.start("backup", "--repo", repo, "--stdin-name", "dump", "--command", "--", "/bin/sh", "-c", ignoring + " sleep 600 & echo $! > %s" % t.path("left"))
+    pid = wait_for("the command", lambda: number(t.path("left")), process)
+    process.terminate()
+    time.sleep(0.3)
+    process.terminate()
+    t.finish(process, rc=(1, -signal.SIGTERM))
+    wait_for("its end", lambda: not lives(pid), seconds=8)
+    need(t.ids(repo) == [], "no snapshot")
+
+
+def test_nothing_outlives_a_killed_supervisor(t):
+    t.repository("disk")
+    for name, first in (("obeys", ""), ("ignores", "trap '' TERM;")):
+        config = configure(t, command(name, holding(t, name, first)))
+        process = t.start("backup", "--job", name, "--config", config)
+        pids = both(t, name, process)
+        [child] = children(process.pid)
+        process.kill()
+        process.communicate()
+        wait_for("the end of all that it began", lambda: not [p for p in [child] + pids if lives(p)], seconds=15)
+
+
 def test_one_run_of_a_job_at_a_time(t):
     t.repository("disk")
     config = configure(t, command("db", "echo $$ > %s; while [ ! -e %s ]; do sleep 0.05; done" % (t.path("pid"), t.path("go"))) + command("other", "echo x"))
@@ -267,9 +310,16 @@ def test_hooks(t):
     need(t.ids(repo) == before and "nothing was backed up" in run.said, run)
     row = rows(t)[-1]
     need(row["outcome"] == "failed" and row["error_class"] == "source" and row["attempt"] == 1 and "pre_hook" in row["error_text"], row)
-    # A post_hook that fails is told; the snapshot and its record stay.
+    # A post_hook that fails is told, and recorded beside the record of the snapshot, which stays.
     run = t.kw("backup", "--job", "late", "--config", config, rc=1)
-    need("post_hook" in run.said and rows(t)[-1]["outcome"] == "succeeded" and len(t.ids(repo)) == len(before) + 1, run)
+    need("post_hook" in run.said and len(t.ids(repo)) == len(before) + 1, run)
+    done, trouble = rows(t)[-2:]
+    need(done["outcome"] == "succeeded" and done["snapshot"] == t.ids(repo)[-1], done)
+    need(trouble["outcome"] == "failed" and trouble["kind"] == "backup" and trouble["job"] == "late" and trouble["cause"] == "run", trouble)
+    need("post_hook" in trouble["error_text"] and "exit status: 3" in trouble["error_text"] and done["snapshot"] in trouble["error_text"], trouble)
+    need("post_hook" in t.kw("history", "late", "--config", config).text, "the history keeps it")
+    [job] = [j for j in t.js("status", "--config", config)["jobs"] if j["job"] == "late" and j["kind"] == "backup"]
+    need(job["last_successful"] is False and job["last_success"] and "post_hook" in job["last_run"]["error"]["text"], job)
 
 
 def test_several_repositories(t):
@@ -285,7 +335,7 @@ def test_several_repositories(t):
     need("use one of: disk two" in run.said, run)
 
 
-def systemctl(t, fail=""):
+def systemctl(t, fail="", fail_start=""):
     """A systemctl that keeps a log and which units are active."""
     bin = t.path("bin")
     script = """#!/bin/sh
@@ -293,9 +343,9 @@ echo "$@" >> %(dir)s/calls
 case "$1" in
   is-active) [ -e "%(dir)s/active.$3" ] ;;
   stop) shift; for u; do rm -f "%(dir)s/active.$u"; done; %(fail)s ;;
-  start) shift; for u; do : > "%(dir)s/active.$u"; done ;;
+  start) shift; %(fail_start)s; for u; do : > "%(dir)s/active.$u"; done ;;
 esac
-""" % {"dir": t.dir, "fail": fail or "true"}
+""" % {"dir": t.dir, "fail": fail or "true", "fail_start": fail_start or "true"}
     t.write("bin/systemctl", script, 0o755)
     for unit in ("app.service", "app.timer"):
         t.write("active." + unit)
@@ -338,6 +388,15 @@ def test_units_are_stopped_and_started_again(t):
     config = configure(t, command("db", "echo x", more))
     t.kw("backup", "--job", "db", "--config", config, env=env, rc=1)
     need(rows(t)[-1]["error_class"] == "source" and active() == ["app.service", "app.timer"], rows(t)[-1])
+    # One that does not start again: the snapshot is there, and that the unit is down is recorded until the next run.
+    env = systemctl(t, fail_start="exit 1")
+    run = t.kw("backup", "--job", "db", "--config", config, env=env, rc=1)
+    done, trouble = rows(t)[-2:]
+    need(done["outcome"] == "succeeded" and trouble["outcome"] == "failed" and trouble["error_class"] == "source", (done, trouble))
+    need("app.service app.timer were not started again" in trouble["error_text"] and done["snapshot"] in trouble["error_text"], trouble)
+    need(active() == [] and "systemctl start app.service app.timer" in run.said, run)
+    t.kw("backup", "--job", "db", "--config", config, env=systemctl(t))
+    need(rows(t)[-1]["outcome"] == "succeeded" and active() == ["app.service", "app.timer"], rows(t)[-1])
 
 
 def test_a_catalog_that_is_away_costs_no_backup(t):

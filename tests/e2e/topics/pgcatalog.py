@@ -1,5 +1,5 @@
 """The catalog in a real PostgreSQL, which is killed and comes back: the daemon, jobs and what a person asks, as with SQLite."""
-import os, time
+import glob, os, signal, time
 
 from harness import need, until
 from topics import agent, jobs, sources
@@ -91,4 +91,39 @@ def test_the_same_story(t):
                 need(run.code in (1, 3, 4) and "password" in run.said and PASSWORD not in run.said + run.text, run)
             run = d.kw("backup", "--job", "home")
             need(PASSWORD not in run.said + run.text and run.code == 0, "a backup is made all the same")
+        service.close()
+
+
+def test_a_server_that_hangs_costs_no_memory(t):
+    """Nothing is refused, nothing is answered. What happened and what is to be remembered is there after the next start."""
+    with sources.Place() as place:
+        pg, catalog = make(t, place)
+        service = agent.Service()
+        with agent.daemon(t, agent.http_check("web", service), catalog) as d:
+            entries = lambda: t.js("history", "--only", "incidents", "--config", d.file, rc=(0, 4))["entries"]
+            until("ready", lambda: d.get("/health/ready")[0] == 200)
+            until("it is remembered", lambda: pg.sql("keepwatch", "SELECT COUNT(*) FROM keepwatch.states") != "0")
+            server = place.processes[-1].pid
+            stopped = [server] + jobs.children(server)
+            try:
+                for pid in stopped:
+                    os.kill(pid, signal.SIGSTOP)
+                service.code = 500
+                until("judged without a catalog", lambda: d.metric('keepwatch_check_up{check="web",kind="http"}') == 0.0)
+                took = d.stop()
+                need(took < 10, "took %s" % took)
+            finally:
+                for pid in stopped:
+                    os.kill(pid, signal.SIGCONT)
+            need("lost" not in d.text() and "nothing is remembered" not in d.text(), d.text()[-3000:])
+            need(os.path.exists(t.path("state", "memory.json")), "what is to be remembered lies in a file")
+            spooled = "".join(open(f).read() for f in glob.glob(t.path("state", "spool", "*.jsonl")))
+            need('"incident"' in spooled, "what happened lies in the spool: %s" % spooled[:1000])
+            d.told.clear()
+            d.start()
+            until("the incident is in the history", lambda: len(entries()) == 1 and "closed" not in entries()[0], seconds=60)
+            need(d.metric('keepwatch_check_up{check="web",kind="http"}') == 0.0, "it is remembered as down")
+            service.code = 200
+            until("and ends there", lambda: len(entries()) == 1 and is_over(entries()), seconds=60)
+            d.stop()
         service.close()

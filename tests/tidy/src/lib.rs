@@ -270,7 +270,7 @@ pub const LAYERS: &[&[&str]] = &[
 
 /// Layers of the watcher from the ground up.
 pub const WATCH_LAYERS: &[&[&str]] = &[
-    &["clock", "text", "outcome", "secret", "calendar"],
+    &["alarm", "clock", "text", "outcome", "secret", "calendar"],
     &["judge", "maintenance", "dependencies", "score", "schedule"],
     &["net", "process", "systemd"],
     &["probe", "restart"],

@@ -481,6 +481,54 @@ fn the_queue_never_waits_and_drops_raw_results_first() {
     });
 }
 
+#[test]
+fn what_the_database_does_not_take_at_the_end_is_in_the_spool() {
+    block_on(async {
+        let env = Env::sqlite();
+        let catalog = env.open().await;
+        let url = format!("sqlite://{}", env.db_path().display());
+        let mut other = SqliteConnection::connect(&url).await.expect("connected");
+        sqlx::raw_sql("BEGIN EXCLUSIVE")
+            .execute(&mut other)
+            .await
+            .expect("locked");
+        let (queue, writer) = recorder::start(catalog.clone(), tokio::time::Instant::now());
+        // This one is under way when the end comes, the others wait behind it.
+        assert!(queue.push(Entry::Run(Box::new(env.run(MONDAY)))));
+        while queue.waiting() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for n in 0..600i64 {
+            assert!(queue.push(Entry::Result(
+                env.result("api", (MONDAY - 9000 + n) * 1_000_000)
+            )));
+        }
+        assert!(queue.push(Entry::Run(Box::new(env.run(MONDAY + 1)))));
+        let began = Instant::now();
+        assert_eq!(writer.stop(Duration::from_secs(2)).await, 0);
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+        assert!(catalog.numbers().spool.files > 0);
+        sqlx::raw_sql("ROLLBACK")
+            .execute(&mut other)
+            .await
+            .expect("unlocked");
+        other.close().await.expect("closed");
+        env.rested(&catalog).await;
+        catalog
+            .import_spool(Duration::from_secs(30))
+            .await
+            .expect("imported");
+        assert_eq!(count(&catalog).await, 2);
+        let results =
+            keepwatch_catalog::checks::results(&catalog, ("web1", "api"), None, None, 0).await;
+        assert_eq!(results.expect("asked").len(), 600);
+    });
+}
+
 /// One server for all of these: each story leaves it running.
 #[test]
 fn postgres_dies_and_comes_back() {

@@ -7,7 +7,7 @@ use keepwatch_catalog::facts;
 use keepwatch_catalog::history::{self, HistoryFilter};
 use keepwatch_catalog::runs::{self, RunFilter};
 use keepwatch_catalog::{checks, counters, process, rebuild, states};
-use keepwatch_model::checks::CheckState;
+use keepwatch_model::checks::{CheckState, Overlay};
 use keepwatch_model::history::Entry;
 use keepwatch_model::ids::{EventId, IncidentId, RunId};
 use keepwatch_model::incidents::*;
@@ -496,6 +496,23 @@ async fn checks_are_kept(env: Env) {
         api.failures_total,
         want.iter().filter(|r| r.outcome.reason().is_some()).count() as u64
     );
+    // What hides it for a while does not change since when it is down.
+    for (secs, overlay) in [(2000, Some(Overlay::Maintenance)), (1000, None)] {
+        let mut hidden = env.change(
+            "api",
+            (MONDAY - secs) * 1_000_000,
+            CheckState::Unhealthy,
+            CheckState::Unhealthy,
+        );
+        hidden.overlay = overlay;
+        catalog.record(vec![Entry::Transition(hidden)]).await;
+        let api = &checks::now(&catalog, None).await.expect("asked")[0];
+        let since = at(MONDAY - 3000);
+        assert_eq!(
+            api.state,
+            Some((CheckState::Unhealthy, overlay, since, None))
+        );
+    }
     let counted = counters::list(&catalog).await.expect("asked");
     let changed = counted
         .iter()

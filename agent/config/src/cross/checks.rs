@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use keepwatch_model::check::CheckName;
+use keepwatch_model::check::{CheckKind, CheckName};
 use keepwatch_watch::clock::HostClock;
 use keepwatch_watch::dependencies::{DependencyError, Graph, Node as GraphNode};
 use keepwatch_watch::judge::bands::Band;
 use keepwatch_watch::net::Net;
+use keepwatch_watch::outcome::Quantity;
 use keepwatch_watch::systemd::Systemd;
 
 use super::{Found, twice};
@@ -92,6 +93,8 @@ fn one_check(name: &str, check: &Node, tools: &Tools, found: &mut Found<'_, '_>)
 }
 
 fn limits(check: &Node, path: &str, found: &mut Found<'_, '_>) {
+    let kind = check.entries(&["probe"]).next();
+    let kind = kind.and_then(|(kind, _)| kind.parse::<CheckKind>().ok());
     let mut seen = Vec::new();
     for (n, node) in check
         .get(&["limits"])
@@ -117,6 +120,20 @@ fn limits(check: &Node, path: &str, found: &mut Found<'_, '_>) {
                 "quantity",
                 "it has limits already: one entry holds warn, clear and fail",
             );
+        }
+        if let Some((kind, can)) = kind.map(|kind| (kind, Quantity::of_kind(kind))) {
+            if !can.contains(&band.quantity) {
+                let can: Vec<String> = can.iter().map(Quantity::to_string).collect();
+                found.fault(
+                    node,
+                    &path,
+                    "quantity",
+                    format!(
+                        "a check of kind {kind} does not measure it; it measures {}",
+                        can.join(", ")
+                    ),
+                );
+            }
         }
         seen.push(band.quantity);
     }

@@ -34,7 +34,7 @@ table! {
         tags: Vec<String> = TAGS, Value("[]");
         /// How hard to compress.
         compression: Compression = Shape::Words(COMPRESSION), Value("\"default\"");
-        /// Older than this, the newest snapshot is stale and a person is told.
+        /// Older than this, the newest snapshot is stale and the receivers of `[notifications]` are told; twice the longest gap of `start_at` has an hour more.
         max_age: Duration ["crate::typed::duration"] = Shape::Text(Text::Duration(60_000, 3653 * 86_400_000)), Derived("twice the longest gap of `start_at`; without one, `7d`");
         /// Units that are stopped for the run, and started again even when it fails.
         stop_units: Vec<UnitName> = Shape::List(&Shape::Text(Text::Unit), 0, 64), Value("[]");

@@ -54,6 +54,8 @@ table! {
         state_directory: PathBuf = Shape::Text(Text::Path), Value("\"/var/lib/keepwatch\""), also ["state_dir", "data_dir"];
         /// Where what can be lost is kept.
         cache_directory: PathBuf = Shape::Text(Text::Path), Value("\"/var/cache/keepwatch\""), also ["cache_dir"];
+        /// Jobs of other users can report to heartbeat checks on this socket (`keepwatch beat`); it takes nothing else. Its mode is 0660; its group is the agent's, or that of its directory where the directory is setgid.
+        beats_socket: Option<PathBuf> = Shape::Text(Text::Path), Absent, also ["heartbeat_socket"];
         /// Logs.
         logging: service::Logging = Shape::Table(&service::LOGGING), Empty, also ["log", "logs"];
         /// Places of objects, by name.

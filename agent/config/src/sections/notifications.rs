@@ -32,7 +32,7 @@ table! {
         repeat_interval: Duration ["crate::typed::duration"] = Shape::Text(Text::Duration(60_000, 31 * 86_400_000)), Value("\"4h\""), also ["repeat", "reminder"];
         /// Also tell when it is over.
         send_resolved: bool = Shape::Bool, Value("true"), also ["resolve", "resolved"];
-        /// At most so many messages an hour to each receiver, and half as many again that are critical; then one that says how many were left out.
+        /// At most so many messages an hour to each receiver, and half as many again about what is critical. One then says that further ones are held back, and one how many were left out, when half of the hour is free again. Critical alerts that begin meanwhile are told even so, together, every five minutes at most.
         max_per_hour: u32 = Shape::Int(1, 1000), Value("60");
         /// Somebody elsewhere who notices when this host falls silent.
         dead_man_switch: Option<DeadManSwitch> = Shape::Table(&DEAD_MAN_SWITCH), Absent, also ["dead_man", "heartbeat", "watchdog"];

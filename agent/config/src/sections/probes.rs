@@ -275,7 +275,7 @@ keys! {
         database = Shape::Text(Text::Line), Absent, also ["dbname"];
         /// The password; not needed with peer authentication.
         password_file = SECRET, Absent;
-        /// What to ask besides; the first column of the first row is the answer.
+        /// What to ask besides, in a transaction that only reads; the first column of the first row is the answer.
         query = Shape::Text(Text::Any), Absent, also ["sql"];
         /// What the answer must be, as text.
         expect = Shape::Text(Text::Any), Absent;

@@ -202,6 +202,7 @@ pub fn busy(n: usize) -> Facts {
             },
             drill: Some(Drill {
                 last_success: Some(At(NOW - 600_000_000)),
+                last_completion: Some(At(NOW - 600_000_000)),
                 last_successful: Some(true),
                 last_duration: Some(Duration::from_secs(600)),
                 objective: Some(Duration::from_secs(3600)),
@@ -232,6 +233,7 @@ pub fn busy(n: usize) -> Facts {
             received: Some(1 << 30),
             verification: Verification {
                 last_success: Some(At(NOW)),
+                last_completion: Some(At(NOW)),
                 last_successful: Some(true),
                 last_duration: Some(Duration::from_secs(60)),
                 interval: Some(Duration::from_secs(604_800)),

@@ -18,13 +18,13 @@ use keepwatch_model::duration::human_duration;
 use keepwatch_model::retention::parse_tags;
 use keepwatch_model::size::{human_bytes, parse_size};
 use keepwatch_sources::source::Source as Service;
-use rustix::process::Pid;
 use serde_json::{Value, json};
 
 use super::init::{self, InitArgs};
+use super::patient::Patient;
+use super::program::Program;
 use super::source_args::SourceArgs;
 use super::source_backup;
-use super::stdin::Stdin;
 use super::view::{self, ViewArgs};
 use crate::clock;
 use crate::context::{Context, host_name, user_name};
@@ -433,7 +433,7 @@ impl Source {
                 }
                 Ok(backup(Input::Stream {
                     name: name.clone(),
-                    reader: Box::new(Stdin::new(context.cancel.clone())),
+                    reader: Box::new(Patient::new(std::io::stdin(), context.cancel.clone())),
                     finish: Box::new(|| Ok(())),
                 })?)
             }
@@ -488,40 +488,32 @@ fn run_command(
     backup: impl FnOnce(Input<'_>) -> Result<Report, BackupError>,
 ) -> Result<Report, Failure> {
     let program = escape(&argv[0].to_string_lossy());
-    let mut child = Command::new(&argv[0])
+    let mut command = Command::new(&argv[0]);
+    command
         .args(&argv[1..])
         .env_remove("KEEPWATCH_IDENTITY_FILE")
         .env_remove("KEEPWATCH_WRITER_KEY_FILE")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| {
-            Failure::failed(format!(
-                "cannot start the command '{program}': {}; no snapshot was made",
-                plain_io(&e)
-            ))
-            .advice("check its name and PATH")
-        })?;
-    let stdout = child.stdout.take().expect("stdout is piped");
-    context
-        .child
-        .set(i32::try_from(child.id()).ok().and_then(Pid::from_raw));
-    if context.cancel.is_cancelled() {
-        context.child.terminate();
-    }
-    let child = Arc::new(Mutex::new(Some(child)));
-    let reader: Box<dyn Read + Send> = Box::new(stdout);
-    let waiting = child.clone();
-    let watched = context.child.clone();
+        .stdin(Stdio::null());
+    let mut running = Program::start(&mut command, context).map_err(|e| {
+        Failure::failed(format!(
+            "cannot start the command '{program}': {}; no snapshot was made",
+            plain_io(&e)
+        ))
+        .advice("check its name and PATH")
+    })?;
+    let reader: Box<dyn Read + Send> = match running.output() {
+        Some(pipe) => Box::new(pipe),
+        None => Box::new(std::io::empty()),
+    };
+    let running = Arc::new(Mutex::new(Some(running)));
+    let waiting = running.clone();
     let verdict = Arc::new(Mutex::new(None));
     let told = verdict.clone();
     let finish = Box::new(move || {
-        let Some(mut child) = waiting.lock().unwrap_or_else(|e| e.into_inner()).take() else {
+        let Some(running) = waiting.lock().unwrap_or_else(|e| e.into_inner()).take() else {
             return Ok(());
         };
-        let waited = child.wait();
-        watched.set(None);
-        let why = match waited {
+        let why = match running.wait() {
             Ok(status) if status.success() => return Ok(()),
             Ok(status) => format!("the command '{program}' {}", ending(status)),
             Err(e) => format!(
@@ -537,11 +529,10 @@ fn run_command(
         reader,
         finish,
     });
-    context.child.set(None);
     // Still there only when the run broke off before the end of the stream.
-    if let Some(mut child) = child.lock().unwrap_or_else(|e| e.into_inner()).take() {
-        let _ = child.kill();
-        let _ = child.wait();
+    let left = running.lock().unwrap_or_else(|e| e.into_inner()).take();
+    if let Some(running) = left {
+        running.end();
     }
     // Whatever the run says of its own ending: the command's is the cause.
     let why = verdict.lock().unwrap_or_else(|e| e.into_inner()).take();

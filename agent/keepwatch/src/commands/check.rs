@@ -9,8 +9,9 @@ use keepwatch_config::plan::Tools;
 use keepwatch_model::duration::human_duration;
 use keepwatch_watch::clock::HostClock;
 use keepwatch_watch::conductor::{Ask, Check};
+use keepwatch_watch::judge::bands;
 use keepwatch_watch::net::Net;
-use keepwatch_watch::outcome::{Outcome as Found, Quantity};
+use keepwatch_watch::outcome::Outcome as Found;
 use keepwatch_watch::probe;
 use keepwatch_watch::systemd::Systemd;
 use serde_json::{Value, json};
@@ -129,10 +130,13 @@ async fn ask(checks: Vec<Check>) -> Vec<Answer> {
         let asked = some.into_iter().map(|check| {
             tokio::spawn(async move {
                 let begun = Instant::now();
-                let found = match &check.ask {
+                let mut found = match &check.ask {
                     Ask::Probe(probe) => probe::run(&**probe, check.timeout).await,
                     Ask::Heartbeat(_) | Ask::Group(_) => Found::success(),
                 };
+                // As the daemon judges it: with the limits of the check.
+                let verdict = bands::apply(&check.rules.bands, &mut Vec::new(), &found);
+                (found.failure, found.warnings) = (verdict.failure, verdict.warnings);
                 Answer {
                     check,
                     found,
@@ -146,12 +150,6 @@ async fn ask(checks: Vec<Check>) -> Vec<Answer> {
             }
         }
     }
-}
-
-/// As it is written in records.
-fn name(quantity: Quantity) -> String {
-    let written = serde_json::to_value(quantity).unwrap_or_default();
-    written.as_str().unwrap_or_default().to_owned()
 }
 
 impl Answer {
@@ -182,7 +180,7 @@ impl Answer {
             out += &format!("  warning: {}\n", escape(warning));
         }
         for measure in &self.found.measures {
-            out += &format!("  {} {}\n", name(measure.quantity), measure.value);
+            out += &format!("  {} {}\n", measure.quantity, measure.value);
         }
         out
     }
@@ -193,7 +191,7 @@ impl Answer {
             .found
             .measures
             .iter()
-            .map(|m| (name(m.quantity), m.value.into()))
+            .map(|m| (m.quantity.to_string(), m.value.into()))
             .collect();
         json!({
             "check": self.check.name.as_str(),

@@ -1,6 +1,7 @@
 //! A file per verb: its options, and what it does with the engine's function of the same name.
 
 pub mod backup;
+pub mod beat;
 pub mod catalog;
 pub mod check;
 pub mod config;
@@ -17,6 +18,8 @@ pub mod init;
 pub mod key;
 pub mod ls;
 pub mod meta;
+mod patient;
+pub mod program;
 pub mod prune;
 pub mod repair;
 pub mod restore;
@@ -29,7 +32,6 @@ pub mod source_backup;
 pub mod source_restore;
 pub mod stats;
 pub mod status;
-mod stdin;
 pub mod verify;
 pub mod view;
 pub mod wal;
@@ -47,11 +49,7 @@ pub fn run(context: Context, command: Command) -> Outcome {
     // The daemon listens to signals by itself.
     if !matches!(command, Command::Serve(_)) {
         let supervisor = context.globals.supervised_by;
-        signals::listen(
-            context.cancel.clone(),
-            context.child.clone(),
-            supervisor.is_some(),
-        );
+        signals::listen(context.cancel.clone(), context.child.clone(), supervisor);
         if let Some(supervisor) = supervisor {
             signals::end_with(supervisor, &context.cancel);
         }
@@ -82,6 +80,7 @@ pub fn run(context: Context, command: Command) -> Outcome {
         Command::History(a) => history::run(c, &a),
         Command::Restart(a) => control::restart(c, &a),
         Command::Reset(a) => control::reset(c, &a),
+        Command::Beat(a) => beat::run(c, &a),
         Command::Maintenance(a) => control::maintenance(c, &a),
         Command::Config(a) => config::run(c, &a),
         Command::Catalog(a) => catalog::run(c, &a),

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +12,16 @@ use keepwatch_catalog::{Catalog, CatalogError, Place};
 use keepwatch_config::{Config, Credentials, Faults, Loaded};
 
 use crate::context::Context;
-use crate::errors::{Exit, Failure, Outcome};
+use crate::errors::{Exit, Failure, Outcome, plain_io};
 use crate::output::print_json;
 use crate::serve::control::{LINE_MAX, Question, RESTARTING, Reply, path};
 use crate::serve::{catalog_options, host_name, random};
 
 /// The daemon answers within this; it waits for systemd itself.
 const ANSWER: Duration = Duration::from_secs(90);
+
+/// A report needs nobody but the watcher.
+const NOTING: Duration = Duration::from_secs(10);
 
 // Which configuration. No doc comment: it would become the help of whatever verb flattens it.
 #[derive(Args, Clone)]
@@ -87,29 +90,49 @@ where
 }
 
 fn away(e: CatalogError) -> Failure {
-    Failure::failed(e.to_string()).advice(
-        "backups and checks go on without it; look whether its database runs and may be read",
-    )
+    let advice = match e {
+        CatalogError::Newer { .. } => {
+            "a newer keepwatch has used it: run that version; backups and checks go on without it"
+        }
+        _ => "backups and checks go on without it; look whether its database runs and may be read",
+    };
+    Failure::failed(e.to_string()).advice(advice)
 }
 
 /// Asks the daemon of this configuration.
 pub fn ask(config: &Config, question: &Question) -> Result<Reply, Failure> {
-    let place = path(&config.state_directory);
+    ask_at(&path(&config.state_directory), question)
+}
+
+/// Reports to the daemon of this configuration: on the socket for it where there is one, if the other is not for us.
+pub fn report(config: &Config, question: &Question) -> Result<Reply, Failure> {
+    let control = path(&config.state_directory);
+    match &config.beats_socket {
+        Some(beats) if UnixStream::connect(&control).is_err() => ask_at(beats, question),
+        _ => ask_at(&control, question),
+    }
+}
+
+/// Asks the daemon that listens on this socket.
+pub fn ask_at(place: &Path, question: &Question) -> Result<Reply, Failure> {
     let failed = |e: &std::io::Error| {
         Failure::failed(format!(
-            "cannot ask the daemon at {}: {e}; nothing was done",
-            place.display()
+            "cannot ask the daemon at {}: {}; nothing was done",
+            place.display(),
+            plain_io(e)
         ))
         .advice("is 'keepwatch serve' running, and are you its user or root? See 'systemctl status keepwatch'")
     };
     let patience = match question {
         Question::Restart { wait: true, .. } => ANSWER + RESTARTING,
+        // A job waits for it.
+        Question::Beat { .. } => NOTING,
         _ => ANSWER,
     };
     let asked = || -> std::io::Result<UnixStream> {
-        let mut stream = UnixStream::connect(&place)?;
+        let mut stream = UnixStream::connect(place)?;
         stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(ANSWER))?;
+        stream.set_write_timeout(Some(patience.min(ANSWER)))?;
         let mut line = serde_json::to_vec(question)?;
         line.push(b'\n');
         stream.write_all(&line)?;
@@ -119,8 +142,9 @@ pub fn ask(config: &Config, question: &Question) -> Result<Reply, Failure> {
     // From here on the daemon may have done it.
     let unheard = |e: std::io::Error| {
         Failure::failed(format!(
-            "the daemon at {} was asked, and its answer did not come: {e}; what was asked may have been done",
-            place.display()
+            "the daemon at {} was asked, and its answer did not come: {}; what was asked may have been done",
+            place.display(),
+            plain_io(&e)
         ))
         .advice("'keepwatch status' and 'keepwatch history' show what is known")
     };

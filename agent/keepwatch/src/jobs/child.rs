@@ -10,10 +10,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_setfl};
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::stop::Stop;
+use crate::commands::program::has_ended;
 
 /// From SIGTERM to SIGKILL. A backup ends within a second or two of SIGTERM; systemd itself waits 90 s.
 pub const TERM_WAIT: Duration = Duration::from_secs(20);
@@ -106,17 +106,6 @@ pub fn run(command: &mut Command, terms: &Terms<'_>) -> io::Result<Finished> {
         output: output.kept,
         took: begun.elapsed(),
     })
-}
-
-/// Whether the leader has ended. It stays a zombie, so that its number stays its own.
-fn has_ended(pid: Pid) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    match waitid(WaitId::Pid(pid), options) {
-        Ok(status) => status.is_some(),
-        Err(Errno::INTR) => false,
-        // There is no such child: `wait` will say so.
-        Err(_) => true,
-    }
 }
 
 /// What a child prints, read without waiting.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `KEEPWATCH_JOB` | the job |
 //! | `KEEPWATCH_REPOSITORY` | the repositories, separated by spaces |
-//! | `KEEPWATCH_RESULT` | `succeeded`, `partial` or `failed`: the worst of them (`post_hook` only, as all below) |
+//! | `KEEPWATCH_RESULT` | `succeeded`, `partial` or `failed`: the worst of them; `failed`, with a snapshot, also when units that were stopped were not started again (`post_hook` only, as all below) |
 //! | `KEEPWATCH_RESULTS` | the result for each repository, in their order |
 //! | `KEEPWATCH_SNAPSHOT` | the snapshot in each repository, in their order; `-` for none |
 //! | `KEEPWATCH_DURATION_SECONDS` | how long all of it took |

@@ -148,12 +148,17 @@ impl Done {
             _ => {
                 let is_bad = |e: &&Exit| !matches!(e, Exit::Done | Exit::Partial);
                 let bad = self.exits.iter().filter(is_bad).count() as u64;
-                let all = count(self.exits.len() as u64, "part of it", "parts of it");
-                Err(Failure::new(
-                    exit,
-                    format!("{bad} of {all} failed; what was backed up before is safe"),
+                let what = match self.exits.len() {
+                    1 => "it failed".to_owned(),
+                    all => format!(
+                        "{bad} of {} failed",
+                        count(all as u64, "part", "parts of it")
+                    ),
+                };
+                Err(
+                    Failure::new(exit, format!("{what}; what was backed up before is safe"))
+                        .advice("the lines above say why; 'keepwatch history' keeps them"),
                 )
-                .advice("the lines above say why; 'keepwatch history' keeps them"))
             }
         }
     }
@@ -226,12 +231,16 @@ impl Supervisor<'_> {
                 true => hooks::STOPPED_WAIT.min(task.timeout),
                 false => task.timeout,
             };
+            let since = Instant::now();
             if let Err(why) = hooks::run("post_hook", argv, told, deadline, None) {
-                done.exits.push(Exit::Failed);
-                done.trouble(format!(
-                    "{}: {why}; snapshots that were made are kept",
-                    task.title
-                ));
+                let last = done.runs.get(first..).and_then(<[_]>::last).cloned();
+                self.aftermath(
+                    task,
+                    last.as_ref(),
+                    ("post_hook", since.elapsed()),
+                    why,
+                    done,
+                );
             }
         }
         self.retain(task, first, done);
@@ -283,9 +292,9 @@ impl Supervisor<'_> {
                 .then(|| backoff::pause(delay, number, lot()));
             self.say(task, &record, retries + 1, again);
             done.runs.push(record);
-            if let Some(trouble) = trouble {
-                done.exits.push(Exit::Failed);
-                done.trouble(format!("{}: {trouble}", task.title));
+            if let Some((why, took)) = trouble {
+                let last = done.runs.last().cloned();
+                self.aftermath(task, last.as_ref(), ("start_units", took), why, done);
             }
             let Some(pause) = again else {
                 return verdict.exit;
@@ -299,6 +308,42 @@ impl Supervisor<'_> {
             }
             number += 1;
         }
+    }
+
+    /// What failed after a run. The record of that run stays as it is: whether data was stored is one thing, and a service that stays down another. This
+    /// one is written down as a run that failed, so that history, metrics and alerts tell of it until the next run is well.
+    fn aftermath(
+        &self,
+        task: &Task<'_>,
+        last: Option<&RunRecord>,
+        (stage, took): (&str, Duration),
+        why: String,
+        done: &mut Done,
+    ) {
+        let stored = last.filter(|r| r.outcome.is_success());
+        let stored = stored.and_then(|r| r.snapshot.clone());
+        let text = match &stored {
+            Some(id) => format!("{why}; snapshot {id} is stored"),
+            None => why,
+        };
+        let repository = last.and_then(|r| r.repository.as_deref());
+        let repository = repository.or(task.repositories.first().copied());
+        let said = text.clone();
+        if let Some(repository) = repository {
+            let (record, _) = self.attempt(task, repository, 1, |record| {
+                record.trigger = Trigger::Run;
+                record.snapshot = stored;
+                record.stages.push(Stage {
+                    name: stage.to_owned(),
+                    duration: took,
+                });
+                (before(ErrorClass::Source, text), None)
+            });
+            told::ended(&record, &say::line(task, &record, 1, None));
+            done.runs.push(record);
+        }
+        done.exits.push(Exit::Failed);
+        done.trouble(format!("{}: {said}", task.title));
     }
 
     /// One run with its record.
@@ -365,7 +410,7 @@ impl Supervisor<'_> {
         repository: &str,
         units: &mut Units,
         record: &mut RunRecord,
-        trouble: &mut Option<String>,
+        trouble: &mut Option<(String, Duration)>,
     ) -> (Ending, Option<Value>) {
         if task.kind() == RunKind::Backup {
             if let Err(ending) = place::make(&self.worker, task, repository, self.book) {
@@ -403,8 +448,9 @@ impl Supervisor<'_> {
             RunKind::Backup | RunKind::Copy => "upload",
             other => other.as_str(),
         });
+        let since = Instant::now();
         if let Err(why) = units.start() {
-            *trouble = Some(why);
+            *trouble = Some((why, since.elapsed()));
         }
         if !task.stop_units.is_empty() {
             stage("start_units");

@@ -15,7 +15,7 @@ use keepwatch_watch::conductor::Overview;
 use keepwatch_watch::score::{self, Entry};
 use tokio::sync::watch;
 
-use super::alerts::{self, Known};
+use super::alerts::{Beginnings, Known, Lookout};
 use super::collect::Collected;
 use super::scene::{Scene, Stop};
 use super::shown;
@@ -52,6 +52,9 @@ impl Tick {
     }
 }
 
+/// How old the time of what was seen may be in memory; less than the hour for which it is believed after the daemon ended.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
 /// What it works with.
 pub struct Parts {
     /// What is watched.
@@ -60,6 +63,8 @@ pub struct Parts {
     pub collected: watch::Receiver<Arc<Collected>>,
     /// Where facts go.
     pub facts: watch::Sender<Arc<Facts>>,
+    /// Since when what is wrong was seen; it begins with what is remembered.
+    pub beginnings: watch::Sender<Beginnings>,
     /// The scheduler's tick.
     pub tick: Tick,
     /// The name of this host.
@@ -71,6 +76,8 @@ pub struct Parts {
 /// Puts down what is known until it is told to stop.
 pub async fn run(mut parts: Parts, mut stop: Stop) {
     let mut told = false;
+    let remembered = parts.beginnings.borrow().clone();
+    let mut lookout = Lookout::new(remembered, World.wall());
     let mut alarm = HostClock.alarm();
     loop {
         let begun = HostClock.monotonic();
@@ -80,22 +87,7 @@ pub async fn run(mut parts: Parts, mut stop: Stop) {
         let collected = parts.collected.borrow_and_update().clone();
         parts.tick.set(overview.tick);
         let now = World.wall();
-        let known = Known {
-            host: &parts.host,
-            config: &scene.loaded.config,
-            overview: &overview,
-            collected: &collected,
-            reload_ok: scene.reload_ok,
-            reloaded: scene.reloaded,
-            now,
-        };
-        let firing = alerts::firing(&known);
-        // Before the checks are known, everything that was told would be told as over.
-        told = told || is_known(&overview, parts.started);
-        if told {
-            scene.office.observe(&firing);
-        }
-        let facts = Facts {
+        let mut facts = Facts {
             agent: agent(&parts, &scene, &overview, &collected),
             host: collected.host.clone(),
             checks: shown::checks(&overview, &scene.loaded.config, &scene.mounts),
@@ -104,8 +96,26 @@ pub async fn run(mut parts: Parts, mut stop: Stop) {
             backups: collected.backups.clone(),
             repositories: collected.repositories.clone(),
             keys: collected.keys.clone(),
-            alerts: shown::alerts(&firing),
+            alerts: Vec::new(),
         };
+        let known = Known {
+            host: &parts.host,
+            config: &scene.loaded.config,
+            overview: &overview,
+            facts: &facts,
+            trouble: collected.trouble.as_deref(),
+            errors: collected.errors,
+            refused: scene.refused,
+            now,
+        };
+        // Before everything is known, all that was told would be told as over.
+        told = told || is_known(&overview, &collected, parts.started);
+        let firing = lookout.look(&known, told);
+        if told {
+            scene.office.observe(&firing);
+        }
+        note(&parts.beginnings, lookout.beginnings());
+        facts.alerts = shown::alerts(&firing);
         parts.facts.send_replace(Arc::new(facts));
         tokio::select! {
             () = stop.wait() => return,
@@ -124,13 +134,25 @@ pub async fn run(mut parts: Parts, mut stop: Stop) {
     }
 }
 
-/// Every check that runs has run, in this daemon or the one before, or has had its time.
-fn is_known(overview: &Overview, started: Duration) -> bool {
+/// For those who remember it: when something begins or ends, and now and then, because of its time.
+fn note(to: &watch::Sender<Beginnings>, seen: &Beginnings) {
+    to.send_if_modified(|known| {
+        let news = known.of != seen.of;
+        let is_old = seen.at.since(known.at) >= REMEMBERED;
+        if news || is_old {
+            known.clone_from(seen);
+        }
+        news
+    });
+}
+
+/// Every check that runs has run, in this daemon or the one before, and the catalog has answered; or they have had their time.
+fn is_known(overview: &Overview, collected: &Collected, started: Duration) -> bool {
     let ran = overview
         .checks
         .iter()
         .all(|c| c.judge.overlays.disabled || c.judge.last_run.is_some());
-    ran || HostClock.monotonic().saturating_sub(started) > STARTUP
+    ran && collected.answered || HostClock.monotonic().saturating_sub(started) > STARTUP
 }
 
 fn agent(parts: &Parts, scene: &Scene, overview: &Overview, collected: &Collected) -> Agent {
@@ -148,7 +170,7 @@ fn agent(parts: &Parts, scene: &Scene, overview: &Overview, collected: &Collecte
         lag: overview.lag,
         started,
         config_loaded: true,
-        reload_ok: scene.reload_ok,
+        reload_ok: scene.refused.is_none(),
         reloaded: Some(scene.reloaded),
         database_ready: collected.ready,
         database_writable: collected.writable,

@@ -18,6 +18,9 @@ use keepwatch_model::time::Moment;
 
 use super::world::shown_moment;
 
+/// The collector that tells whether the control socket is there.
+pub const CONTROL: &str = "control";
+
 /// What is collected every few seconds. What could not be asked keeps its last value.
 #[derive(Clone, Debug, Default)]
 pub struct Collected {
@@ -45,6 +48,10 @@ pub struct Collected {
     pub queued: u64,
     /// Records that were lost, by where.
     pub dropped: BTreeMap<String, u64>,
+    /// Operations of the catalog that failed, since the start.
+    pub errors: u64,
+    /// The catalog has answered since the start: what is not among these rows is not.
+    pub answered: bool,
 }
 
 /// Answers of the catalog.
@@ -197,6 +204,7 @@ fn drill(config: &Config, answers: &Answers, backup: &str, repository: &str) -> 
     };
     if let Some(facts) = find(&answers.drills, |job, at| job == name && at == repository) {
         out.last_success = facts.last_success_at().map(shown_moment);
+        out.last_completion = facts.last_completion().map(shown_moment);
         out.last_successful = facts.last_successful();
         out.last_duration = facts.last_ended.as_ref().and_then(|run| run.duration);
         out.restored_size = facts
@@ -290,6 +298,8 @@ fn merge_verification(row: &mut Verification, facts: &JobFacts) {
     };
     if is_later {
         row.last_successful = facts.last_successful().or(row.last_successful);
+        let completion = facts.last_completion().map(shown_moment);
+        row.last_completion = completion.or(row.last_completion);
         let ended = facts.last_ended.as_ref();
         row.last_duration = ended.and_then(|run| run.duration).or(row.last_duration);
     }

@@ -8,6 +8,7 @@
 //! spooled meanwhile is imported when it answers again. Runs whose process is gone are written down as lost here, too.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keepwatch_catalog::facts::{Sign, Stamp};
@@ -54,6 +55,8 @@ pub struct Parts {
     pub host: String,
     /// From when on rounds are counted.
     pub beat: Instant,
+    /// Whether there are the sockets on which it can be asked.
+    pub sockets: [Arc<AtomicBool>; 2],
 }
 
 /// What was asked last.
@@ -145,7 +148,12 @@ pub async fn run(parts: Parts, mut stop: Stop) {
             // The numbers after the trial: what was lost meanwhile counts.
             (catalog.numbers(), host, process, keys, trial)
         });
-        found.collectors = vec![collector("catalog", answers, asked)];
+        found.answered |= answers;
+        let control = parts.sockets.iter().all(|s| s.load(Ordering::Relaxed));
+        found.collectors = vec![
+            collector("catalog", answers, asked),
+            collector(collect::CONTROL, control, Duration::ZERO),
+        ];
         found.queued = parts.recorder.waiting() as u64;
         found.ready = true;
         if let Ok((numbers, host, process, keys, trial)) = sampled.await {
@@ -163,6 +171,8 @@ pub async fn run(parts: Parts, mut stop: Stop) {
             found.dropped.insert("spool".into(), numbers.spool.dropped);
             found.size = numbers.size_bytes.or(found.size);
             found.trouble = numbers.standing.trouble.as_ref().map(ToString::to_string);
+            let operations = numbers.operations.iter();
+            found.errors = operations.map(|(_, n)| n.errors).sum();
             count(&parts.counters, before.as_ref(), &numbers);
             if answers && numbers.spool.files > 0 {
                 import(&parts.catalog).await;

@@ -1,4 +1,4 @@
-//! The control socket: what a person asks of the running daemon by `restart`, `reset` and `maintenance`.
+//! The control socket: what a person asks of the running daemon by `restart`, `reset` and `maintenance`, and what jobs report by `beat`.
 //!
 //! A unix socket named `control` in the state directory, mode 0600: who may enter that directory as its owner (or as root) may
 //! ask, nobody else, and there is no password to lose. A question is one line of JSON, the answer another one; then the connection
@@ -11,11 +11,17 @@
 //! ```
 //!
 //! A restart is answered when its job has ended, if that is asked for: a person wants to know how it went.
+//!
+//! Jobs of other users have a second one, if `beats_socket` names it: mode 0660, and it takes nothing but reports to heartbeat checks, twenty a
+//! second at most. Its group is the daemon's, or that of its directory where that passes it on (setgid).
+//!
+//! Without a socket, as on a disk that can only be read, everything else of the daemon goes on; it is tried again every minute.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keepwatch_model::check::CheckName;
@@ -35,6 +41,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::scene::{Scene, Stop};
+use crate::errors::plain_io;
 
 /// The longest question or answer, in bytes.
 pub const LINE_MAX: u64 = 64 << 10;
@@ -47,6 +54,10 @@ const ANSWERING: Duration = Duration::from_secs(60);
 
 /// The longest job of a restart (`on_failure.job_timeout`), and a little for what goes before and after it.
 pub const RESTARTING: Duration = Duration::from_secs(3600 + 60);
+/// From one report of a job to the next.
+const BETWEEN: Duration = Duration::from_millis(50);
+/// A socket that could not be made is tried again after this.
+const AGAIN: Duration = Duration::from_secs(60);
 /// systemd's word for a job that ended well.
 const DONE: &str = "done";
 
@@ -143,10 +154,44 @@ pub fn path(state_directory: &Path) -> PathBuf {
     state_directory.join("control")
 }
 
+/// What a socket takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Every question, of its owner and root.
+    All,
+    /// Reports of jobs, also of its group.
+    Beats,
+}
+
+impl Takes {
+    fn mode(self) -> u32 {
+        match self {
+            Self::All => 0o600,
+            Self::Beats => 0o660,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "the control socket",
+            Self::Beats => "the socket for reports of jobs",
+        }
+    }
+
+    /// What does not work without it.
+    fn verbs(self) -> &'static str {
+        match self {
+            Self::All => "'keepwatch restart', 'reset', 'maintenance' and 'beat' do not work",
+            Self::Beats => "'keepwatch beat' works for the daemon's user and root only",
+        }
+    }
+}
+
 /// The socket; removed when dropped.
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
+    takes: Takes,
 }
 
 impl Drop for Control {
@@ -155,30 +200,87 @@ impl Drop for Control {
     }
 }
 
+/// Why there is no socket.
+#[derive(Debug)]
+pub enum Unbound {
+    /// Another daemon answers on it.
+    Taken,
+    /// It cannot be made.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Unbound {
+    fn from(e: io::Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
+/// What to do when it cannot be made.
+fn advice(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "mount the file system of the state directory writable"
+        }
+        io::ErrorKind::InvalidInput => {
+            "choose a 'state_directory' whose path is shorter than 100 bytes"
+        }
+        io::ErrorKind::PermissionDenied => "give the state directory to the daemon's user",
+        io::ErrorKind::NotFound => "make the state directory, and give it to the daemon's user",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room on the file system of the state directory"
+        }
+        io::ErrorKind::AddrInUse => "remove what lies there and is no socket",
+        _ => "see whether the state directory can be written to",
+    }
+}
+
 impl Control {
     /// Listens. One that nobody listens on any more is left from a crash, and replaced. Must be called within a runtime.
     ///
     /// # Errors
     /// Another daemon listens there, or the socket cannot be made.
-    pub fn bind(path: PathBuf) -> io::Result<Self> {
+    pub fn bind(path: PathBuf, takes: Takes) -> Result<Self, Unbound> {
         let is_socket = std::fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_socket());
         if is_socket {
             match std::os::unix::net::UnixStream::connect(&path) {
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
                     std::fs::remove_file(&path)?;
                 }
-                _ => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::AddrInUse,
-                        "another keepwatch serve uses it",
-                    ));
-                }
+                _ => return Err(Unbound::Taken),
             }
         }
         let listener = UnixListener::bind(&path)?;
-        let control = Self { listener, path };
-        std::fs::set_permissions(&control.path, std::fs::Permissions::from_mode(0o600))?;
+        let control = Self {
+            listener,
+            path,
+            takes,
+        };
+        let mode = std::fs::Permissions::from_mode(takes.mode());
+        std::fs::set_permissions(&control.path, mode)?;
         Ok(control)
+    }
+
+    /// Listens, or says in the log why that must wait. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// Another daemon listens there.
+    pub fn open(path: &Path, takes: Takes) -> Result<Option<Self>, Unbound> {
+        match Self::bind(path.to_owned(), takes) {
+            Ok(control) => Ok(Some(control)),
+            Err(Unbound::Failed(e)) => {
+                tracing::error!(
+                    "cannot listen on {} {}: {}; checks, restarts, metrics and alerts go on, {}; it is tried again every {} s; what to do: {}",
+                    takes.name(),
+                    path.display(),
+                    plain_io(&e),
+                    takes.verbs(),
+                    AGAIN.as_secs(),
+                    advice(&e)
+                );
+                Ok(None)
+            }
+            Err(taken) => Err(taken),
+        }
     }
 
     /// Answers until it is told to stop; what is under way then is cut off.
@@ -190,7 +292,11 @@ impl Control {
                 Some(_) = connections.join_next() => {}
                 accepted = self.listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(serve(stream, scenes.clone()));
+                        connections.spawn(serve(stream, self.takes, scenes.clone()));
+                        // Each report is judged and stored at once, and who sends them is trusted with nothing else.
+                        if self.takes == Takes::Beats {
+                            tokio::time::sleep(BETWEEN).await;
+                        }
                     }
                     Err(e) => {
                         tracing::warn!("cannot accept a connection to the control socket: {e}");
@@ -203,13 +309,46 @@ impl Control {
     }
 }
 
-async fn serve(stream: UnixStream, scenes: watch::Receiver<Arc<Scene>>) {
+/// Answers until it is told to stop. A socket that could not be made is tried again; `is_open` says whether there is one.
+pub async fn keep(
+    path: PathBuf,
+    takes: Takes,
+    first: Option<Control>,
+    scenes: watch::Receiver<Arc<Scene>>,
+    is_open: Arc<AtomicBool>,
+    mut stop: Stop,
+) {
+    let control = match first {
+        Some(control) => control,
+        None => loop {
+            tokio::select! {
+                () = stop.wait() => return,
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+            if let Ok(control) = Control::bind(path.clone(), takes) {
+                tracing::info!("{} {} is there now", takes.name(), path.display());
+                break control;
+            }
+        },
+    };
+    is_open.store(true, Ordering::Relaxed);
+    control.run(scenes, stop).await;
+}
+
+async fn serve(stream: UnixStream, takes: Takes, scenes: watch::Receiver<Arc<Scene>>) {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(read.take(LINE_MAX));
     let reply = match timeout(ASKING, reader.read_until(b'\n', &mut line)).await {
         Ok(Ok(_)) if line.ends_with(b"\n") => match serde_json::from_slice::<Question>(&line) {
-            Ok(question) => answer(question, &scenes).await,
+            Ok(question) if takes == Takes::All || matches!(question, Question::Beat { .. }) => {
+                answer(question, &scenes).await
+            }
+            Ok(_) => Reply::refused(
+                5,
+                "this socket takes reports of jobs only; nothing was done".to_owned(),
+                "ask as the daemon's user or as root",
+            ),
             Err(e) => Reply::refused(2, format!("the question cannot be understood: {e}"), ""),
         },
         _ => return,
@@ -343,8 +482,20 @@ async fn decide(question: Question, scenes: &watch::Receiver<Arc<Scene>>) -> Res
                 beat,
                 reply,
             });
+            let is_configured = || {
+                let scene = scenes.borrow();
+                scene.loaded.config.checks.contains_key(check.as_str())
+            };
             if known.await? {
                 Reply::done(format!("check {check} took note"))
+            } else if is_configured() {
+                Reply::refused(
+                    2,
+                    format!(
+                        "check {check} asks by itself, nothing can report to it; nothing was noted"
+                    ),
+                    "only checks with 'probe.heartbeat' take reports",
+                )
             } else {
                 no_such_check(&check)
             }
@@ -455,6 +606,14 @@ mod tests {
             Question::MaintenanceEnd {
                 name: "w".parse().expect("a name"),
             },
+            Question::Beat {
+                check: "db".parse().expect("a name"),
+                beat: Beat::Success,
+            },
+            Question::Beat {
+                check: "db".parse().expect("a name"),
+                beat: Beat::Failure("no room".to_owned()),
+            },
         ] {
             let text = serde_json::to_string(&question).expect("JSON");
             assert_eq!(
@@ -476,16 +635,57 @@ mod tests {
     async fn a_socket_of_a_dead_daemon_is_replaced_and_one_of_a_living_is_not() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = path(dir.path());
-        let first = Control::bind(path.clone()).expect("bound");
+        let first = Control::bind(path.clone(), Takes::All).expect("bound");
         let mode = std::fs::metadata(&path)
             .expect("there")
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(Control::bind(path.clone()).is_err());
+        assert!(matches!(
+            Control::bind(path.clone(), Takes::All),
+            Err(Unbound::Taken)
+        ));
+        assert!(matches!(
+            Control::open(&path, Takes::All),
+            Err(Unbound::Taken)
+        ));
         drop(first);
         assert!(!path.exists());
         drop(std::os::unix::net::UnixListener::bind(&path).expect("left over"));
-        assert!(Control::bind(path).is_ok());
+        assert!(Control::bind(path, Takes::All).is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_one_for_jobs_is_of_their_group_also() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("beats");
+        let _socket = Control::bind(path.clone(), Takes::Beats).expect("bound");
+        let mode = std::fs::metadata(&path)
+            .expect("there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o660);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_cannot_be_made_is_told_with_what_helps() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let long = dir.path().join("x".repeat(120)).join("control");
+        let absent = dir.path().join("absent").join("control");
+        let file = path(dir.path());
+        std::fs::write(&file, "").expect("written");
+        for (path, word) in [
+            (long, "shorter than 100 bytes"),
+            (absent, "make the state directory"),
+            (file, "is no socket"),
+        ] {
+            let Err(Unbound::Failed(e)) = Control::bind(path.clone(), Takes::All) else {
+                panic!("{} was made", path.display())
+            };
+            assert!(advice(&e).contains(word), "{e}: {}", advice(&e));
+            assert!(matches!(Control::open(&path, Takes::All), Ok(None)));
+        }
+        let read_only = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
+        assert!(advice(&read_only).contains("writable"));
     }
 }

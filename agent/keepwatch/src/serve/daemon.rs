@@ -3,7 +3,7 @@
 //! ```text
 //! configuration ─▶ catalog (or spool) ─▶ memory ─▶ ways to people ─▶ watcher ─▶ endpoint, control socket ─▶ READY
 //! SIGHUP:   read and check ─▶ stop watcher and offices, keep what they remember ─▶ start them anew ─▶ READY
-//! SIGTERM:  not ready, drain ─▶ watcher ─▶ offices ─▶ memory stored ─▶ tasks, endpoint ─▶ queue emptied ─▶ catalog closed
+//! SIGTERM:  not ready, drain ─▶ watcher ─▶ offices ─▶ memory stored ─▶ tasks and endpoint ─▶ queue emptied ─▶ catalog closed
 //! ```
 //!
 //! A configuration with faults changes nothing. A catalog that is away stops nothing.
@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use keepwatch_catalog::recorder::{self, Writer};
@@ -30,9 +31,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::alerts::Beginnings;
 use super::board::Tick;
 use super::collect::Collected;
-use super::control::Control;
+use super::control::{Control, Takes};
 use super::logs::Logs;
 use super::memory::{self, Memory};
 use super::people::{self, Office, Staff};
@@ -41,16 +43,16 @@ use super::scene::{Scene, Stop};
 use super::service::Service;
 use super::watching::{self, Ground, Watching};
 use super::world::{World, random};
-use super::{board, collect, collector, control, shown, upkeep};
+use super::{board, collect, collector, control, seat, shown, upkeep};
 use crate::errors::{Exit, Failure, Outcome};
 
 /// Offices may finish the message that they are at.
 const OFFICES: Duration = Duration::from_secs(1);
-/// What is remembered is stored within this.
-const STORING: Duration = Duration::from_secs(1);
+/// What is remembered is stored in the catalog within this, else in the file beside it within as much again.
+const STORING: Duration = Duration::from_millis(750);
 /// Tasks end within this once they are told to.
 const TASKS: Duration = Duration::from_secs(1);
-/// Records that wait are stored within this; what is left then is counted and lost.
+/// Records that wait are stored within this: in the catalog for the first half, then in the spool. What is left then is counted and lost.
 const RECORDS: Duration = Duration::from_secs(2);
 /// Connections to the catalog are closed within this.
 const CLOSING: Duration = Duration::from_millis(500);
@@ -83,17 +85,19 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
     let config = &loaded.config;
     let host = super::host_name(config);
     let state_directory = config.state_directory.clone();
-    crate::places::make_private_dir(&state_directory)?;
+    if let Err(failure) = crate::places::make_private_dir(&state_directory) {
+        tracing::error!("{}; what happens is not remembered", failure.message);
+    }
 
     // What only one daemon can have comes first: another one that runs is not disturbed.
-    let control = control::path(&state_directory);
-    let control = Control::bind(control.clone()).map_err(|e| {
-        Failure::failed(format!(
-            "cannot listen on the control socket {}: {e}; nothing was started",
-            control.display()
-        ))
-        .advice("only one 'keepwatch serve' can use a state directory, and its path must be shorter than 100 bytes")
-    })?;
+    let _seat = seat::take(&state_directory).map_err(|_| taken(&state_directory))?;
+    let control_file = control::path(&state_directory);
+    let control = Control::open(&control_file, Takes::All).map_err(|_| taken(&state_directory))?;
+    let beats_file = config.beats_socket.clone();
+    let beats = beats_file.as_deref().and_then(open_beats);
+    // Without one, nothing is missing.
+    let has_beats = beats.is_some() || beats_file.is_none();
+    let sockets = [control.is_some(), has_beats].map(|is| Arc::new(AtomicBool::new(is)));
     let (facts, facts_out) = watch::channel(Arc::new(Facts::default()));
     let (orders, orders_out) = watch::channel(Order::Serve);
     let beat = beat(&host);
@@ -122,7 +126,8 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
         state_directory,
     };
     let memory_file = memory::file(&fixed.state_directory);
-    let remembered = memory::load(&catalog, &memory_file).await;
+    let mut remembered = memory::load(&catalog, &memory_file).await;
+    let (beginnings, seen) = watch::channel(std::mem::take(&mut remembered.alerts));
     let loaded = Arc::new(loaded);
     let ready = Prepared::new(&fixed, Arc::clone(&loaded)).map_err(|faults| unusable(&faults))?;
     let restarts = memory::restarts(&catalog).await;
@@ -139,7 +144,24 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
     }));
     let mut tasks = JoinSet::new();
     let tasks_stop = stop.clone();
-    tasks.spawn(control.run(scene_out.clone(), stop.clone()));
+    tasks.spawn(control::keep(
+        control_file,
+        Takes::All,
+        control,
+        scene_out.clone(),
+        Arc::clone(&sockets[0]),
+        stop.clone(),
+    ));
+    if let Some(file) = beats_file {
+        tasks.spawn(control::keep(
+            file,
+            Takes::Beats,
+            beats,
+            scene_out.clone(),
+            Arc::clone(&sockets[1]),
+            stop.clone(),
+        ));
+    }
     tasks.spawn(collector::run(
         collector::Parts {
             catalog: catalog.clone(),
@@ -149,6 +171,7 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
             out: found,
             host: host.clone(),
             beat,
+            sockets,
         },
         stop.clone(),
     ));
@@ -157,6 +180,7 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
             scenes: scene_out.clone(),
             collected,
             facts,
+            beginnings,
             tick: tick.clone(),
             host,
             started,
@@ -167,6 +191,7 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
         catalog.clone(),
         memory_file.clone(),
         scene_out,
+        seen.clone(),
         stop.clone(),
     ));
     tasks.spawn(upkeep::run(catalog.clone(), stop));
@@ -229,6 +254,7 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
         catalog,
         writer,
         memory_file,
+        seen,
         changing,
         give_stop,
         tasks,
@@ -245,11 +271,33 @@ pub async fn run(file: &Path, loaded: Loaded, counters: Arc<Counters>, logs: Log
     outcome
 }
 
+fn open_beats(path: &Path) -> Option<Control> {
+    match Control::open(path, Takes::Beats) {
+        Ok(beats) => beats,
+        Err(_) => {
+            tracing::error!(
+                "another process listens on 'beats_socket' {}; jobs cannot report to this one there",
+                path.display()
+            );
+            None
+        }
+    }
+}
+
+fn taken(state_directory: &Path) -> Failure {
+    Failure::failed(format!(
+        "another 'keepwatch serve' uses the state directory {}; nothing was started",
+        state_directory.display()
+    ))
+    .advice("stop the other one, or give this one a 'state_directory' of its own")
+}
+
 /// What is ended, after the drain.
 struct End {
     catalog: Catalog,
     writer: Writer,
     memory_file: PathBuf,
+    seen: watch::Receiver<Beginnings>,
     changing: Changing,
     give_stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -258,27 +306,31 @@ struct End {
 }
 
 impl End {
-    async fn run(mut self) {
+    async fn run(self) {
         let before = self.changing.scenes.borrow().saved.borrow().clone();
         let saved = self.changing.watching.stop().await.saved;
         let people = self.changing.staff.stop(OFFICES).await;
         let memory = Memory {
             watch: saved.unwrap_or_else(|| Saved::clone(&before)),
             people,
+            alerts: self.seen.borrow().clone(),
         };
-        let saving = memory::save(&self.catalog, &self.memory_file, &memory);
-        if timeout(STORING, saving).await.is_err() {
-            tracing::warn!("there was no time to store what is to be remembered");
-        }
         self.give_stop.send_replace(true);
-        let ending = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(TASKS, ending).await.is_err() {
-            self.tasks.shutdown().await;
-        }
+        memory::save_within(STORING, &self.catalog, &self.memory_file, &memory).await;
         self.orders.send_replace(Order::Stop);
-        if let Some(serving) = self.serving {
-            let _ = serving.await;
-        }
+        let (mut tasks, serving) = (self.tasks, self.serving);
+        let tasks = async {
+            let ending = async { while tasks.join_next().await.is_some() {} };
+            if timeout(TASKS, ending).await.is_err() {
+                tasks.shutdown().await;
+            }
+        };
+        let endpoint = async {
+            if let Some(serving) = serving {
+                let _ = serving.await;
+            }
+        };
+        tokio::join!(tasks, endpoint);
         end_catalog(self.catalog, self.writer).await;
     }
 }
@@ -406,7 +458,7 @@ fn begin(
         saved: ends.saved,
         commands: ends.commands,
         office,
-        reload_ok: true,
+        refused: None,
         reloaded: World.wall(),
     };
     Ok((scene, watching, staff))
@@ -428,8 +480,10 @@ async fn reload(fixed: &Fixed, now: Changing, logs: &Logs) -> Result<Changing, F
                 tracing::error!("configuration: {fault}");
             }
             tracing::error!("the configuration was not reloaded; the former one is in effect");
-            now.scenes
-                .send_modify(|scene| Arc::make_mut(scene).reload_ok = false);
+            now.scenes.send_modify(|scene| {
+                let refused = &mut Arc::make_mut(scene).refused;
+                *refused = refused.or(Some(World.wall()));
+            });
             return Ok(now);
         }
     };
@@ -450,6 +504,7 @@ async fn reload(fixed: &Fixed, now: Changing, logs: &Logs) -> Result<Changing, F
     let memory = Memory {
         watch: left.saved.unwrap_or_else(|| Saved::clone(&kept)),
         people,
+        alerts: Beginnings::default(),
     };
     let (scene, watching, staff) =
         begin(fixed, prepared, memory, left.restarts).map_err(|faults| unusable(&faults))?;

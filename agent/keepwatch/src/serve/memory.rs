@@ -1,7 +1,7 @@
 //! What the daemon finds again after a restart: the states of checks and units, and what people were told.
 //!
 //! It lies in the catalog's table of states, in parts below the catalog's bound: `watch` (units, windows, heartbeats), `watch.0`,
-//! `watch.1`, … (200 checks each) and `people.NAME`. While the catalog is away it lies in a file beside the spool, so that an agent
+//! `watch.1`, … (200 checks each), `alerts` and `people.NAME`. While the catalog is away it lies in a file beside the spool, so that an agent
 //! that watches the database of its own catalog forgets nothing; of the two the newer one is believed. What cannot be read is as
 //! if it had never been: checks then begin as unknown.
 
@@ -16,7 +16,9 @@ use keepwatch_notify::plan::State;
 use keepwatch_watch::clock::{At, Clock as _, HostClock};
 use keepwatch_watch::conductor::{SAVED_VERSION, Saved};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+use super::alerts::Beginnings;
 use super::records::{self, Restarts};
 use super::scene::{Scene, Stop};
 use super::world::moment;
@@ -39,6 +41,8 @@ pub struct Memory {
     pub watch: Saved,
     /// Of what people were told, by receiver.
     pub people: BTreeMap<String, State>,
+    /// Since when what is wrong was seen.
+    pub alerts: Beginnings,
 }
 
 type Parts = BTreeMap<String, String>;
@@ -64,6 +68,7 @@ fn parts(memory: &Memory) -> Parts {
     for (name, state) in &memory.people {
         out.insert(format!("people.{name}"), json(state));
     }
+    out.insert("alerts".into(), json(&memory.alerts));
     out
 }
 
@@ -79,8 +84,18 @@ fn whole(parts: &Parts) -> Memory {
     };
     let mut memory = Memory {
         watch: parts.get("watch").and_then(read).unwrap_or_default(),
-        people: BTreeMap::new(),
+        ..Memory::default()
     };
+    if let Some(text) = parts.get("alerts") {
+        match serde_json::from_str(text) {
+            Ok(seen) => memory.alerts = seen,
+            Err(e) => {
+                tracing::warn!(
+                    "since when what is wrong was seen cannot be read, it begins anew: {e}"
+                );
+            }
+        }
+    }
     for (name, text) in parts {
         if let Some(receiver) = name.strip_prefix("people.") {
             match serde_json::from_str(text) {
@@ -154,6 +169,11 @@ fn read_file(path: &Path) -> Option<Parts> {
 
 /// Stores it, in the catalog or else in the file. Whether it is stored.
 pub async fn save(catalog: &Catalog, file: &Path, memory: &Memory) -> bool {
+    save_within(Duration::MAX, catalog, file, memory).await
+}
+
+/// As [`save`], for one who cannot wait for as long as the catalog may take: neither for it nor then for the disk longer than `most`.
+pub async fn save_within(most: Duration, catalog: &Catalog, file: &Path, memory: &Memory) -> bool {
     let parts = parts(memory);
     let (fitting, large): (Vec<_>, Vec<_>) = parts
         .clone()
@@ -163,30 +183,29 @@ pub async fn save(catalog: &Catalog, file: &Path, memory: &Memory) -> bool {
         tracing::warn!("'{name}' is too large to be remembered in the catalog");
     }
     let path = file.to_owned();
-    match states::save(catalog, &fitting).await {
-        Ok(()) => {
+    let why = match timeout(most, states::save(catalog, &fitting)).await {
+        Ok(Ok(())) => {
             // An older one must not be believed later, when the clock was set back.
             let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(path)).await;
-            true
+            return true;
         }
-        Err(e) => {
-            tracing::debug!("what is to be remembered goes to a file: {e}");
-            let text = json(&parts);
-            let written =
-                tokio::task::spawn_blocking(move || crate::places::replace_private(&path, &text));
-            match written.await {
-                Ok(Ok(())) => true,
-                Ok(Err(e)) => {
-                    tracing::error!(
-                        "nothing is remembered after a restart: neither the catalog nor {} can be written: {e}",
-                        file.display()
-                    );
-                    false
-                }
-                Err(_) => false,
-            }
-        }
-    }
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "the catalog does not answer in time".to_owned(),
+    };
+    tracing::debug!("what is to be remembered goes to a file: {why}");
+    let text = json(&parts);
+    let writing = tokio::task::spawn_blocking(move || crate::places::replace_private(&path, &text));
+    let why = match timeout(most, writing).await {
+        Ok(Ok(Ok(()))) => return true,
+        Ok(Ok(Err(e))) => e.to_string(),
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "the disk does not answer".to_owned(),
+    };
+    tracing::error!(
+        "nothing is remembered after a restart: neither the catalog nor {} can be written: {why}",
+        file.display()
+    );
+    false
 }
 
 /// Stores what changes until it is told to stop. The last state is stored by who stops everything.
@@ -194,6 +213,7 @@ pub async fn keep(
     catalog: Catalog,
     file: PathBuf,
     mut scenes: watch::Receiver<Arc<Scene>>,
+    mut seen: watch::Receiver<Beginnings>,
     mut stop: Stop,
 ) {
     let mut before = Memory::default();
@@ -207,6 +227,7 @@ pub async fn keep(
                 changed = scenes.changed() => break changed.is_ok(),
                 changed = saved.changed() => changed.is_err(),
                 open = told.changed() => !open,
+                changed = seen.changed() => changed.is_err(),
             };
             if gone {
                 // Another comes with the next scene.
@@ -216,10 +237,15 @@ pub async fn keep(
             let memory = Memory {
                 watch,
                 people: scene.office.states(),
+                alerts: seen.borrow_and_update().clone(),
             };
             // The one that the channel began with is empty.
             if memory.watch.at != At::default() && memory != before {
-                save(&catalog, &file, &memory).await;
+                // Who stops everything stores a later one at once, in the same places.
+                tokio::select! {
+                    () = stop.wait() => return,
+                    _ = save(&catalog, &file, &memory) => {}
+                }
                 before = memory;
             }
         };
@@ -244,6 +270,7 @@ mod tests {
             memory.watch.judges.insert(name, JudgeState::new(At(n)));
         }
         memory.people.insert("mail".into(), State::default());
+        memory.alerts.at = keepwatch_notify::time::At(7);
         let mut all = parts(&memory);
         assert_eq!(all.keys().filter(|k| k.starts_with("watch.")).count(), 3);
         assert_eq!(whole(&all), memory);
@@ -264,6 +291,7 @@ mod tests {
         let mut all = parts(&memory);
         all.insert("watch".into(), "{\"at\":".into());
         all.insert("people.other".into(), "[]x".into());
+        all.insert("alerts".into(), "[]x".into());
         let back = whole(&all);
         assert_eq!(back.watch, Saved::default());
         assert_eq!(back.people.len(), 1);

@@ -5,7 +5,8 @@
 //! | `daemon` | what is started, reloaded and ended in which order |
 //! | `scene` | the present: what a reload replaces |
 //! | `watching` | the watcher, and where its events go |
-//! | `records`, `journal`, `alerts`, `shown`, `collect` | pure: from what happened and is known to records, log lines, alerts, rows |
+//! | `records`, `journal`, `shown`, `collect` | pure: from what happened and is known to records, log lines, rows |
+//! | `alerts` | from facts to what fires: pure but for what it has seen before |
 //! | `board`, `collector`, `upkeep` | tasks: facts for the endpoint, questions to the catalog, its upkeep |
 //! | `people` | receivers, routes, offices |
 //! | `quiet` | maintenance windows around our own runs |
@@ -30,6 +31,7 @@ mod proofs;
 mod quiet;
 mod records;
 mod scene;
+mod seat;
 mod service;
 mod shown;
 mod upkeep;

@@ -260,6 +260,11 @@ impl Records {
         }
     }
 
+    /// The restart of a unit that is under way, or of which it is not known whether it helped.
+    pub fn under_way(&self, unit: &str) -> Option<&RestartRecord> {
+        self.restarts.get(unit)
+    }
+
     fn restart(&mut self, unit: &str, at: At, step: &RestartStep) -> Vec<Entry> {
         let mut out = Vec::new();
         match step {

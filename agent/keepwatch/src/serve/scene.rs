@@ -27,8 +27,8 @@ pub struct Scene {
     pub commands: mpsc::Sender<Command>,
     /// Ways to people.
     pub office: Office,
-    /// The last reload worked.
-    pub reload_ok: bool,
+    /// When the configuration was refused, if the last reload did not work.
+    pub refused: Option<At>,
     /// When the configuration was last read with success.
     pub reloaded: At,
 }

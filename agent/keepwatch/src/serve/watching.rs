@@ -181,7 +181,7 @@ async fn pass_on(
     office: Office,
 ) -> Restarts {
     while let Some(event) = events.recv().await {
-        journal::tell(&event);
+        journal::tell(&event, &records);
         if let Event::Result(run) = &event {
             let name = run.check.as_str();
             ground.counters.check_finished(name, run.kind, run.duration);
@@ -212,12 +212,7 @@ fn notice(event: &Event, host: &str) -> Option<Alert> {
             make("KeepwatchUnitRestarted", Severity::Info)
                 .summary(&format!("{unit} was restarted and is well again")),
         ),
-        RestartStep::Finished {
-            ok: false, result, ..
-        } => Some(
-            make("KeepwatchUnitRestartFailed", Severity::Warning)
-                .summary(&format!("{unit} could not be restarted: {result}")),
-        ),
+        // One that failed, and giving up, are alerts of their own.
         _ => None,
     }
 }
@@ -245,10 +240,7 @@ mod tests {
             result: "failed".into(),
             invocation: String::new(),
         };
-        assert_eq!(
-            told(finished(false)).as_deref(),
-            Some("KeepwatchUnitRestartFailed")
-        );
+        assert_eq!(told(finished(false)), None, "an alert of its own");
         assert_eq!(told(finished(true)), None);
         assert_eq!(told(RestartStep::GaveUp), None, "an alert of its own");
     }

@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use zeroize::Zeroizing;
 
-use super::{more, plain, title};
+use super::{more, note, plain, title};
 use crate::fault::{Fault, of_io, without};
 use crate::http::{Io, Net, Wire, is_loopback};
 use crate::limits::{MAIL, SMTP_READ};
@@ -116,9 +116,10 @@ pub fn write(host: &str, message: &Message) -> String {
         .map(|l| plain(l, message.kind))
         .collect();
     let head = title(message, host);
-    let room = MAIL - head.len() - 64;
+    let note = note(message);
+    let room = MAIL - head.len() - note.len() - 64;
     format!(
-        "{head}\n\n{}\n\n-- \nKeepwatch on {host}\n",
+        "{head}\n\n{note}{}\n\n-- \nKeepwatch on {host}\n",
         fit(
             &blocks,
             "\n\n",

@@ -16,6 +16,9 @@ use crate::plan::{Kind, Line, Message};
 use crate::secret::{Secret, SecretFile};
 use crate::time::At;
 
+/// Characters of the sentence before the lines; ours take ASCII only.
+const NOTE: usize = 300;
+
 /// A way to reach people, as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -78,6 +81,18 @@ async fn url_of(file: &SecretFile, plain: bool) -> Result<(Secret, Url), Fault> 
 
 /// The first line of a message: `FIRING critical: KeepwatchCheckDown (2) on host`.
 pub fn title(message: &Message, host: &str) -> String {
+    if message.kind.is_of_channel() {
+        let word = match message.kind {
+            Kind::Summary => "SUMMARY: messages were left out",
+            _ => "HELD BACK: too many messages",
+        };
+        let fire = match message.firing() {
+            0 => String::new(),
+            1 => ", 1 alert".to_owned(),
+            n => format!(", {n} alerts"),
+        };
+        return crate::text::clean(&format!("{word} on {host}{fire}"), 180);
+    }
     let names: std::collections::BTreeSet<&str> =
         message.lines.iter().map(|l| l.alert.name()).collect();
     let names = match (names.iter().next(), names.len()) {
@@ -93,6 +108,8 @@ pub fn title(message: &Message, host: &str) -> String {
         Kind::Resolved => "RESOLVED",
         Kind::Repeat => "STILL FIRING",
         Kind::Notice => "NOTICE",
+        Kind::Held => "HELD BACK",
+        Kind::Summary => "SUMMARY",
     };
     let severity = match message.kind {
         Kind::Resolved => String::new(),
@@ -112,6 +129,14 @@ pub fn state(line: &Line, kind: Kind) -> String {
         (None, Kind::Notice) => line.alert.starts().short(),
         (None, _) if line.new => format!("firing since {}", line.alert.starts().short()),
         (None, _) => format!("still firing since {}", line.alert.starts().short()),
+    }
+}
+
+/// The sentence before the lines, with what is between; nothing when there is none.
+pub fn note(message: &Message) -> String {
+    match crate::text::clean(&message.note, NOTE) {
+        note if note.is_empty() => note,
+        note => format!("{note}\n\n"),
     }
 }
 

@@ -9,7 +9,7 @@ use hyper::header::{HeaderMap, HeaderName};
 use keepwatch_model::check::Severity;
 use serde::Deserialize;
 
-use super::{more, plain, title, url_of};
+use super::{more, note, plain, title, url_of};
 use crate::fault::Fault;
 use crate::http::{Net, Question};
 use crate::limits::NTFY;
@@ -60,9 +60,12 @@ pub fn write(message: &Message) -> String {
         .iter()
         .map(|l| plain(l, message.kind))
         .collect();
+    let note = note(message);
+    let room = NTFY - note.len();
     // One alert with every character of four bytes would not fit: shortened on a character's boundary.
-    let blocks: Vec<String> = blocks.into_iter().map(|b| bytes(&b, NTFY - 64)).collect();
-    fit(&blocks, "\n\n", NTFY, str::len, more)
+    let blocks: Vec<String> = blocks.into_iter().map(|b| bytes(&b, room - 64)).collect();
+    let rest = fit(&blocks, "\n\n", room, str::len, more);
+    format!("{note}{rest}")
 }
 
 fn bytes(text: &str, limit: usize) -> String {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::{is_loud, more, state, title};
+use super::{is_loud, more, note, state, title};
 use crate::fault::{Fault, without};
 use crate::http::{Net, Question, Url};
 use crate::limits::TELEGRAM;
@@ -66,8 +66,12 @@ pub fn write(host: &str, message: &Message) -> String {
         .iter()
         .map(|l| block(l, message.kind))
         .collect();
-    let room = TELEGRAM - units(&head) - 2;
-    format!("{head}\n\n{}", fit(&blocks, "\n\n", room, units, more))
+    let note = html(&note(message), 1000);
+    let room = TELEGRAM - units(&head) - units(&note) - 2;
+    format!(
+        "{head}\n\n{note}{}",
+        fit(&blocks, "\n\n", room, units, more)
+    )
 }
 
 fn block(line: &Line, kind: Kind) -> String {

@@ -66,7 +66,7 @@ pub fn write(host: &str, message: &Message, now: At) -> String {
         "version": "4",
         "groupKey": message.group.replace('\u{1}', "/"),
         "truncatedAlerts": left,
-        "status": if message.firing() == 0 { "resolved" } else { "firing" },
+        "status": if message.firing() == 0 && message.kind != Kind::Held { "resolved" } else { "firing" },
         "receiver": message.channel,
         "groupLabels": {},
         "commonLabels": common,
@@ -79,7 +79,10 @@ pub fn write(host: &str, message: &Message, now: At) -> String {
             Kind::Resolved => "resolved",
             Kind::Repeat => "repeat",
             Kind::Notice => "notice",
+            Kind::Held => "held",
+            Kind::Summary => "summary",
         },
+        "note": message.note,
         "alerts": shown,
     })
     .to_string()

@@ -17,6 +17,17 @@ pub enum Kind {
     Repeat,
     /// Something is told once.
     Notice,
+    /// The hour's messages are used up: further ones are held back. Its lines are critical alerts that nobody knew of.
+    Held,
+    /// There is room again: how many messages were left out, and how everything stands.
+    Summary,
+}
+
+impl Kind {
+    /// About the channel and not about one group.
+    pub const fn is_of_channel(self) -> bool {
+        matches!(self, Self::Held | Self::Summary)
+    }
 }
 
 /// An alert in a message.
@@ -41,10 +52,25 @@ pub struct Message {
     pub group: String,
     /// What it is about.
     pub kind: Kind,
+    /// A sentence before the lines; may be empty.
+    pub note: String,
     /// New ones first, critical ones first.
     pub lines: Vec<Line>,
-    /// What is told by it: identity, phase, since when.
-    pub(super) tells: Vec<(AlertId, Phase, At)>,
+    /// What is told by it.
+    pub(super) tells: Vec<Tell>,
+}
+
+/// That a message tells something of an alert.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Tell {
+    /// In which group.
+    pub group: String,
+    /// Which.
+    pub id: AlertId,
+    /// How it stood.
+    pub phase: Phase,
+    /// Since when.
+    pub changed: At,
 }
 
 impl Message {
@@ -53,12 +79,13 @@ impl Message {
         self.lines.iter().filter(|l| l.ended.is_none()).count()
     }
 
-    /// The worst of them.
+    /// The worst of them. That messages are held back is a warning even when it names none.
     pub fn severity(&self) -> Severity {
-        self.lines
-            .iter()
-            .map(|l| l.alert.severity())
-            .min()
-            .unwrap_or(Severity::Info)
+        let none = match self.kind {
+            Kind::Held => Severity::Warning,
+            _ => Severity::Info,
+        };
+        let all = self.lines.iter().map(|l| l.alert.severity());
+        all.min().unwrap_or(none)
     }
 }

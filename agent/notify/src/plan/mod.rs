@@ -7,12 +7,14 @@
 //! - not before `interval` has passed since the last message of the group;
 //! - an alert that fires again is not told before `cooldown` has passed since it was told last;
 //! - what still fires is told again after `repeat`;
-//! - not more than `per_hour` messages of a channel in an hour; half as many again are kept for critical ones.
+//! - not more than `per_hour` messages of a channel in an hour; half as many again are kept for critical ones. What then happens
+//!   says `held`.
 //!
 //! An alert that resolves before it was due is never told. One that was due and could not be delivered is told as resolved, with
 //! both times. A message that cannot be delivered until `deadline` has passed goes to the `fallback` channel, once, or is counted
 //! as undeliverable; a sink that is down delays all messages of its channel, a message that a sink refuses delays only its group.
 
+mod held;
 mod message;
 mod rules;
 mod state;
@@ -21,9 +23,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::alert::Alert;
-use crate::limits::{BACKOFF, BACKOFF_MAX, JITTER, RETRY_AFTER_MAX};
+use crate::limits::{BACKOFF, BACKOFF_MAX, HOUR, JITTER, RETRY_AFTER_MAX};
 use crate::time::At;
 
+pub use held::Held;
 pub use message::{Kind, Line, Message};
 pub use rules::Rules;
 pub use state::{ChannelState, Group, Member, Phase, STATE_VERSION, State, Tally, Told};
@@ -131,50 +134,34 @@ impl Plan {
         channel.tidy(rules, now);
         // A clock that was set back does not stretch a wait beyond its maximum.
         channel.not_before = channel.not_before.min(now.plus(RETRY_AFTER_MAX));
-        let mut ready: Vec<(bool, At, String)> = Vec::new();
-        let mut soonest: Option<At> = None;
-        for (key, group) in &mut channel.groups {
-            let Some(due) = group.due(rules) else {
-                continue;
+        if channel.held.is_none() {
+            let (ready, soonest) = channel.ready(rules, now);
+            let Some(first) = ready.first() else {
+                return soonest.map_or(Next::Idle, Next::Wait);
             };
-            group.not_before = group.not_before.min(now.plus(BACKOFF_MAX));
-            let due = due.max(group.not_before);
-            if due <= now {
-                ready.push((!group.is_critical(), due, key.clone()));
-            } else {
-                soonest = Some(soonest.map_or(due, |s| s.min(due)));
+            if channel.not_before > now {
+                return Next::Wait(channel.not_before);
             }
+            let limit = if first.critical {
+                rules.limit() + rules.extra()
+            } else {
+                rules.limit()
+            };
+            if channel.sent.len() < limit {
+                let group = channel.groups.get_mut(&first.key);
+                return group.map_or(Next::Idle, |group| {
+                    Next::Send(Box::new(group.message(name, &first.key, rules, now)))
+                });
+            }
+            if !ready.iter().any(|r| r.news) {
+                // Only what is known: until the oldest of those that fill the hour leaves it.
+                let leaves = channel.sent[channel.sent.len() - limit].plus(HOUR);
+                let until = soonest.map_or(leaves, |s| s.min(leaves));
+                return Next::Wait(until.max(now.plus(Duration::from_secs(1))));
+            }
+            channel.held = Some(Held::new(now));
         }
-        ready.sort();
-        let Some((calm, _, key)) = ready.into_iter().next() else {
-            return soonest.map_or(Next::Idle, Next::Wait);
-        };
-        if channel.not_before > now {
-            return Next::Wait(channel.not_before);
-        }
-        let limit = rules.per_hour.max(1) as usize;
-        let limit = if calm {
-            limit
-        } else {
-            limit + limit.div_ceil(2)
-        };
-        if channel.sent.len() >= limit {
-            // When the oldest of those that fill the hour leaves it.
-            let oldest = channel.sent[channel.sent.len() - limit];
-            return Next::Wait(
-                oldest
-                    .plus(Duration::from_secs(3600))
-                    .max(now.plus(Duration::from_secs(1))),
-            );
-        }
-        match channel
-            .groups
-            .get_mut(&key)
-            .map(|g| g.message(name, &key, rules, now))
-        {
-            Some(message) => Next::Send(Box::new(message)),
-            None => Next::Idle,
-        }
+        channel.next_held(name, rules, now)
     }
 
     /// A message was delivered.
@@ -185,10 +172,12 @@ impl Plan {
         channel.attempts = 0;
         channel.not_before = At::default();
         channel.tally.delivered += 1;
-        channel.sent.push(now);
-        if let Some(group) = channel.groups.get_mut(&message.group) {
-            group.told(message, now);
+        // What says that messages are held back is none of those that the hour holds.
+        if message.kind != Kind::Held {
+            channel.sent.push(now);
         }
+        channel.told(message, now);
+        channel.spoke(message.kind, now);
         if let Some(rules) = self.rules.get(&message.channel) {
             channel.tidy(rules, now);
         }
@@ -204,12 +193,18 @@ impl Plan {
             return false;
         };
         channel.tally.failures += 1;
-        let Some(group) = channel.groups.get_mut(&message.group) else {
-            return false;
+        let (due_since, attempts, not_before) = if message.kind.is_of_channel() {
+            let Some(held) = &mut channel.held else {
+                return false;
+            };
+            (held.due_since, &mut held.attempts, &mut held.not_before)
+        } else {
+            let Some(group) = channel.groups.get_mut(&message.group) else {
+                return false;
+            };
+            (group.due_since, &mut group.attempts, &mut group.not_before)
         };
-        let overdue = group
-            .due_since
-            .is_some_and(|since| now.since(since) >= rules.deadline);
+        let overdue = due_since.is_some_and(|since| now.since(since) >= rules.deadline);
         match how {
             Failed::Sink(asked) => {
                 channel.attempts = channel.attempts.saturating_add(1);
@@ -218,15 +213,16 @@ impl Plan {
                 channel.not_before = now.plus(wait);
             }
             Failed::Message => {
-                group.attempts = group.attempts.saturating_add(1);
-                group.not_before = now.plus(backoff(group.attempts, random));
+                *attempts = attempts.saturating_add(1);
+                *not_before = now.plus(backoff(*attempts, random));
             }
         }
         let give_up = overdue || (how == Failed::Message && rules.fallback.is_some());
         if !give_up {
             return false;
         }
-        group.told(message, now);
+        channel.told(message, now);
+        channel.spoke(message.kind, now);
         channel.tally.undeliverable += 1;
         channel.tidy(rules, now);
         let target = rules.fallback.clone().filter(|f| *f != message.channel);
@@ -269,7 +265,7 @@ impl Plan {
                 channel
                     .groups
                     .values()
-                    .filter(|g| g.due(rules).is_some_and(|due| due <= now))
+                    .filter(|g| g.due(rules).is_some_and(|(due, _)| due <= now))
                     .count()
             })
     }

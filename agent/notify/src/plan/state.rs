@@ -1,14 +1,16 @@
 //! What is remembered of channels, groups and alerts. It is stored, so fields are added with defaults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keepwatch_model::check::Severity;
 use serde::{Deserialize, Serialize};
 
+use super::held::Held;
+use super::message::Tell;
 use super::{Kind, Line, Message, Rules};
 use crate::alert::{Alert, AlertId};
-use crate::limits::ALERTS;
+use crate::limits::{ALERTS, BACKOFF_MAX, HOUR};
 use crate::time::At;
 
 /// The version of [`State`]. Fields are added with defaults.
@@ -36,6 +38,8 @@ pub struct ChannelState {
     pub attempts: u32,
     /// Nothing is tried before.
     pub not_before: At,
+    /// Set while the hour's messages are used up.
+    pub held: Option<Held>,
     /// What happened.
     pub tally: Tally,
 }
@@ -68,6 +72,8 @@ pub struct Group {
     pub attempts: u32,
     /// Not tried before.
     pub not_before: At,
+    /// The newest change whose message was held back and counted.
+    pub left_out: Option<At>,
 }
 
 /// How an alert stands.
@@ -151,6 +157,18 @@ impl Member {
     }
 }
 
+/// A group that something is due of.
+pub(super) struct Ready {
+    /// It holds a critical alert.
+    pub critical: bool,
+    /// Something changed; else what fires is told again.
+    pub news: bool,
+    /// Since when.
+    pub due: At,
+    /// Which.
+    pub key: String,
+}
+
 impl ChannelState {
     fn alerts(&self) -> usize {
         self.groups.values().map(|g| g.members.len()).sum()
@@ -167,18 +185,49 @@ impl ChannelState {
             return self.admit(rules, now, Member::new(alert.clone(), Phase::Firing, now));
         };
         let news = member.phase != Phase::Firing;
+        // Whoever says what fires may not know when it began: what was known first holds for as long as people believe that it fires.
+        let goes_on = !news || member.told == Told::Firing;
+        let began = member.alert.starts();
         if news {
             member.phase = Phase::Firing;
             member.changed = now;
         }
         member.alert = alert.clone();
+        if goes_on {
+            member.alert = member.alert.clone().began(began.min(alert.starts()));
+        }
         news
+    }
+
+    /// Groups that something is due of, those with a critical alert first; and when the next of the others is.
+    pub(super) fn ready(&mut self, rules: &Rules, now: At) -> (Vec<Ready>, Option<At>) {
+        let (mut ready, mut soonest) = (Vec::new(), None::<At>);
+        for (key, group) in &mut self.groups {
+            let Some((due, news)) = group.due(rules) else {
+                continue;
+            };
+            group.not_before = group.not_before.min(now.plus(BACKOFF_MAX));
+            let due = due.max(group.not_before);
+            if due <= now {
+                ready.push(Ready {
+                    critical: group.is_critical(),
+                    news,
+                    due,
+                    key: key.clone(),
+                });
+            } else {
+                soonest = Some(soonest.map_or(due, |s| s.min(due)));
+            }
+        }
+        ready.sort_by(|a, b| (!a.critical, a.due, &a.key).cmp(&(!b.critical, b.due, &b.key)));
+        (ready, soonest)
     }
 
     /// Takes a new member in, when there is room.
     pub(super) fn admit(&mut self, rules: &Rules, now: At, member: Member) -> bool {
         if self.alerts() >= ALERTS {
             self.tidy(rules, now);
+            self.forget(now, rules.cooldown);
         }
         if self.alerts() >= ALERTS {
             self.tally.overflow += 1;
@@ -202,11 +251,18 @@ impl ChannelState {
     /// Forgets what is over and told. Moments that lie in the future are of a clock that was wrong: they become now, or waits that
     /// are counted from them would last for years.
     pub(super) fn tidy(&mut self, rules: &Rules, now: At) {
-        let hour = Duration::from_secs(3600);
         // What lies in the future is of a clock that was wrong.
-        self.sent.retain(|at| *at <= now && now.since(*at) < hour);
+        self.sent.retain(|at| *at <= now && now.since(*at) < HOUR);
+        if let Some(held) = &mut self.held {
+            held.tidy(now);
+        }
         for group in self.groups.values_mut() {
-            for at in [&mut group.last_sent, &mut group.due_since] {
+            let moments = [
+                &mut group.last_sent,
+                &mut group.due_since,
+                &mut group.left_out,
+            ];
+            for at in moments {
                 *at = at.map(|at| at.min(now));
             }
             for m in group.members.values_mut() {
@@ -214,20 +270,42 @@ impl ChannelState {
                 m.told_firing = m.told_firing.map(|at| at.min(now));
             }
         }
-        for group in self.groups.values_mut() {
-            group.members.retain(|_, m| {
-                let over = matches!(m.phase, Phase::Resolved(_)) && !m.is_pending();
-                let cooling = m
-                    .told_firing
-                    .is_some_and(|at| at <= now && now.since(at) < rules.cooldown);
-                !over || cooling
-            });
-        }
+        // An hour, so that one that was told lately is known from one that begins.
+        self.forget(now, rules.cooldown.max(HOUR));
         self.groups.retain(|_, g| {
             !g.members.is_empty()
                 || g.last_sent
                     .is_some_and(|at| at <= now && now.since(at) < rules.interval)
         });
+    }
+}
+
+impl ChannelState {
+    /// Forgets what is over and was told longer ago than this.
+    fn forget(&mut self, now: At, after: Duration) {
+        for group in self.groups.values_mut() {
+            group.members.retain(|_, m| {
+                let over = matches!(m.phase, Phase::Resolved(_)) && !m.is_pending();
+                let lately = m
+                    .told_firing
+                    .is_some_and(|at| at <= now && now.since(at) < after);
+                !over || lately
+            });
+        }
+    }
+
+    /// What this message told is told.
+    pub(super) fn told(&mut self, message: &Message, now: At) {
+        if message.kind.is_of_channel() {
+            let groups: BTreeSet<&String> = message.tells.iter().map(|t| &t.group).collect();
+            for key in groups {
+                if let Some(group) = self.groups.get_mut(key) {
+                    group.told(key, message, now);
+                }
+            }
+        } else if let Some(group) = self.groups.get_mut(&message.group) {
+            group.told(&message.group, message, now);
+        }
     }
 }
 
@@ -247,15 +325,15 @@ impl Group {
         })
     }
 
-    /// When its next message is due; none when there is none.
-    pub(super) fn due(&self, rules: &Rules) -> Option<At> {
+    /// When its next message is due, and whether it is news; none when there is none.
+    pub(super) fn due(&self, rules: &Rules) -> Option<(At, bool)> {
         let pending = self.members.values().filter_map(|m| m.due(rules)).min();
         if let Some(due) = pending {
             let after = self
                 .last_sent
                 .map(|at| at.plus(rules.interval))
                 .unwrap_or_default();
-            return Some(due.max(after));
+            return Some((due.max(after), true));
         }
         if !self.members.values().any(|m| m.phase == Phase::Firing) {
             return None;
@@ -268,16 +346,51 @@ impl Group {
         let last = self
             .last_sent
             .or_else(|| self.members.values().filter_map(|m| m.told_firing).max())?;
-        Some(last.plus(repeat))
+        Some((last.plus(repeat), false))
     }
 
     /// Writes down what there is to tell now.
     pub(super) fn message(&mut self, channel: &str, key: &str, rules: &Rules, now: At) -> Message {
         self.due_since.get_or_insert(now);
-        let mut tells = Vec::new();
-        let mut lines = Vec::new();
-        let (mut fires, mut ends, mut notices) = (false, false, false);
-        for (id, m) in &mut self.members {
+        let (mut lines, mut tells) = (Vec::new(), Vec::new());
+        self.write(key, rules, now, |_| true, &mut lines, &mut tells);
+        sort(&mut lines);
+        let is =
+            |phase: fn(&Phase) -> bool| tells.iter().any(|t| phase(&t.phase) && self.is_news(t));
+        let kind = if is(|p| *p == Phase::Firing) {
+            Kind::Firing
+        } else if is(|p| matches!(p, Phase::Resolved(_))) {
+            Kind::Resolved
+        } else if is(|p| *p == Phase::Notice) {
+            Kind::Notice
+        } else {
+            Kind::Repeat
+        };
+        Message {
+            channel: channel.into(),
+            group: key.into(),
+            kind,
+            note: String::new(),
+            lines,
+            tells,
+        }
+    }
+
+    fn is_news(&self, tell: &Tell) -> bool {
+        self.members.get(&tell.id).is_some_and(Member::is_pending)
+    }
+
+    /// The lines of those members that are wanted, and what they tell: what is pending, and what fires.
+    pub(super) fn write(
+        &mut self,
+        key: &str,
+        rules: &Rules,
+        now: At,
+        wanted: impl Fn(&Member) -> bool,
+        lines: &mut Vec<Line>,
+        tells: &mut Vec<Tell>,
+    ) {
+        for (id, m) in self.members.iter_mut().filter(|(_, m)| wanted(m)) {
             let pending = m.is_pending();
             // One that fires again and cools down is left for later.
             let cooling = m.told != Told::Nothing && m.due(rules).is_some_and(|due| due > now);
@@ -286,12 +399,12 @@ impl Group {
                 continue;
             }
             m.was_due = true;
-            match m.phase {
-                Phase::Firing => fires |= pending,
-                Phase::Resolved(_) => ends |= pending,
-                Phase::Notice => notices = true,
-            }
-            tells.push((id.clone(), m.phase, m.changed));
+            tells.push(Tell {
+                group: key.to_owned(),
+                id: id.clone(),
+                phase: m.phase,
+                changed: m.changed,
+            });
             lines.push(Line {
                 alert: m.alert.clone(),
                 ended: match m.phase {
@@ -302,58 +415,46 @@ impl Group {
                 escalated: m.escalated,
             });
         }
-        lines.sort_by_cached_key(|l| {
-            let a = &l.alert;
-            (
-                !l.new,
-                l.ended.is_some(),
-                a.severity(),
-                a.name().to_owned(),
-                a.subject(),
-            )
-        });
-        let kind = if fires {
-            Kind::Firing
-        } else if ends {
-            Kind::Resolved
-        } else if notices {
-            Kind::Notice
-        } else {
-            Kind::Repeat
-        };
-        Message {
-            channel: channel.into(),
-            group: key.into(),
-            kind,
-            lines,
-            tells,
-        }
     }
 
     /// What this message told is told. What changed since it was written is still pending.
-    pub(super) fn told(&mut self, message: &Message, now: At) {
+    fn told(&mut self, key: &str, message: &Message, now: At) {
         self.last_sent = Some(now);
         self.due_since = None;
         self.attempts = 0;
         self.not_before = At::default();
-        for (id, phase, changed) in &message.tells {
-            if *phase == Phase::Notice {
-                self.members.remove(id);
+        for tell in message.tells.iter().filter(|t| t.group == key) {
+            if tell.phase == Phase::Notice {
+                self.members.remove(&tell.id);
                 continue;
             }
-            let Some(m) = self.members.get_mut(id) else {
+            let Some(m) = self.members.get_mut(&tell.id) else {
                 continue;
             };
-            m.told = match phase {
+            m.told = match tell.phase {
                 Phase::Firing => {
                     m.told_firing = Some(now);
                     Told::Firing
                 }
                 _ => Told::Resolved,
             };
-            if m.phase == *phase && m.changed == (*changed).min(now) {
+            if m.phase == tell.phase && m.changed == tell.changed.min(now) {
                 m.was_due = false;
             }
         }
     }
+}
+
+/// New ones first, what fires before what is over, critical ones first.
+pub(super) fn sort(lines: &mut [Line]) {
+    lines.sort_by_cached_key(|l| {
+        let a = &l.alert;
+        (
+            !l.new,
+            l.ended.is_some(),
+            a.severity(),
+            a.name().to_owned(),
+            a.subject(),
+        )
+    });
 }

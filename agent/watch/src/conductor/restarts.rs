@@ -144,8 +144,12 @@ impl Conductor {
                 jitter,
             ),
             Err(e) => {
-                tracing::warn!(%unit, "cannot ask systemd before a restart: {e}");
-                policy::refuse(&mut slot.state, Refusal::Unreachable, now)
+                // The refusal is told once, with its reason; each further run would say the same.
+                let decision = policy::refuse(&mut slot.state, Refusal::Unreachable, now);
+                if matches!(decision, Decision::Refused { again: false, .. }) {
+                    tracing::warn!(%unit, "cannot ask systemd before a restart: {e}");
+                }
+                decision
             }
         };
         self.decided(unit, asker, reason, decision, reply);

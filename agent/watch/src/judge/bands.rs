@@ -122,7 +122,7 @@ pub fn apply(bands: &[Band], warning: &mut Vec<Quantity>, outcome: &Outcome) -> 
             Side::Above => "above",
             Side::Below => "below",
         };
-        let name = name(band.quantity);
+        let name = band.quantity;
         if let Some(limit) = band.fail.filter(|f| band.beyond(value, *f)) {
             let text = format!("{name} is {}, {side} {}", short(value), short(limit));
             failure.get_or_insert_with(|| Failure::new(Reason::Threshold, text));
@@ -149,14 +149,6 @@ pub fn apply(bands: &[Band], warning: &mut Vec<Quantity>, outcome: &Outcome) -> 
         result,
         failure,
         warnings,
-    }
-}
-
-/// The quantity as configuration writes it.
-fn name(quantity: Quantity) -> String {
-    match serde_json::to_value(quantity) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => format!("{quantity:?}"),
     }
 }
 

@@ -223,11 +223,13 @@ pub async fn handshake(
         .connect(server, wire)
         .await
         .map_err(|e| {
-            Failure::because(
-                Reason::Tls,
-                &format!("the TLS handshake with {name} failed"),
-                &e,
-            )
+            let what = format!("the TLS handshake with {name} failed");
+            // The library has no sentence for it.
+            if crate::text::chain(&e).contains("CaUsedAsEndEntity") {
+                let why = "it shows the certificate of an authority as its own (self-signed, CA:TRUE); give it one that is signed by that authority";
+                return Failure::new(Reason::Tls, format!("{what}: {why}"));
+            }
+            Failure::because(Reason::Tls, &what, &e)
         })?;
     let not_after = stream
         .get_ref()

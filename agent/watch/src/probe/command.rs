@@ -82,22 +82,27 @@ impl Command {
     }
 }
 
+/// What happened, and what the command said to it, if anything.
+fn with_output(what: &str, output: &[u8]) -> String {
+    match clean_bytes(output) {
+        said if said.is_empty() => what.to_owned(),
+        said => format!("{what}: {said}"),
+    }
+}
+
 /// What the end of a command says, before its exit code is judged.
 pub(super) fn ended(ran: &Ran) -> Result<i32, Failure> {
     match ran.end {
         End::Exit(code) => Ok(code),
         End::Signal(n) => Err(Failure::new(
             Reason::Exec,
-            format!(
-                "the command was ended by signal {n}: {}",
-                clean_bytes(&ran.output)
-            ),
+            with_output(&format!("the command was ended by signal {n}"), &ran.output),
         )),
         End::Deadline => Err(Failure::new(
             Reason::Timeout,
-            format!(
-                "the command did not end in time and was killed: {}",
-                clean_bytes(&ran.output)
+            with_output(
+                "the command did not end in time and was killed",
+                &ran.output,
             ),
         )),
     }
@@ -137,11 +142,11 @@ impl Probe for Command {
                 Ok((code, ran)) => {
                     let mut outcome = Outcome::success();
                     outcome.measure(Quantity::ExitCode, f64::from(code));
-                    let said = clean_bytes(&ran.output);
+                    let said = with_output(&format!("exit code {code}"), &ran.output);
                     if self.settings.degraded.contains(&code) {
-                        outcome.warn(format!("exit code {code}: {said}"));
+                        outcome.warn(said);
                     } else if code != 0 && !self.settings.success.contains(&code) {
-                        outcome.fail(Reason::Status, format!("exit code {code}: {said}"));
+                        outcome.fail(Reason::Status, said);
                     }
                     outcome
                 }

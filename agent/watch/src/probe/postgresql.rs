@@ -5,6 +5,8 @@
 //! that starts up, shuts down or recovers (*status*, SQLSTATE 57P0x), wrong credentials (*auth*, class 28), no free
 //! connection (*status*, 53300), a query that fails or answers otherwise than expected (*assertion*), a wrong role (*assertion*).
 
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
 use keepwatch_model::check::{CheckKind, Reason};
 use serde::{Deserialize, Serialize};
@@ -52,7 +54,7 @@ pub struct PostgresqlSettings {
     /// The password; not needed with peer or trust authentication.
     #[serde(default)]
     pub password_file: Option<SecretFile>,
-    /// What to ask besides; the first column of the first row is the answer.
+    /// What to ask besides, in a transaction that only reads; the first column of the first row is the answer.
     #[serde(default)]
     pub query: Option<String>,
     /// What the answer must be, as text.
@@ -78,6 +80,18 @@ const FACTS: &str = "SELECT pg_is_in_recovery()::int, \
     ELSE (SELECT max(extract(epoch FROM replay_lag)) FROM pg_stat_replication) END, \
     (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' OR backend_type IS NULL), \
     current_setting('max_connections')";
+
+/// A check asks and changes nothing, and a server does not notice that nobody waits for its answer any more: a query behind a lock
+/// would keep its connection at each run, until there is none left for others. So the server gets the time that is left as a limit.
+/// In a transaction, since a pooler may give the next client the same session.
+fn bounded(left: Duration) -> String {
+    // 0 would be no limit.
+    let ms = left.as_millis().clamp(1, i32::MAX as u128);
+    format!(
+        "BEGIN READ ONLY; SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
+         SET LOCAL idle_in_transaction_session_timeout = {ms}"
+    )
+}
 
 impl Postgresql {
     /// Checks the settings.
@@ -124,13 +138,13 @@ impl Postgresql {
         Ok(secured.wire)
     }
 
-    async fn run(&self) -> Result<Outcome, Failure> {
+    async fn run(&self, deadline: Instant) -> Result<Outcome, Failure> {
         let password = read_optional(self.settings.password_file.as_ref()).await?;
         let secrets: Vec<&Secret> = password.iter().collect();
-        without(&secrets, self.talk(password.as_ref()).await)
+        without(&secrets, self.talk(password.as_ref(), deadline).await)
     }
 
-    async fn talk(&self, password: Option<&Secret>) -> Result<Outcome, Failure> {
+    async fn talk(&self, password: Option<&Secret>, deadline: Instant) -> Result<Outcome, Failure> {
         let mut outcome = Outcome::success();
         let s = &self.settings;
         let mut config = Config::new();
@@ -148,6 +162,9 @@ impl Postgresql {
         let (client, connection) = connected.map_err(|e| self.failure("connecting", &e))?;
         drop(config);
         let asking = async move {
+            let begin = bounded(deadline.saturating_duration_since(Instant::now()));
+            let begun = client.batch_execute(&begin).await;
+            begun.map_err(|e| self.failure("beginning", &e))?;
             let facts = self.first_row(&client, FACTS).await?;
             self.facts(&facts, &mut outcome);
             if let Some(query) = &s.query {
@@ -245,6 +262,8 @@ impl Postgresql {
         let reason = match code {
             // Authentication, and a database or role that one may not use.
             _ if code.starts_with("28") || code == "42501" => Reason::Auth,
+            // Out of time, as the transaction was begun.
+            "57014" | "55P03" => Reason::Timeout,
             // Starting up, shutting down, in recovery; no connection left; out of disk or memory.
             _ if code.starts_with("57P") || code.starts_with("53") || code.starts_with("58") => {
                 Reason::Status
@@ -262,7 +281,7 @@ impl Probe for Postgresql {
     fn kind(&self) -> CheckKind {
         CheckKind::Postgresql
     }
-    fn ask(&self, _: Instant) -> Asking<'_> {
-        Box::pin(async { self.run().await.into() })
+    fn ask(&self, deadline: Instant) -> Asking<'_> {
+        Box::pin(async move { self.run(deadline).await.into() })
     }
 }

@@ -1,8 +1,8 @@
 //! How many checks run at once, and who is next.
 //!
 //! Three limits: [`OVERALL`], and less for what is dear to the host or to a database. Within each limit some places are kept
-//! from checks whose last run ran into its deadline, and a few from those that were not asked yet: however many targets hang,
-//! those that are known to answer find a place at once. Who waits is served in order of arrival; waiting is not part of the
+//! from checks whose last run ran into its deadline, and some from those that were not asked yet: however many targets hang,
+//! those that are known to answer find a place at once. Who waits is served in order of arrival, slow ones behind the others; waiting is not part of the
 //! measured duration of a run. A first run may so have to wait for others, at most until they run into their deadline.
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ pub const COMMANDS: usize = 2;
 pub const DATABASES: usize = 4;
 /// Of [`OVERALL`], places that checks whose last run timed out may not take.
 const KEPT_OVERALL: usize = 4;
-/// Of the smaller limits.
+/// Of the smaller limits; neither they nor checks that were not asked yet may take it.
 const KEPT: usize = 1;
 /// Of [`OVERALL`], places that neither those nor checks that were not asked yet may take: after a start nobody knows who hangs.
 const KEPT_FROM_NEW: usize = 2;
@@ -91,7 +91,12 @@ impl Caps {
 
     /// The first who may run now; it has its place until [`Self::done`].
     pub fn start_next(&mut self) -> Option<Ticket> {
-        let at = self.waiting.iter().position(|t| self.admits(t))?;
+        // New ones come before slow ones: else those, asked again and again, would keep them waiting.
+        let first = |slow: bool| {
+            let mut waiting = self.waiting.iter();
+            waiting.position(|t| (t.trust == Trust::Slow) == slow && self.admits(t))
+        };
+        let at = first(false).or_else(|| first(true))?;
         let ticket = self.waiting.remove(at)?;
         self.running.push(ticket);
         Some(ticket)
@@ -103,12 +108,12 @@ impl Caps {
             let count = |of: &dyn Fn(&Ticket) -> bool| {
                 self.running.iter().filter(mine).filter(|r| of(r)).count()
             };
-            // New ones come before slow ones: else those, asked again and again, would keep them waiting.
             let unproven = || count(&|r| r.trust != Trust::Answers);
             count(&|_| true) < limit
                 && match t.trust {
                     Trust::Answers => true,
-                    Trust::New => class.is_some() || unproven() < limit - KEPT_FROM_NEW,
+                    Trust::New if class.is_none() => unproven() < limit - KEPT_FROM_NEW,
+                    Trust::New => unproven() < limit - kept,
                     Trust::Slow => unproven() < limit - kept,
                 }
         };
@@ -211,6 +216,26 @@ mod tests {
         assert_eq!(admitted(&mut caps), [93], "and not one of the new");
         caps.done(0);
         assert_eq!(admitted(&mut caps), [14], "and not the slow one");
+    }
+
+    #[test]
+    fn unknown_commands_and_databases_leave_a_place_to_those_that_answer() {
+        let mut caps = Caps::default();
+        for i in 0..6 {
+            caps.enqueue(ticket(i, Class::Command, New));
+            caps.enqueue(ticket(10 + i, Class::Database, New));
+        }
+        assert_eq!(admitted(&mut caps), [0, 10, 11, 12]);
+        caps.enqueue(ticket(20, Class::Command, Answers));
+        caps.enqueue(ticket(21, Class::Database, Answers));
+        assert_eq!(admitted(&mut caps), [20, 21], "past those that hang");
+        // A slow one that came first lets new ones pass.
+        let mut caps = Caps::default();
+        caps.enqueue(ticket(1, Class::Command, Slow));
+        caps.enqueue(ticket(2, Class::Command, New));
+        assert_eq!(admitted(&mut caps), [2]);
+        caps.done(2);
+        assert_eq!(admitted(&mut caps), [1]);
     }
 
     #[test]

@@ -206,6 +206,11 @@ impl Ca {
         Self { key, params, pem }
     }
 
+    /// Its own certificate and key in PEM, as some use for a server.
+    pub fn itself(&self) -> (String, String) {
+        (self.pem.clone(), self.key.serialize_pem())
+    }
+
     /// Certificate and key in PEM, for these names, ending so many days from now (negative: ended).
     pub fn issue(&self, names: &[&str], days: i64) -> (String, String) {
         let mut params = rcgen::CertificateParams::new(

@@ -1,6 +1,7 @@
-//! Standard input that may be silent for long: whoever asks the run to stop need not wait for its next byte.
+//! A pipe that may be silent for long: whoever asks the run to stop need not wait for its next byte, nor for its end.
 
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 
 use keepwatch_engine::progress::Cancel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -8,23 +9,20 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// How often it is looked whether to stop, in nanoseconds.
 const LOOK: i64 = 200_000_000;
 
-/// Reads it until its end, or until it is asked to stop.
-pub struct Stdin {
-    inner: io::Stdin,
+/// Reads it until its end, or until it is asked to stop. Past the buffers of libraries.
+pub struct Patient<T> {
+    inner: T,
     cancel: Cancel,
 }
 
-impl Stdin {
-    /// That of this process.
-    pub fn new(cancel: Cancel) -> Self {
-        Stdin {
-            inner: io::stdin(),
-            cancel,
-        }
+impl<T: AsFd> Patient<T> {
+    /// Standard input, or what a program prints.
+    pub fn new(inner: T, cancel: Cancel) -> Self {
+        Patient { inner, cancel }
     }
 }
 
-impl Read for Stdin {
+impl<T: AsFd> Read for Patient<T> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.cancel.is_cancelled() {
