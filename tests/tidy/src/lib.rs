@@ -293,7 +293,7 @@ pub const EXPOSE_LAYERS: &[&[&str]] = &[
     &["text", "token", "seats", "rate", "process"],
     &["counters", "render", "probes", "summary"],
     &["answer"],
-    &["server"],
+    &["connection", "server"],
 ];
 
 /// Layers of the dashboards from the ground up.
@@ -385,6 +385,7 @@ pub const ONE_PLACE: &[(&str, &[&str], &str)] = &[
             "agent/sources/src/",
             "agent/watch/src/restart/executor.rs",
             "agent/watch/src/conductor/tests",
+            "agent/expose/src/connection.rs",
             "agent/expose/src/server.rs",
             "agent/notify/src/post.rs",
         ],
