@@ -168,8 +168,8 @@ fn certificate(known: &Known<'_>, check: &Check) -> Option<Case> {
 
 fn slow(known: &Known<'_>, past: &Past, check: &Check) -> Option<Case> {
     let durations = &past.checks.get(check.name.as_str())?.durations;
-    let usual = durations.quantile(0.9, ENOUGH)?;
-    if usual <= SLOW * check.timeout.as_secs_f64() {
+    let limit = SLOW * check.timeout.as_secs_f64();
+    if !durations.reaches(limit) || durations.quantile(0.9, ENOUGH)? <= limit {
         return None;
     }
     Some(about(known, check, &rules::CHECK_SLOW).says(

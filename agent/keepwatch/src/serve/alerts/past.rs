@@ -61,6 +61,11 @@ impl<V: Copy + PartialOrd> Series<V> {
 }
 
 impl Series<f64> {
+    /// Whether any value is above this; cheap, because it is asked at each look.
+    pub fn reaches(&self, limit: f64) -> bool {
+        self.values().any(|v| v > limit)
+    }
+
     /// So much of the values is at most this: `quantile_over_time` of Prometheus. None before `least` samples.
     pub fn quantile(&self, share: f64, least: usize) -> Option<f64> {
         let mut values: Vec<f64> = self.values().collect();
