@@ -133,7 +133,8 @@ let
       receivers = section "receiver" [ ] cfg.notifications.receivers;
     };
   }
-  // lib.optionalAttrs (cfg.host != null) { inherit (cfg) host; };
+  // lib.optionalAttrs (cfg.host != null) { inherit (cfg) host; }
+  // lib.optionalAttrs (cfg.beatsSocket != null) { beats_socket = cfg.beatsSocket; };
 
   # An empty section says nothing.
   document = lib.recursiveUpdate cfg.settings (lib.filterAttrs (_: v: v != { }) typed);

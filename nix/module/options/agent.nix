@@ -43,6 +43,16 @@ in
       description = "The name of this host in records, metrics and alerts; the host's own name when it is null.";
     };
 
+    beatsSocket = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "/run/keepwatch/beats";
+      description = ''
+        Jobs of other users can report to heartbeat checks on this socket (`keepwatch beat CHECK --socket FILE`); it takes nothing else. Who
+        may is in `group`: give such a job's unit `SupplementaryGroups`.
+      '';
+    };
+
     settings = mkOption {
       type = (pkgs.formats.json { }).type;
       default = { };

@@ -68,8 +68,21 @@ def of_scratch(place):
     return [p for p in os.listdir("/proc") if p.isdigit() and p != str(os.getpid()) and mark in cmdline(p)]
 
 
+def status(pid):
+    """State, parent and group of a process, for messages."""
+    try:
+        with open("/proc/%s/stat" % pid) as f:
+            return f.read().rsplit(")", 1)[1].split()[:3]
+    except OSError:
+        return "gone"
+
+
 def nothing_left(place):
-    need(not of_scratch(place), "a server is left")
+    # What was killed is not waited for, and may need a moment to be gone.
+    until = time.monotonic() + 10
+    while (alive := of_scratch(place)) and time.monotonic() < until:
+        time.sleep(0.1)
+    need(not alive, "left: %s" % [(p, cmdline(p)[:300], status(p)) for p in alive])
     left = [n for n in os.listdir(place.dir) if "scratch" in n]
     need(not left, left)
 

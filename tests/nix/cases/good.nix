@@ -597,6 +597,13 @@ in
     ];
   };
 
+  "jobs of others that report" = {
+    modules = [ (keepwatch { beatsSocket = "/run/keepwatch/beats"; }) ];
+    units = [ "keepwatch.service" ];
+    has."keepwatch.service" = [ "RuntimeDirectory=keepwatch" ];
+    has.toml = [ "beats_socket = \"/run/keepwatch/beats\"" ];
+  };
+
   "a catalog in PostgreSQL here" = {
     modules = [ (keepwatch { catalog.database.postgresql.createLocally = true; }) ];
     has.toml = [ ''url = "postgres://keepwatch@localhost/keepwatch?host=/run/postgresql"'' ];
