@@ -33,6 +33,9 @@ rustPlatform.buildRustPackage {
   ];
   doCheck = false;
 
+  # The glibc that it will run with is that of the same nixpkgs, and knows them.
+  env.KEEPWATCH_PACKED_RELOCATIONS = "1";
+
   nativeBuildInputs = [ installShellFiles ];
 
   postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
