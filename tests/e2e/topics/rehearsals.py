@@ -157,7 +157,8 @@ def killed(t, place, drill, installed, env):
         for config in glob.glob(place.dir + "/kw-scratch-*/qdrant.yaml"):
             with open(config) as f:
                 text = f.read()
-            if of_scratch(place) and glob.glob(place.dir + "/kw-scratch-*/s/storage"):
+            # Stopped before it has written down whom it started, it leaves a server that nobody finds.
+            if of_scratch(place) and glob.glob(place.dir + "/kw-scratch-*/s/storage") and glob.glob(place.dir + "/kw-scratch-*/*.server"):
                 return text
     text = wait_for("the private server", ready, process)
     process.send_signal(signal.SIGSTOP)
