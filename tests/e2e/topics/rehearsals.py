@@ -369,7 +369,7 @@ def seen_and_killed(t, place, argv, more):
     """While it runs: the server knows nothing of the repository or the identity, and nobody else gets in. Killed, it is swept by the next."""
     process = t.start(*argv, **more)
     home = lambda: glob.glob(place.dir + "/kw-scratch-*/s")
-    wait_for("the private server", lambda: [p for p in of_scratch(place) if p != str(process.pid)] and glob.glob(place.dir + "/kw-scratch-*/s/data/postmaster.pid"), process)
+    wait_for("the private server", lambda: [p for p in of_scratch(place) if p != str(process.pid)] and glob.glob(place.dir + "/kw-scratch-*/s/data/postmaster.pid") and glob.glob(place.dir + "/kw-scratch-*/*.server"), process)
     process.send_signal(signal.SIGSTOP)
     servers = [p for p in of_scratch(place) if p != str(process.pid)]
     for pid in servers:
